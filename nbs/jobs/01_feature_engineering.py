@@ -1,0 +1,109 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 Feature engineering
+#
+# > Raw events become one snapshot of features for each feature date, in the Delta table `gold.features`.
+#
+# Parameters come from the job; every value that is empty has a sensible meaning, so Run All works.
+
+# %% tags=["parameters"]
+git_sha: str = ""  # commit the tables are tied to; empty: what is checked out
+as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: the day after the last event
+target: str = "local"  # section of settings.ini
+
+# %%
+import pandas as pd
+
+from churn_lib import events, features, jobs, settings, tables
+
+# %%
+job = jobs.parameters(globals())
+job
+
+# %% [markdown]
+# ## Raw data
+#
+# The bronze tables, or CDNOW when there are none yet. Both are read at the versions shown here, so
+# that data arriving meanwhile does not split a run in two.
+
+# %%
+config = settings.load(job.target)
+store = tables.connect(config)
+bronze = events.ensure_bronze(store)
+bronze
+
+# %%
+raw_events = store.read("bronze.events", bronze["bronze.events"])
+raw_customers = store.read("bronze.customers", bronze["bronze.customers"])
+raw_events.aggregate(
+    events=raw_events.count(),
+    customers=raw_events.customer_id.nunique(),
+    first=raw_events.event_ts.min(),
+    last=raw_events.event_ts.max(),
+).to_pandas()
+
+# %% [markdown]
+# ## Snapshots
+#
+# The newest day has no labels yet and is there to be scored; the others lie one horizon apart.
+
+# %%
+today = features.resolve_as_of(job.as_of, raw_events)
+days = features.feature_dates(today, config)
+features.check_reach(raw_customers, days)
+days
+
+# %% [markdown]
+# Each snapshot replaces its partition whole: a second run ends with the same rows, not with twice as
+# many.
+
+# %%
+origin = {"git_sha": job.git_sha, **{name: str(version) for name, version in bronze.items()}}
+for day in days:
+    rows = features.snapshot(raw_events, raw_customers, day, today, config)
+    version = store.overwrite("gold.features", rows, {"feature_date": day}, origin)
+    print(f"{day}: gold.features version {version}")
+
+# %% [markdown]
+# ## What was written
+
+# %%
+written = store.read("gold.features", version)
+snapshots = written.filter(written.feature_date.isin(days))
+by_day = snapshots.group_by("feature_date").aggregate(
+    customers=snapshots.count(),
+    labelled=snapshots.churned.count(),
+    churn_rate=snapshots.churned.mean(),
+    mean_events_last_90d=snapshots.events_last_90d.mean(),
+)
+by_day.order_by("feature_date").to_pandas()
+
+# %%
+newest = written.filter(written.feature_date == today)
+newest.select(features.FEATURES).to_pandas().describe().T.round(2)
+
+# %% [markdown]
+# ## Hand over
+#
+# The version of the table goes to the training task: it reads exactly this state, whatever is written
+# in between.
+
+# %%
+jobs.task_values.set("delta_feature_version", version)
+jobs.task_values.set("feature_date", str(today))
+pd.Series({"delta_feature_version": version, "feature_date": str(today)}, name="task values").to_frame()

@@ -1,0 +1,95 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 Train and register
+#
+# > One version of the feature table becomes one version of the model, at the alias Staging.
+
+# %% tags=["parameters"]
+git_sha: str = ""  # commit the model is tied to; empty: what is checked out
+as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: the newest snapshot in the table
+target: str = "local"  # section of settings.ini
+delta_feature_version: int = -1  # version of gold.features to train on; -1: the latest
+
+# %%
+import pandas as pd
+
+from churn_lib import evaluation, jobs, registry, settings, tables, training
+
+# %%
+job = jobs.parameters(globals())
+job
+
+# %% [markdown]
+# ## Data
+#
+# Training rows come from the older snapshots and never from customers in the holdout bucket; the
+# holdout is the newest labelled snapshot of exactly those customers.
+
+# %%
+config = settings.load(job.target)
+store = tables.connect(config)
+version = job.delta_feature_version
+if version < 0:
+    version = store.version("gold.features")
+data = training.read_data_set(store.read("gold.features", version), version, config, job.as_of)
+data.summary()
+
+# %% [markdown]
+# The bar to clear: how well each single column ranks churn on the holdout, all by itself.
+
+# %%
+evaluation.single_column_auc(data.holdout).round(4).rename("roc_auc").to_frame()
+
+# %% [markdown]
+# ## Training
+
+# %%
+models = registry.connect(config)
+trained = training.train(data, config, job.git_sha)
+trained.model.estimator
+
+# %%
+pd.Series(trained.metrics, name="holdout").round(4).to_frame()
+
+# %%
+trained.figures["roc.png"]
+
+# %%
+trained.figures["precision_recall.png"]
+
+# %%
+trained.figures["calibration.png"]
+
+# %%
+trained.figures["importance.png"]
+
+# %% [markdown]
+# ## Registration
+#
+# The run becomes a version, and the alias Staging moves to it: this is the candidate that the gate
+# will judge.
+
+# %%
+model_version = training.register(models, trained)
+pd.DataFrame(registry.versions(models)).drop(columns="run_id")
+
+# %%
+jobs.task_values.set("run_id", trained.run_id)
+jobs.task_values.set("model_version", model_version)
+jobs.task_values.set("roc_auc", round(trained.metrics["roc_auc"], 6))
+pd.Series({"run_id": trained.run_id, "model_version": model_version}, name="task values").to_frame()
