@@ -11,7 +11,7 @@ import hashlib
 
 import ibis
 
-from .settings import Settings
+from .settings import ChurnError, Settings
 
 # %% ../nbs/lib/04_features.ipynb #bd1b2cd7
 FEATURES = [
@@ -29,7 +29,7 @@ FEATURES = [
 LABEL = "churned"  # 1 churned, 0 stayed, null not known yet
 
 # %% ../nbs/lib/04_features.ipynb #2571e96d
-class FeatureError(ValueError):
+class FeatureError(ChurnError):
     "A snapshot cannot be computed as asked; the message says why and what to do."
 
 # %% ../nbs/lib/04_features.ipynb #57fecf18

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from .settings import ChurnError
+
 # %% ../nbs/lib/01_jobs.ipynb #611a5803
-class JobError(RuntimeError):
+class JobError(ChurnError):
     "A job was given something it cannot use; the message says what and how to put it right."
 
 # %% ../nbs/lib/01_jobs.ipynb #5fca793c

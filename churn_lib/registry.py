@@ -18,13 +18,13 @@ import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from .settings import Settings
+from .settings import ChurnError, Settings
 
 # %% ../nbs/lib/06_registry.ipynb #3e9641a6
 STAGING, PRODUCTION = "Staging", "Production"
 
 
-class RegistryError(RuntimeError):
+class RegistryError(ChurnError):
     "The registry does not hold what was asked for; the message names model, version and alias."
 
 # %% ../nbs/lib/06_registry.ipynb #0ce9c2ee
@@ -134,7 +134,7 @@ def connect(
     return Registry(settings.model_name)
 
 # %% ../nbs/lib/06_registry.ipynb #029756ed
-_HEADLINES = ("roc_auc", "f1_score", "precision")
+_HEADLINES = ("roc_auc", "best_single_column_roc_auc", "f1_score", "precision")
 
 
 def _row(

@@ -16,10 +16,10 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import TableNotFoundError
 
-from .settings import Settings
+from .settings import ChurnError, Settings
 
 # %% ../nbs/lib/02_tables.ipynb #a9bbd9a0
-class TableError(RuntimeError):
+class TableError(ChurnError):
     "A table or one of its versions is not there; the message names it and says what makes it."
 
 # %% ../nbs/lib/02_tables.ipynb #1941c879

@@ -32,10 +32,10 @@ from mlflow.types import ColSpec, DataType, Schema
 from .evaluation import classification_metrics, figures, measure
 from .features import FEATURES, LABEL, feature_dates
 from .model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
-from .settings import Settings
+from .settings import ChurnError, Settings
 
 # %% ../nbs/lib/08_training.ipynb #b1d4a8da
-class TrainingError(RuntimeError):
+class TrainingError(ChurnError):
     "A model cannot be trained on this data; the message says what is missing and what to do."
 
 # %% ../nbs/lib/08_training.ipynb #9370e833

@@ -17,10 +17,10 @@ import pandas as pd
 from .evaluation import classification_metrics, single_column_auc
 from .features import FEATURES, LABEL
 from .registry import PRODUCTION, Registry
-from .settings import Settings
+from .settings import ChurnError, Settings
 
 # %% ../nbs/lib/09_validation.ipynb #cb0c5c70
-class GateFailed(RuntimeError):
+class GateFailed(ChurnError):
     "The candidate does not become Production; the message lists every check that failed."
 
 # %% ../nbs/lib/09_validation.ipynb #58a18439

@@ -1,0 +1,245 @@
+"""Build the documentation site and README.md from the notebooks in nbs/.
+
+nbdev stages the notebooks, nbconvert writes them as Markdown, Zensical renders the pages.
+"""
+
+import argparse
+import posixpath
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import yaml
+from nbconvert.filters import strip_ansi
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.processors import FilterDefaults
+from nbdev.serve import proc_nbs
+from nbdev.serve_drv import exec_nb
+
+from tools.pages import Page, SiteError, Writer, export, read_page
+
+SECTIONS = {
+    "": "Home",
+    "tutorials": "Tutorials",
+    "how-to": "How-to guides",
+    "explanations": "Explanations",
+    "jobs": "Jobs",
+    "lib": "Library",
+}
+
+STYLE = """
+.md-grid { max-width: 68rem; }
+.md-typeset pre > code { font-size: .62rem; }
+.md-typeset .subtitle { color: var(--md-default-fg-color--light); font-size: 1.15em;
+  margin-top: -1.2em; }
+.md-typeset h3 code, .md-nav code { background: none; box-shadow: none; padding: 0; }
+.md-typeset .api > .highlight pre { border-left: .15rem solid var(--md-typeset-a-color); }
+.md-typeset .language-text pre { border-left: .15rem solid var(--md-default-fg-color--lighter); }
+.md-typeset .language-text code { background: none; }
+.md-typeset .output { overflow-x: auto; }
+.md-typeset .dataframe table:not([class]) :is(th, td):not([align]) { min-width: 0;
+  font-variant-numeric: tabular-nums; padding: .4em 1em; text-align: right; }
+.md-typeset .dataframe tbody th { border-top: .05rem solid var(--md-typeset-table-color); }
+.md-typeset img { border-radius: .2rem; }
+"""
+
+
+def read_pages() -> list[Page]:
+    """Read every notebook of the site, in the order of the navigation."""
+    folders = list(SECTIONS)
+    pages: dict[str, Page] = {}
+    for path in sorted(nbglob(as_path=True)):
+        page = read_page(path.relative_to(get_config().nbs_path).as_posix())
+        if posixpath.dirname(page.notebook) not in folders:
+            raise SiteError(f"nbs/{page.notebook}: the site has only {', '.join(folders[1:])}")
+        other = pages.setdefault(page.path, page)
+        if other is not page:
+            raise SiteError(f"nbs/{page.notebook}: makes the same page as nbs/{other.notebook}")
+    return sorted(pages.values(), key=lambda page: folders.index(posixpath.dirname(page.notebook)))
+
+
+# The site
+
+
+def build(out: Path) -> None:
+    """Build the site of all notebooks into `out`."""
+    if out.exists() and not (out / "search.json").exists():
+        raise SiteError(f"{out}: exists and is not a site; remove it or choose another --out")
+    pages = read_pages()
+    print(f"staging {len(pages)} notebooks")
+    staged = stage(pages)
+    project = staged / "zensical"
+    for page in pages:
+        write_page(page, pages, staged, project / "docs")
+    (project / "docs" / "style.css").write_text(STYLE, encoding="utf-8")
+    (project / "mkdocs.yml").write_text(yaml.safe_dump(zensical_config(pages), sort_keys=False))
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", "mkdocs.yml"]
+    result = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    site = project / "site"
+    problems = list(find_problems(pages, site)) if (site / "search.json").exists() else []
+    if result.returncode and not problems:
+        problems = [strip_ansi(result.stdout + result.stderr)]
+    if problems:
+        raise SiteError("\n".join(problems))
+    publish(site, out)
+    print(f"built {out} with {len(pages)} pages")
+
+
+def stage(pages: list[Page]) -> Path:
+    """Stage every notebook with nbdev; an error names the notebook."""
+    try:
+        return proc_nbs(force=True)
+    except Exception as error:  # whatever the exported cells of a notebook raise
+        lines = str(error).strip().splitlines() or [repr(error)]
+        titles = {f"Error in notebook: {page.title} in cell ": page.notebook for page in pages}
+        where = next((titles[start] for start in titles if lines[0].startswith(start)), "")
+        raise SiteError(f"nbs/{where}: nbdev cannot stage it: {lines[-1]}") from None
+
+
+def write_page(page: Page, pages: list[Page], staged: Path, docs: Path) -> None:
+    """Write a page as Markdown with its images beside it."""
+    text, images = export(staged / page.notebook, page)
+    writer = Writer(page, pages, github=False)
+    body = writer.markdown(text)
+    head = yaml.safe_dump({"title": plain(page.title), "description": plain(page.promise)})
+    subtitle = f"\n{page.promise}\n{{ .subtitle }}\n" if page.promise else ""
+    files = {f"{page.path}.md": f"---\n{head}---\n\n# {page.title}\n{subtitle}\n{body}".encode()}
+    folder = posixpath.dirname(page.path)
+    files |= {posixpath.join(folder, name): image for name, image in images.items()}
+    files |= {name: (staged / name).read_bytes() for name in writer.images}
+    for name, content in files.items():
+        (docs / name).parent.mkdir(parents=True, exist_ok=True)
+        (docs / name).write_bytes(content)
+
+
+def plain(text: str) -> str:
+    """Drop the marks of code from a title."""
+    return text.replace("`", "")
+
+
+def zensical_config(pages: list[Page]) -> dict:
+    """Configure Zensical: our navigation, a palette toggle, nothing from the network."""
+    config = get_config()
+    nav: dict[str, list] = {}
+    for page in pages:
+        label = SECTIONS[posixpath.dirname(page.notebook)]
+        nav.setdefault(label, []).append({plain(page.title): f"{page.path}.md"})
+    palettes = [
+        ("(prefers-color-scheme)", "default", "sun-moon", "Switch to light mode"),
+        ("(prefers-color-scheme: light)", "default", "sun", "Switch to dark mode"),
+        ("(prefers-color-scheme: dark)", "slate", "moon", "Switch to system preference"),
+    ]
+    return {
+        "site_name": config.title,
+        "site_description": config.description,
+        "use_directory_urls": False,
+        "nav": [{label: entries} for label, entries in nav.items()],
+        "extra_css": ["style.css"],
+        "theme": {
+            "font": False,
+            "features": ["content.code.copy", "navigation.tabs", "navigation.footer", "toc.follow"],
+            "palette": [
+                {
+                    "media": media,
+                    "scheme": scheme,
+                    "toggle": {"icon": f"lucide/{icon}", "name": name},
+                }
+                for media, scheme, icon, name in palettes
+            ],
+        },
+        # Neither Mermaid nor MathJax: the theme would fetch them from the network.
+        "markdown_extensions": [
+            *("admonition", "attr_list", "def_list", "footnotes", "md_in_html", "tables"),
+            *("pymdownx.details", "pymdownx.superfences"),
+            {"pymdownx.highlight": {"pygments_lang_class": True}},
+            {"toc": {"permalink": True}},
+        ],
+    }
+
+
+def find_problems(pages: list[Page], site: Path) -> Iterator[str]:
+    """Yield a line for each broken link and each resource from the network."""
+    files = {(site / f"{page.path}.html").resolve(): page for page in pages}
+    html = {file: file.read_text(encoding="utf-8") for file in files}
+    anchors = {file: {"", *re.findall(r'\sid="([^"]+)"', html[file])} for file in files}
+    for file, page in files.items():
+        found = re.findall(r"""<(\w+)\b[^>]*?\s(?:href|src)=["']?([^"'\s>]+)""", html[file])
+        for tag, url in dict.fromkeys(found):
+            parts = urlsplit(url)
+            target = (file.parent / unquote(parts.path)).resolve() if parts.path else file
+            if parts.scheme or parts.netloc:
+                if tag != "a" and parts.scheme != "data":
+                    yield f"nbs/{page.notebook}: loads {url} from the network"
+            elif not target.exists():
+                yield f"nbs/{page.notebook}: broken link {url}"
+            elif unquote(parts.fragment) not in anchors.get(target, {parts.fragment}):
+                yield f"nbs/{page.notebook}: broken anchor {url}"
+
+
+def publish(built: Path, out: Path) -> None:
+    """Put the built site in place of the old one, which stays until the new one is there."""
+    new, old = out.with_name(f"{out.name}.new"), out.with_name(f"{out.name}.old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.move(built, new)
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# README.md
+
+
+def readme(check: bool) -> None:
+    """Write README.md from nbs/index.ipynb, or with `check` refuse one that is out of step."""
+    files = readme_files()
+    if check and any(not path.exists() or path.read_bytes() != files[path] for path in files):
+        raise SiteError("README.md is out of step with nbs/index.ipynb: run make prepare")
+    for path, content in files.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+def readme_files() -> dict[Path, bytes]:
+    """Answer README.md and the plots it shows."""
+    config = get_config()
+    pages = read_pages()
+    page = read_page("index.ipynb")
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder) / page.notebook
+        exec_nb(config.nbs_path / page.notebook, staged, FilterDefaults)
+        text, images = export(staged, page)
+    body = Writer(page, pages, github=True).markdown(text)
+    head = f"<!-- Made from nbs/index.ipynb: edit the notebook. -->\n\n# {page.title}\n\n"
+    files = {config.config_path / "README.md": f"{head}> {page.promise}\n\n{body}".encode()}
+    return files | {config.nbs_path / name: image for name, image in images.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; answer the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tools.site", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("build", help="build the site")
+    command.add_argument("--out", type=Path, default=Path("site"), help="folder of the site")
+    command.set_defaults(run=lambda options: build(options.out))
+    command = commands.add_parser("readme", help="write README.md")
+    command.add_argument("--check", action="store_true", help="only compare")
+    command.set_defaults(run=lambda options: readme(options.check))
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except SiteError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
