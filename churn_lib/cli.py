@@ -8,6 +8,7 @@ __all__ = ['app', 'Target', 'Params', 'AsJson', 'PIPELINE', 'run', 'pipeline', '
 # %% ../nbs/lib/18_cli.ipynb #d677ebaa
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -89,30 +90,33 @@ def _run_shown(
         return run_plan(plan, runs, _Live(progress))
 
 
-def _shown_path(path: str | None) -> str:
-    if path is None:
-        return ""
+def _shown_path(path: Path) -> str:
     near = os.path.relpath(path)
-    return path if near.startswith("..") else near
+    return str(path) if near.startswith("..") else near
 
 # %% ../nbs/lib/18_cli.ipynb #68cd3f18
 def _print_run(
     done: JobRun,
+    folder: Path,  # the run's reports
     console: Console,
 ) -> None:
-    table = Table(title=f"{done.job} {_styled(done.state)} in {done.seconds:.1f} s, run {done.run_id}")
-    for title in ("task", "state", "seconds", "values"):
-        table.add_column(title, justify="right" if title == "seconds" else "left")
+    table = Table(title=f"{done.job} {_styled(done.state)} in {done.seconds:.1f} s")
+    table.add_column("task", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("seconds", justify="right")
+    table.add_column("values", overflow="fold")
     table.add_column("notebook", overflow="fold")
     for task in done.tasks:
-        values = ", ".join(f"{key}={value}" for key, value in task.values.items())
-        seconds = f"{task.seconds:.1f}"
-        where = _shown_path(task.notebook)
-        table.add_row(task.task_key, _styled(task.state), seconds, escape(values), escape(where))
+        values = "\n".join(f"{key}={value}" for key, value in task.values.items())
+        notebook = Path(task.notebook).name if task.notebook else ""
+        cells = (_styled(task.state), f"{task.seconds:.1f}", escape(values), escape(notebook))
+        table.add_row(task.task_key, *cells)
     console.print(table)
     for task in done.tasks:
         if task.error:
-            console.print(f"[red]{task.task_key}[/] {task.state}:\n{escape(task.error)}\n", soft_wrap=True)
+            told = f"[red]{task.task_key} {task.state}[/]\n{escape(task.error)}"
+            console.print(told, soft_wrap=True, highlight=False)
+    console.print(f"Reports: {escape(_shown_path(folder))}\n", soft_wrap=True, highlight=False)
 
 # %% ../nbs/lib/18_cli.ipynb #899683ba
 def _given(
@@ -164,7 +168,7 @@ def _step_json(plan: Plan, step: Step) -> dict[str, Any]:
         "task_key": step.task.task_key,
         "type": step.kind,
         "depends_on": [dependency.task_key for dependency in step.task.depends_on],
-        "notebook": str(step.notebook) if step.notebook else None,
+        "notebook": str(step.notebook.relative_to(plan.bundle.root)) if step.notebook else None,
         "job": step.job.job if step.job else None,
         "parameters": {**{key: str(value) for key, value in own.items()}, **inherited, **condition},
     }
@@ -207,8 +211,9 @@ def run(
     if dry_run:
         _print_json(_plan_json(plan)) if as_json else Console().print(_plan_table(plan))
         return
-    done = _run_shown(plan, _runs_folder(plan.bundle), Console(stderr=True))
-    _print_json(asdict(done)) if as_json else _print_run(done, Console())
+    runs = _runs_folder(plan.bundle)
+    done = _run_shown(plan, runs, Console(stderr=True))
+    _print_json(asdict(done)) if as_json else _print_run(done, runs / job / done.run_id, Console())
     raise typer.Exit(_exit_code([done]))
 
 # %% ../nbs/lib/18_cli.ipynb #fda4bbdd
@@ -239,11 +244,11 @@ def pipeline(
     "Run every job in order and stop at the first that fails."
     bundle = bundle_module.load(target)
     plans = _pipeline_plans(bundle, _given(param or []))
-    console, done = Console(), list[JobRun]()
+    runs, console, done = _runs_folder(bundle), Console(), list[JobRun]()
     for plan in plans:
-        done.append(_run_shown(plan, _runs_folder(bundle), Console(stderr=True)))
+        done.append(_run_shown(plan, runs, Console(stderr=True)))
         if not as_json:
-            _print_run(done[-1], console)
+            _print_run(done[-1], runs / plan.job / done[-1].run_id, console)
         if not done[-1].succeeded:
             break
     succeeded = len(done) == len(plans) and done[-1].succeeded
@@ -271,24 +276,40 @@ def _print_summary(
         f"F1 {serving['f1_score']:.4f} on held-out customers.",
         soft_wrap=True,
     )
-    store = _shown_path(str(settings.store))
+    # `make run` leaves the command in .venv, where no shell looks yet
+    prefix = "" if shutil.which("churn") else f"{_shown_path(Path(sys.executable).parent)}/"
     console.print(
-        f"Reports: {store}/runs, one HTML page for each task above.\n\nTry next:\n"
-        "  churn models                                    versions, aliases, metrics\n"
-        f"  mlflow ui --backend-store-uri {registry.tracking_uri(settings)}\n"
-        "  churn run training_job --param as_of=1998-05-01 train as of another day\n"
-        "  churn run validation_job                        judge the candidate again",
+        f"""The executed notebook of each task, as HTML too, is in its reports folder. Try next:
+
+  {prefix}churn models                # versions, aliases, metrics
+  {prefix}churn run validation_job    # judge the candidate again
+  {prefix}churn run training_job --param as_of=1998-05-01    # train as of another day
+  {prefix}mlflow ui --backend-store-uri {registry.tracking_uri(settings)}
+""",
         soft_wrap=True,
         highlight=False,
     )
 
 # %% ../nbs/lib/18_cli.ipynb #cdbd137f
+_COLUMNS = {  # of the printed table, with titles that leave room for the values
+    "version": "version",
+    "aliases": "aliases",
+    "git_sha": "commit",
+    "delta_feature_version": "features",
+    "roc_auc": "ROC-AUC",
+    "best_single_column_roc_auc": "column",
+    "f1_score": "F1",
+    "precision": "precision",
+    "created": "created",
+}
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, list):
-        return ", ".join(value)
-    return "" if value is None else str(value)
+        return "\n".join(value)
+    return "" if value is None else str(value)[:16]
 
 
 @app.command()
@@ -296,7 +317,7 @@ def models(
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:
-    "List versions with aliases, commit, feature version and headline metrics."
+    "List versions with aliases, commit, feature version and metrics (all digits with --json)."
     from churn_lib import registry  # MLflow takes seconds to import
 
     settings = settings_module.load(target)
@@ -306,10 +327,10 @@ def models(
     if not rows:
         raise registry.RegistryError(f"{settings.model_name} has no version yet: `churn pipeline` makes one")
     table = Table(title=settings.model_name)
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
+    for title in _COLUMNS.values():
+        table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value[:12] if name == "git_sha" and value else value) for name, value in row.items()))
+        table.add_row(*(_cell(row[name]) for name in _COLUMNS))
     Console().print(table)
 
 # %% ../nbs/lib/18_cli.ipynb #04415d16

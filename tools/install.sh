@@ -1,0 +1,47 @@
+#!/bin/sh
+# Make a virtual environment and install a lock file and this project into it.
+# usage: tools/install.sh VENV LOCK
+set -eu
+venv=$1
+lock=$2
+
+fail() {
+    echo "install: $*" >&2
+    exit 1
+}
+
+supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+
+# PYTHON names one; else the first that is recent enough
+find_python() {
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+        if command -v "$candidate" >/dev/null 2>&1 && "$candidate" -c "$supported" 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    found=$({ ${PYTHON:-python3} --version || echo none; } 2>&1 | head -n 1)
+    fail "Python 3.11, 3.12 or 3.13 is needed, found ${found}; install one or name it: make PYTHON=/path/to/python"
+}
+
+if ! "$venv/bin/python" -c "$supported" 2>/dev/null; then
+    python=$(find_python)
+    rm -rf "$venv"
+    echo "install: making $venv with $("$python" --version)"
+    if command -v uv >/dev/null 2>&1; then
+        uv venv --quiet --seed --python "$python" "$venv"
+    else
+        "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+            fail "$python has no venv module; install it (Debian, Ubuntu: apt-get install python3-venv)"
+        "$python" -m venv "$venv"
+    fi
+fi
+
+echo "install: $lock into $venv (a minute or two, the first time)"
+if command -v uv >/dev/null 2>&1; then
+    uv pip install --quiet --python "$venv/bin/python" -r "$lock"
+    uv pip install --quiet --python "$venv/bin/python" --no-deps -e .
+else
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$lock"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e .
+fi
