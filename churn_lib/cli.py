@@ -291,25 +291,29 @@ def _print_summary(
     )
 
 # %% ../nbs/lib/18_cli.ipynb #cdbd137f
-_COLUMNS = {  # of the printed table, with titles that leave room for the values
+# the printed table fits a terminal of 80 characters; --json has every digit
+_COLUMNS = {
     "version": "version",
     "aliases": "aliases",
     "git_sha": "commit",
     "delta_feature_version": "features",
     "roc_auc": "ROC-AUC",
-    "best_single_column_roc_auc": "column",
     "f1_score": "F1",
     "precision": "precision",
     "created": "created",
 }
 
 
-def _cell(value: Any) -> str:
+def _cell(name: str, value: Any) -> str:
+    if name == "git_sha" and value:
+        return value[:7] + ("*" if value.endswith("-dirty") else "")
+    if name == "created":
+        return value[:10]
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, list):
         return "\n".join(value)
-    return "" if value is None else str(value)[:16]
+    return "" if value is None else str(value)
 
 
 @app.command()
@@ -317,7 +321,7 @@ def models(
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:
-    "List versions with aliases, commit, feature version and metrics (all digits with --json)."
+    "List versions with aliases, commit, feature version and headline metrics."
     from churn_lib import registry  # MLflow takes seconds to import
 
     settings = settings_module.load(target)
@@ -326,11 +330,11 @@ def models(
         return _print_json({"model": settings.model_name, "versions": rows})
     if not rows:
         raise registry.RegistryError(f"{settings.model_name} has no version yet: `churn pipeline` makes one")
-    table = Table(title=settings.model_name)
+    table = Table(title=settings.model_name, caption="* made from a tree with changes")
     for title in _COLUMNS.values():
-        table.add_column(title, overflow="fold")
+        table.add_column(title)
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in _COLUMNS))
+        table.add_row(*(_cell(name, row[name]) for name in _COLUMNS))
     Console().print(table)
 
 # %% ../nbs/lib/18_cli.ipynb #04415d16
