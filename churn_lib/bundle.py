@@ -10,7 +10,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -28,7 +28,7 @@ class BundleError(ChurnError):
 class _Loader(yaml.SafeLoader):
     "YAML as text, numbers and booleans; a repeated key is an error."
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers: ClassVar = {
         first: [(tag, pattern) for tag, pattern in rules if not tag.endswith("timestamp")]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -56,7 +56,9 @@ def _read_yaml(
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise BundleError(f"{path}: expected keys and values at the top, found {type(content).__name__}")
+        raise BundleError(
+            f"{path}: expected keys and values at the top, found {type(content).__name__}"
+        )
     return content
 
 # %% ../nbs/lib/14_bundle.ipynb #3d192955
@@ -105,8 +107,8 @@ def _rebase_paths(
 ) -> dict[str, Any]:  # the same content, notebook paths relative to `root`
     for job in ((content.get("resources") or {}).get("jobs") or {}).values():
         for task in (job or {}).get("tasks") or []:
-            notebook = task.get("notebook_task") if isinstance(task, dict) else None
-            where = notebook.get("notebook_path") if isinstance(notebook, dict) else None
+            notebook = (task.get("notebook_task") if isinstance(task, dict) else None) or {}
+            where = notebook.get("notebook_path")
             if isinstance(where, str) and not where.startswith(("/", "$")):
                 target = os.path.normpath(path.parent / where)
                 notebook["notebook_path"] = os.path.relpath(target, root)
@@ -161,7 +163,9 @@ def _git(
     def ask(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
         try:
-            return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.strip()
+            return subprocess.run(
+                command, capture_output=True, text=True, timeout=30
+            ).stdout.strip()
         except (FileNotFoundError, subprocess.TimeoutExpired):
             return ""
 
@@ -192,7 +196,13 @@ def _context(
     }
     bundle = {**(content.get("bundle") or {}), "target": target, "git": _git(root)}
     variables = _variables(content, root / "databricks.yml")
-    return {**content, "bundle": bundle, "var": variables, "workspace": workspace, "resources": identified}
+    return {
+        **content,
+        "bundle": bundle,
+        "var": variables,
+        "workspace": workspace,
+        "resources": identified,
+    }
 
 # %% ../nbs/lib/14_bundle.ipynb #d4bc3ddc
 def _resolve(

@@ -77,7 +77,9 @@ def _run_shown(
     runs: Path,  # folder of all runs
     console: Console,  # standard error
 ) -> JobRun:
-    console.print(f"[bold]{plan.job}[/] ({plan.bundle.target}) at {plan.git_sha[:12] or 'no commit'}")
+    console.print(
+        f"[bold]{plan.job}[/] ({plan.bundle.target}) at {plan.git_sha[:12] or 'no commit'}"
+    )
     if not console.is_terminal:
         return run_plan(plan, runs, _Lines(console))
     columns = (
@@ -192,7 +194,8 @@ app = typer.Typer(
 )
 Target = Annotated[str, typer.Option(help="A target of databricks.yml whose values apply.")]
 Params = Annotated[
-    list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="A job parameter; repeat for more.")
+    list[str] | None,
+    typer.Option("--param", "-p", metavar="NAME=VALUE", help="A job parameter; repeat for more."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
@@ -329,10 +332,13 @@ def models(
     if as_json:
         return _print_json({"model": settings.model_name, "versions": rows})
     if not rows:
-        raise registry.RegistryError(f"{settings.model_name} has no version yet: `churn pipeline` makes one")
-    table = Table(title=settings.model_name, caption="* made from a tree with changes")
+        raise registry.RegistryError(
+            f"{settings.model_name} has no version yet: `churn pipeline` makes one"
+        )
+    caption = "* made from a tree with changes"
+    table = Table(title=settings.model_name, caption=caption, box=None, padding=(0, 2, 0, 0))
     for title in _COLUMNS.values():
-        table.add_column(title)
+        table.add_column(title, no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(name, row[name]) for name in _COLUMNS))
     Console().print(table)

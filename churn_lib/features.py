@@ -93,7 +93,9 @@ def _derived(
     days = row.days_since_last_event
     return row.mutate(
         avg_events_per_day=row.total_events / ibis.greatest(row.customer_tenure_days, 1),
-        recency_tier=(days > 7).cast("int64") + (days > 30).cast("int64") + (days > 90).cast("int64"),
+        recency_tier=(days > 7).cast("int64")
+        + (days > 30).cast("int64")
+        + (days > 90).cast("int64"),
         engagement_score=_engagement(row),
     )
 

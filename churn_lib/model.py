@@ -74,7 +74,9 @@ def out_of_fold(
 ) -> np.ndarray:  # churn probability of each row
     "Probabilities from five models, none of which has seen the customer it predicts."
     folds = GroupKFold(n_splits=5)
-    return cross_val_predict(estimator, X, y, groups=customers, cv=folds, method="predict_proba")[:, 1]
+    return cross_val_predict(estimator, X, y, groups=customers, cv=folds, method="predict_proba")[
+        :, 1
+    ]
 
 
 def best_f1_threshold(

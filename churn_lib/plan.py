@@ -120,7 +120,9 @@ def _order(
     try:
         return [by_key[name] for name in TopologicalSorter(graph).static_order()]
     except CycleError as error:
-        raise PlanError(f"{place}: tasks wait for each other: {' -> '.join(error.args[1])}") from None
+        raise PlanError(
+            f"{place}: tasks wait for each other: {' -> '.join(error.args[1])}"
+        ) from None
 
 
 def _upstream(
@@ -144,7 +146,9 @@ def _kind(
     if kind not in RUNNABLE:
         raise PlanError(f"{place}: {kind} cannot run here; {', '.join(RUNNABLE)} can")
     if task.run_if not in RUN_IF:
-        raise PlanError(f"{place}: run_if {task.run_if!r} is unknown; use one of {', '.join(RUN_IF)}")
+        raise PlanError(
+            f"{place}: run_if {task.run_if!r} is unknown; use one of {', '.join(RUN_IF)}"
+        )
     return kind
 
 
@@ -188,9 +192,13 @@ def _check_outcomes(
         if dependency.outcome is None:
             continue
         if kinds[dependency.task_key] != "condition_task":
-            raise PlanError(f"{place}: outcome of {dependency.task_key}, which is no condition_task")
+            raise PlanError(
+                f"{place}: outcome of {dependency.task_key}, which is no condition_task"
+            )
         if dependency.outcome not in ("true", "false"):
-            raise PlanError(f"{place}: outcome {dependency.outcome!r} is neither 'true' nor 'false'")
+            raise PlanError(
+                f"{place}: outcome {dependency.outcome!r} is neither 'true' nor 'false'"
+            )
 
 
 def _check_references(
@@ -253,7 +261,9 @@ def _parameters(
         if parameter.name in values:
             raise PlanError(f"{place}: parameter {parameter.name} stands twice; remove one")
         if next(references(parameter.default), None):
-            raise PlanError(f"{place}: default {parameter.default!r} of {parameter.name} cannot be filled in here")
+            raise PlanError(
+                f"{place}: default {parameter.default!r} of {parameter.name} cannot be filled in here"
+            )
         values[parameter.name] = parameter.default
     for name, value in given.items():
         if name not in values:

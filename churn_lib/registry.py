@@ -17,6 +17,7 @@ import mlflow
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel
 
 from .settings import ChurnError, Settings
 
@@ -112,7 +113,7 @@ class Registry:
         for key, value in tags.items():
             self.client.set_model_version_tag(self.model_name, str(number), key, str(value))
 
-    def load(self, number: int) -> mlflow.pyfunc.PyFuncModel:
+    def load(self, number: int) -> PyFuncModel:
         "The version `number` as MLflow serves it: `predict` enforces the signature."
         return mlflow.pyfunc.load_model(f"models:/{self.model_name}/{number}")
 
@@ -153,7 +154,9 @@ def _row(
         "git_sha": version.tags.get("git_sha"),
         "delta_feature_version": version.tags.get("delta_feature_version"),
         **{name: metrics.get(name) for name in _HEADLINES},
-        "created": pd.Timestamp(version.creation_timestamp, unit="ms", tz="UTC").isoformat("T", "seconds"),
+        "created": pd.Timestamp(version.creation_timestamp, unit="ms", tz="UTC").isoformat(
+            "T", "seconds"
+        ),
         "run_id": version.run_id,
     }
 

@@ -327,7 +327,9 @@ def _finish(
 def _final_state(
     run: Run,
 ) -> str:  # of the job, from its last tasks
-    awaited = {dependency.task_key for step in run.plan.steps for dependency in step.task.depends_on}
+    awaited = {
+        dependency.task_key for step in run.plan.steps for dependency in step.task.depends_on
+    }
     states = {task.task_key: task.state for task in run.tasks.values()}
     bad_last = [key for key, state in states.items() if state in BAD and key not in awaited]
     if bad_last:

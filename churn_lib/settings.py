@@ -111,14 +111,14 @@ def load(
     if target not in parser:
         known = ", ".join(parser.sections()) or "none"
         raise SettingsError(f"{path} has no section [{target}]; it has {known}")
-    values = dict(parser[target])
+    values: dict[str, str] = dict(parser[target])
     if computed := {"target", "root"} & values.keys():
         key = min(computed)
         raise SettingsError(f"{path} [{target}] {key} is not a setting; remove it")
     if "store" in values:
         values["store"] = str(path.parent / Path(values["store"]).expanduser())
     try:
-        return Settings(target=target, root=path.parent, **values)
+        return Settings.model_validate({"target": target, "root": path.parent, **values})
     except ValidationError as error:
         raise SettingsError(_problems(path, target, error)) from None
 

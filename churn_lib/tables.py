@@ -84,7 +84,7 @@ def _write(
     partition: dict[str, Any] | None,  # the partition they replace; the whole table when None
     tags: dict[str, str],  # kept in the commit, shown by the history
 ) -> int:  # the version this made
-    partitioned = {"partition_by": list(partition)} if partition else {}
+    partitioned: dict[str, Any] = {"partition_by": list(partition)} if partition else {}
     exists = DeltaTable.is_deltatable(str(path))
     if partition and exists:
         partitioned["predicate"] = _predicate(partition)

@@ -20,12 +20,16 @@ from pathlib import Path
 
 import churn_lib
 from . import model as model_module
-from . import registry, settings as settings_module  # registry before mlflow: it sets its environment
+from churn_lib import (
+    registry,
+    settings as settings_module,
+)  # registry before mlflow: it sets its environment
 
 import ibis
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
+from mlflow.data.pandas_dataset import from_pandas
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
@@ -50,7 +54,9 @@ class DataSet:
 
     def summary(self) -> pd.DataFrame:
         "Rows, customers and churn rate of each snapshot."
-        both = pd.concat([self.training.assign(part="training"), self.holdout.assign(part="holdout")])
+        both = pd.concat(
+            [self.training.assign(part="training"), self.holdout.assign(part="holdout")]
+        )
         return both.groupby(["part", "feature_date"], sort=False).agg(
             rows=(LABEL, "size"), customers=("customer_id", "nunique"), churn_rate=(LABEL, "mean")
         )
@@ -76,7 +82,9 @@ def _require(
     days: list[datetime.date],  # snapshots they should cover
     part: str,  # training or holdout, for the message
 ) -> None:
-    missing = sorted(set(days) - {pd.Timestamp(day).date() for day in rows["feature_date"].unique()})
+    missing = sorted(
+        set(days) - {pd.Timestamp(day).date() for day in rows["feature_date"].unique()}
+    )
     if missing:
         raise TrainingError(
             f"gold.features has no labelled {part} rows for {', '.join(map(str, missing))}: "
@@ -215,7 +223,7 @@ def _log_data(
         # MLflow's hint to make integers floats is about model input; this is a record of tables
         warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")
         for context, rows in (("training", data.training), ("holdout", data.holdout)):
-            dataset = mlflow.data.from_pandas(rows, name=f"gold.features {context}", targets=LABEL)
+            dataset = from_pandas(rows, name=f"gold.features {context}", targets=LABEL)
             mlflow.log_input(dataset, context=context)
     mlflow.log_metrics({"training_rows": len(data.training), "holdout_rows": len(data.holdout)})
 

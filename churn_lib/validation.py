@@ -142,7 +142,11 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         "The report as JSON can hold it."
-        return {**asdict(self), "checks": [asdict(check) for check in self.checks], "passed": self.passed}
+        return {
+            **asdict(self),
+            "checks": [asdict(check) for check in self.checks],
+            "passed": self.passed,
+        }
 
     def table(self) -> pd.DataFrame:
         "One row for each check."
@@ -166,9 +170,15 @@ def _row_html(check: Check) -> str:
 
 def _report_html(report: GateReport) -> str:
     against = "no champion" if report.champion is None else f"version {report.champion}"
-    verdict = "passed" if report.passed else f"FAILED {len(report.failures)} of {len(report.checks)} checks"
+    verdict = (
+        "passed"
+        if report.passed
+        else f"FAILED {len(report.failures)} of {len(report.checks)} checks"
+    )
     heading = f"Version {report.candidate} {verdict}, against {against}, on {report.holdout_rows} held-out customers"
-    titles = "".join(f"<th>{title}</th>" for title in ("check", "value", "bound", "verdict", "meaning"))
+    titles = "".join(
+        f"<th>{title}</th>" for title in ("check", "value", "bound", "verdict", "meaning")
+    )
     rows = "".join(_row_html(check) for check in report.checks)
     return f"<h4>{heading}</h4><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -208,9 +218,14 @@ def promote(
     candidate, champion = report.candidate, report.champion
     registry.tag(candidate, {"gate": "passed" if report.passed else "failed"})
     if not report.passed:
-        lines = [f"{c.name}: {_number(c.value)} against {_number(c.bound)}, {c.sentence}" for c in report.failures]
+        lines = [
+            f"{c.name}: {_number(c.value)} against {_number(c.bound)}, {c.sentence}"
+            for c in report.failures
+        ]
         listed = "\n".join(["", *lines])
-        raise GateFailed(f"version {candidate} stays a candidate, Production stays {champion}:{listed}")
+        raise GateFailed(
+            f"version {candidate} stays a candidate, Production stays {champion}:{listed}"
+        )
     if candidate == champion:
         return f"Version {candidate} already is Production: nothing to change."
     if report.tie and not settings.promote_on_tie:

@@ -106,4 +106,6 @@ newest.select(features.FEATURES).to_pandas().describe().T.round(2)
 # %%
 jobs.task_values.set("delta_feature_version", version)
 jobs.task_values.set("feature_date", str(today))
-pd.Series({"delta_feature_version": version, "feature_date": str(today)}, name="task values").to_frame()
+pd.Series(
+    {"delta_feature_version": version, "feature_date": str(today)}, name="task values"
+).to_frame()
