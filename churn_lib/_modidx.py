@@ -188,7 +188,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'churn_lib.runner._final_state': ('lib/runner.html#_final_state', 'churn_lib/runner.py'),
                                   'churn_lib.runner._finish': ('lib/runner.html#_finish', 'churn_lib/runner.py'),
                                   'churn_lib.runner._known': ('lib/runner.html#_known', 'churn_lib/runner.py'),
-                                  'churn_lib.runner._new_folder': ('lib/runner.html#_new_folder', 'churn_lib/runner.py'),
                                   'churn_lib.runner._reuse_values': ('lib/runner.html#_reuse_values', 'churn_lib/runner.py'),
                                   'churn_lib.runner._run_condition': ('lib/runner.html#_run_condition', 'churn_lib/runner.py'),
                                   'churn_lib.runner._run_job': ('lib/runner.html#_run_job', 'churn_lib/runner.py'),

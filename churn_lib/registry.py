@@ -29,13 +29,20 @@ class RegistryError(ChurnError):
     "The registry does not hold what was asked for; the message names model, version and alias."
 
 # %% ../nbs/lib/06_registry.ipynb #0ce9c2ee
+# MLflow writes the address it is given into MLFLOW_TRACKING_URI: these came from here, not from a user
+_STORES: set[str] = set()
+
+
 def tracking_uri(
     settings: Settings,  # names the store
 ) -> str:
     "Address of the MLflow store the settings lead to."
     if "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return "databricks"
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.store / 'mlflow.db'}"
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named and named not in _STORES:
+        return named
+    return f"sqlite:///{settings.store / 'mlflow.db'}"
 
 
 def _set_experiment(
@@ -129,6 +136,7 @@ def connect(
     uri = tracking_uri(settings)
     if uri.startswith("sqlite:"):
         Path(settings.store).mkdir(parents=True, exist_ok=True)
+        _STORES.add(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri("databricks-uc" if uri == "databricks" else uri)
     _set_experiment(settings, uri)

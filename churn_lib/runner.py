@@ -64,16 +64,6 @@ class Reporter:
     def ended(self, run_id: str, step: Step, task: TaskRun) -> None:
         "A task has ended."
 
-
-def _new_folder(
-    runs: Path,  # folder of all runs
-    job: str,
-) -> Path:  # a new, empty folder, named by the moment
-    moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = runs / job / f"{moment}-{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
-    return folder
-
 # %% ../nbs/lib/17_runner.ipynb #f10e28b4
 class Run:
     "One run of a plan."
@@ -86,7 +76,9 @@ class Run:
         kernels: Kernels,
     ):
         self.plan, self.runs, self.reporter, self.kernels = plan, runs, reporter, kernels
-        self.folder = _new_folder(runs, plan.job)
+        moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        self.folder = runs / plan.job / f"{moment}-{secrets.token_hex(3)}"
+        self.folder.mkdir(parents=True)
         self.values = self.folder / "task_values"
         self.tasks = {step.task.task_key: TaskRun(step.task.task_key) for step in plan.steps}
         self.outcomes: dict[str, str] = {}  # of condition tasks: true or false

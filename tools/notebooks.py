@@ -79,6 +79,8 @@ def problems(source: Path) -> Iterator[str]:
         nbdev("nbdev-clean", folder)
         for path in differing(folder, source, "nbs/**/*.ipynb"):
             yield f"{path} is not clean; run make prepare"
+        for module in folder.glob("churn_lib/[!_]*.py"):
+            module.unlink()  # so that a module without a notebook shows
         nbdev("nbdev-export", folder)
         for path in differing(folder, source, "churn_lib/*.py"):
             yield f"{path} is not what its notebook exports; run make prepare"

@@ -1,0 +1,123 @@
+"""The guards around the notebooks can fail: each is broken on purpose and must say so."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tools import notebooks
+
+ROOT = Path(__file__).parent.parent
+JOB = "nbs/jobs/02_train_and_register"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    notebooks.fresh_copy(tmp_path, ROOT)
+    return tmp_path
+
+
+def edit(path: Path, change: Callable[[nbformat.NotebookNode], None]) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def test_the_project_is_in_step(project: Path) -> None:
+    assert list(notebooks.problems(project)) == []
+
+
+def test_a_notebook_with_an_execution_count_is_not_clean(project: Path) -> None:
+    def run(notebook: nbformat.NotebookNode) -> None:
+        next(cell for cell in notebook.cells if cell.cell_type == "code")["execution_count"] = 7
+
+    edit(project / "nbs/lib/00_settings.ipynb", run)
+    assert "nbs/lib/00_settings.ipynb is not clean; run make prepare" in notebooks.problems(project)
+
+
+def test_a_package_edited_by_hand_is_found(project: Path) -> None:
+    with (project / "churn_lib/settings.py").open("a") as module:
+        module.write("\nHURRY = True\n")
+    assert any("churn_lib/settings.py" in line for line in notebooks.problems(project))
+
+
+def test_a_module_without_its_notebook_is_found(project: Path) -> None:
+    (project / "nbs/lib/18_cli.ipynb").unlink()
+    found = list(notebooks.problems(project))
+    assert any("churn_lib/cli.py is not what its notebook exports" in line for line in found)
+
+
+def test_a_twin_that_says_something_else_is_found(project: Path) -> None:
+    twin = project / f"{JOB}.py"
+    twin.write_text(twin.read_text().replace("## Training", "## Learning"))
+    assert list(notebooks.twin_problems(project)) == [
+        f"{JOB}.py says something else than its notebook; run make prepare"
+    ]
+
+
+def test_a_notebook_that_says_something_else_than_its_twin_is_found(project: Path) -> None:
+    def change(notebook: nbformat.NotebookNode) -> None:
+        notebook.cells[-1]["source"] += "\nprint('more')"
+
+    edit(project / f"{JOB}.ipynb", change)
+    assert len(list(notebooks.twin_problems(project))) == 1
+
+
+def test_a_missing_twin_is_found(project: Path) -> None:
+    (project / f"{JOB}.py").unlink()
+    assert [line for line in notebooks.twin_problems(project) if "is missing" in line]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_job_notebook_needs_exactly_one_parameters_cell(project: Path, count: int) -> None:
+    def retag(notebook: nbformat.NotebookNode) -> None:
+        for number, cell in enumerate(notebook.cells):
+            cell.metadata["tags"] = ["parameters"] if number in (1, 2)[:count] else []
+
+    edit(project / f"{JOB}.ipynb", retag)
+    assert list(notebooks.tag_problems(project)) == [
+        f"{JOB}.ipynb has {count} cells tagged parameters; it needs one"
+    ]
+
+
+def test_cleaning_keeps_the_parameters_tag(project: Path) -> None:
+    notebooks.nbdev("nbdev-clean", project)
+    assert list(notebooks.tag_problems(project)) == []
+
+
+def test_cleaning_without_the_allowed_key_would_lose_the_tag(project: Path) -> None:
+    pyproject = project / "pyproject.toml"
+    lines = pyproject.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith("allowed_cell_metadata_keys")]
+    assert len(kept) == len(lines) - 1
+    pyproject.write_text("\n".join(kept) + "\n")
+    notebooks.nbdev("nbdev-clean", project)
+    assert len(list(notebooks.tag_problems(project))) == len(
+        list((project / "nbs/jobs").glob("*.ipynb"))
+    )
+
+
+def test_every_module_imports_only_from_modules_before_it() -> None:
+    order = [path.stem[3:] for path in sorted((ROOT / "nbs/lib").glob("*.ipynb"))]
+    for number, name in enumerate(order):
+        text = (ROOT / "churn_lib" / f"{name}.py").read_text()
+        later = [other for other in order[number:] if f"churn_lib.{other} import" in text]
+        assert later == [], f"{name} imports {later}"
+
+
+def test_no_module_grows_past_400_lines() -> None:
+    for path in (ROOT / "churn_lib").glob("*.py"):
+        if path.name != "_modidx.py":
+            assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_no_notebook_or_text_names_a_path_of_a_machine() -> None:
+    shown = shutil.which("git")
+    assert shown
+    for path in (ROOT / "nbs").rglob("*.ipynb"):
+        text = path.read_text()
+        for trace in ("/home/", "/root/", "site-packages", str(ROOT)):
+            assert trace not in text, f"{path} shows {trace}"

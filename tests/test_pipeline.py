@@ -1,0 +1,320 @@
+"""The pipeline as users run it: on CDNOW once, and job by job on a small made-up store."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ibis
+import mlflow
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+from sklearn.dummy import DummyClassifier
+
+from churn_lib import events, features, registry, settings, tables, training
+
+ROOT = Path(__file__).parent.parent
+JOBS = ROOT / "nbs" / "jobs"
+BIN = Path(sys.executable).parent
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """An environment whose store is in `folder`, whatever the one outside says."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CHURN_", "MLFLOW_TRACKING", "DATABRICKS_"))
+    }
+    return {**kept, "CHURN_SETTINGS": str(folder / "settings.ini")}
+
+
+def make_store(folder: Path, **changes: str) -> settings.Settings:
+    """A settings.ini in `folder`, the project's with some values changed."""
+    lines = (ROOT / "settings.ini").read_text().splitlines()
+    for key, value in changes.items():
+        number = next(n for n, line in enumerate(lines) if line.startswith(f"{key} ="))
+        lines[number] = f"{key} = {value}"
+    (folder / "settings.ini").write_text("\n".join(lines) + "\n")
+    return settings.load("local", folder / "settings.ini")
+
+
+def churn(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The `churn` command on the store in `folder`."""
+    return subprocess.run(
+        [str(BIN / "churn"), *arguments],
+        cwd=ROOT,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def churn_json(folder: Path, *arguments: str) -> dict:
+    """The JSON answer of a `churn` command that has to succeed."""
+    answer = churn(folder, *arguments, "--json")
+    assert answer.returncode == 0, answer.stderr + answer.stdout
+    return json.loads(answer.stdout)
+
+
+def connect(folder: Path) -> registry.Registry:
+    """The registry of the store in `folder`."""
+    return registry.connect(settings.load("local", folder / "settings.ini"))
+
+
+def values(run: dict) -> dict:
+    """All task values of a run."""
+    return {key: value for task in run["tasks"] for key, value in task["values"].items()}
+
+
+@pytest.fixture(scope="module")
+def cdnow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The whole pipeline on CDNOW, and its answer."""
+    folder = tmp_path_factory.mktemp("cdnow")
+    make_store(folder)
+    return folder, churn_json(folder, "pipeline", "--param", "git_sha=abc123")
+
+
+@pytest.fixture(scope="module")
+def second(cdnow: tuple[Path, dict]) -> dict:
+    """The pipeline on CDNOW, once more."""
+    return churn_json(cdnow[0], "pipeline", "--param", "git_sha=def456")
+
+
+def test_the_pipeline_on_cdnow_ends_in_a_model_at_production(cdnow: tuple[Path, dict]) -> None:
+    _, answer = cdnow
+    assert answer["state"] == "SUCCESS"
+    assert [job["job"] for job in answer["jobs"]] == ["training_job", "validation_job"]
+    assert values(answer["jobs"][1])["production_version"] == 1
+
+
+def test_it_beats_the_bound_and_the_best_single_column(cdnow: tuple[Path, dict]) -> None:
+    run_id = values(cdnow[1]["jobs"][0])["run_id"]
+    connect(cdnow[0])
+    measured = mlflow.get_run(run_id).data.metrics
+    assert measured["roc_auc"] >= 0.80
+    assert measured["roc_auc"] > measured["best_single_column_roc_auc"]
+
+
+def test_the_run_says_what_it_was_made_from(cdnow: tuple[Path, dict]) -> None:
+    folder, answer = cdnow
+    models = connect(folder)
+    handed_over = values(answer["jobs"][0])
+    run = mlflow.get_run(handed_over["run_id"])
+    assert run.data.tags["git_sha"] == "abc123"
+    assert run.data.tags["delta_feature_version"] == str(handed_over["delta_feature_version"])
+    assert run.data.tags["training_feature_dates"] == "1997-07-06,1997-10-04,1998-01-02"
+    assert run.data.tags["holdout_feature_date"] == "1998-04-02"
+    config = settings.load("local", folder / "settings.ini")
+    assert run.data.tags["settings_fingerprint"] == settings.fingerprint(config)
+    assert models.version(1).tags["git_sha"] == "abc123"
+    names = {"roc_auc", "f1_score", "precision", "recall", "average_precision", "brier"}
+    assert names <= run.data.metrics.keys()
+    assert "max_leaf_nodes" in run.data.params  # by autologging
+    assert run.data.metrics["training_rows"] == 56_595
+    assert {each.dataset.name for each in run.inputs.dataset_inputs} == {
+        "gold.features training",
+        "gold.features holdout",
+    }
+
+
+def test_the_lock_hash_is_that_of_the_lock_beside_the_settings(tmp_path: Path) -> None:
+    config = make_store(tmp_path)
+    assert training.lock_hash(config) == "absent"
+    (tmp_path / "requirements.lock").write_text("mlflow==3.8.1\n")
+    assert training.lock_hash(config) == hashlib.sha256(b"mlflow==3.8.1\n").hexdigest()[:12]
+
+
+def test_the_run_holds_plots_and_settings(cdnow: tuple[Path, dict]) -> None:
+    connect(cdnow[0])
+    run_id = values(cdnow[1]["jobs"][0])["run_id"]
+    logged = {each.path for each in mlflow.MlflowClient().list_artifacts(run_id)}
+    plots = {"roc.png", "precision_recall.png", "calibration.png", "importance.png"}
+    assert plots | {"settings.json"} <= logged
+
+
+def test_the_logged_model_answers_one_probability_and_needs_no_package_of_ours(
+    cdnow: tuple[Path, dict],
+) -> None:
+    folder, _ = cdnow
+    models = connect(folder)
+    served = models.load(1)
+    assert [column.name for column in served.metadata.signature.inputs] == features.FEATURES
+    assert served.metadata.signature.outputs is not None
+    location = mlflow.artifacts.download_artifacts(
+        f"models:/{models.model_name}/1", dst_path=str(folder / "model")
+    )
+    requirements = (Path(location) / "requirements.txt").read_text()
+    assert "scikit-learn==1.6.1" in requirements
+    script = (
+        "import sys; sys.modules['ibis'] = sys.modules['deltalake'] = None\n"
+        "import mlflow, json, pathlib\n"
+        f"model = mlflow.pyfunc.load_model({location!r})\n"
+        f"split = json.loads(pathlib.Path({location!r}, 'serving_input_example.json').read_text())\n"
+        "import pandas as pd\n"
+        "rows = pd.DataFrame(**split['dataframe_split'])\n"
+        "print(json.dumps(list(model.predict(rows))))\n"
+    )
+    answered = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder
+    )
+    probabilities = json.loads(answered.stdout)
+    assert len(probabilities) == 5
+    assert all(0 < probability < 1 for probability in probabilities)
+
+
+def test_a_second_run_makes_version_2_and_the_gate_compares_it_with_version_1(
+    cdnow: tuple[Path, dict], second: dict
+) -> None:
+    told = values(second["jobs"][1])
+    assert told["candidate_version"] == 2
+    assert told["production_version"] == 1
+    assert told["verdict"].startswith("Tie: version 2 answers exactly as version 1")
+
+
+def test_a_second_run_leaves_the_same_rows_in_the_feature_table(
+    cdnow: tuple[Path, dict], second: dict
+) -> None:
+    store = tables.connect(settings.load("local", cdnow[0] / "settings.ini"))
+    versions = [values(answer["jobs"][0])["delta_feature_version"] for answer in (cdnow[1], second)]
+    assert versions[0] < versions[1]
+    order = ["feature_date", "customer_id"]
+    first, again = (
+        store.read("gold.features", version).order_by(order).to_pandas() for version in versions
+    )
+    pd.testing.assert_frame_equal(first, again)
+    assert len(first) == 5 * 23_570
+
+
+def test_models_are_listed_with_their_origin(cdnow: tuple[Path, dict], second: dict) -> None:
+    listed = churn_json(cdnow[0], "models")["versions"]
+    assert [row["version"] for row in listed] == [2, 1]
+    assert listed[0]["aliases"] == ["Staging"]
+    assert listed[1]["aliases"] == ["Production"]
+    assert listed[1]["git_sha"] == "abc123"
+    assert listed[1]["roc_auc"] >= 0.80
+    assert "abc123" in churn(cdnow[0], "models").stdout
+
+
+def test_a_candidate_with_shuffled_labels_is_refused_and_production_stays(
+    cdnow: tuple[Path, dict], second: dict
+) -> None:
+    folder, _ = cdnow
+    config = settings.load("local", folder / "settings.ini")
+    store, models = tables.connect(config), registry.connect(config)
+    version = store.version("gold.features")
+    data = training.read_data_set(store.read("gold.features", version), version, config)
+    shuffled = data.training["churned"].sample(frac=1, random_state=0).to_numpy()
+    data.training["churned"] = shuffled
+    staged = training.register(models, training.train(data, config, git_sha="sabotage"))
+    answer = churn(folder, "run", "validation_job", "--param", "git_sha=abc123")
+    assert answer.returncode == 1
+    assert "GateFailed" in answer.stdout
+    assert "beats_single_column" in answer.stdout
+    assert models.version_of(registry.PRODUCTION) == 1
+    assert models.version(staged).tags["gate"] == "failed"
+
+
+def test_a_model_of_another_make_is_judged_by_its_answers(
+    cdnow: tuple[Path, dict], second: dict
+) -> None:
+    folder, _ = cdnow
+    models = connect(folder)
+    frame = pd.DataFrame(np.zeros((4, 10)), columns=features.FEATURES)
+    with mlflow.start_run():
+        logged = mlflow.sklearn.log_model(
+            DummyClassifier(strategy="constant", constant=1).fit(frame, [0, 1, 1, 1]),
+            name="constant",
+            serialization_format="cloudpickle",
+            pip_requirements=["scikit-learn"],
+        )
+        mlflow.log_metric("roc_auc", 0.99)  # what somebody logs is no evidence
+    number = models.register(logged.model_uri, {})
+    answer = churn(
+        folder, "run", "validation_job", "-p", f"model_version={number}", "-p", "git_sha=a"
+    )
+    assert answer.returncode == 1
+    assert "roc_auc: 0.5000 against 0.8000" in answer.stdout
+    assert models.version_of(registry.PRODUCTION) == 1
+
+
+def test_a_parameter_that_the_job_does_not_have_is_refused_in_one_line(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    answer = churn(tmp_path, "run", "training_job", "--param", "nonsense=1")
+    assert answer.returncode == 2
+    assert answer.stderr == (
+        "churn: training_job has no parameter 'nonsense'; it has git_sha, as_of\n"
+    )
+    assert not (tmp_path / ".churn").exists()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the events of 4,000 made-up customers, and settings that suit them."""
+    folder = tmp_path_factory.mktemp("small")
+    config = make_store(folder, snapshots="3")
+    store = tables.connect(config)
+    names = ("bronze.events", "bronze.customers")
+    for name, rows in zip(names, events.simulate(4_000), strict=True):
+        store.overwrite(name, ibis.memtable(rows))
+    return folder
+
+
+def run_notebook(folder: Path, name: str, **parameters: object) -> Path:
+    """papermill on a job notebook, as a user would call it; returns the executed notebook."""
+    output = folder / f"{name}.ipynb"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHURN_SETTINGS", str(folder / "settings.ini"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        papermill.execute_notebook(
+            JOBS / f"{name}.ipynb", output, parameters, progress_bar=False, cwd=str(ROOT)
+        )
+    return output
+
+
+def test_the_job_notebooks_run_by_papermill_one_after_the_other(small: Path) -> None:
+    run_notebook(small, "01_feature_engineering", git_sha="abc")
+    run_notebook(small, "02_train_and_register", git_sha="abc")
+    run_notebook(small, "03_validate_and_promote", git_sha="abc")
+    models = connect(small)
+    assert models.aliases() == {"Staging": 1, "Production": 1}
+    config = settings.load("local", small / "settings.ini")
+    tagged = tables.connect(config).history("gold.features").tags.iloc[0]
+    assert tagged["git_sha"] == "abc"
+    assert tagged["bronze.events"] == "0"
+
+
+def test_training_without_features_says_which_notebook_makes_them(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    with pytest.raises(papermill.PapermillExecutionError, match=r"gold.features does not exist"):
+        run_notebook(tmp_path, "02_train_and_register", git_sha="abc")
+
+
+def test_validation_without_a_candidate_says_which_job_makes_one(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    with pytest.raises(papermill.PapermillExecutionError, match=r"run training_job first"):
+        run_notebook(tmp_path, "03_validate_and_promote", git_sha="abc")
+
+
+@pytest.mark.parametrize(
+    ("as_of", "problem"),
+    [
+        ("yesterday", "'yesterday' is not a date"),
+        ("2031-01-01", "is after 2025-06-24"),
+        ("2024-03-01", "no customer had joined by 2023-06-05"),
+    ],
+)
+def test_a_day_that_cannot_be_stood_on_is_refused_before_anything_is_written(
+    small: Path, as_of: str, problem: str
+) -> None:
+    config = settings.load("local", small / "settings.ini")
+    store = tables.connect(config)
+    before = store.version("gold.features") if store.exists("gold.features") else None
+    with pytest.raises(papermill.PapermillExecutionError, match=problem):
+        run_notebook(small, "01_feature_engineering", git_sha="abc", as_of=as_of)
+    after = store.version("gold.features") if store.exists("gold.features") else None
+    assert after == before
