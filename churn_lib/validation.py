@@ -177,7 +177,8 @@ def _report_html(report: GateReport) -> str:
     )
     heading = f"Version {report.candidate} {verdict}, against {against}, on {report.holdout_rows} held-out customers"
     titles = "".join(
-        f"<th>{title}</th>" for title in ("check", "value", "bound", "verdict", "meaning")
+        f"<th style='text-align:left'>{title}</th>"
+        for title in ("check", "value", "bound", "verdict", "meaning")
     )
     rows = "".join(_row_html(check) for check in report.checks)
     return f"<h4>{heading}</h4><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"

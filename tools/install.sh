@@ -20,7 +20,7 @@ find_python() {
             return
         fi
     done
-    found=$({ ${PYTHON:-python3} --version || echo none; } 2>&1 | head -n 1)
+    found=$(${PYTHON:-python3} --version 2>/dev/null || echo none)
     fail "Python 3.11, 3.12 or 3.13 is needed, found ${found}; install one or name it: make PYTHON=/path/to/python"
 }
 

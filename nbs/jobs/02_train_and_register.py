@@ -86,7 +86,8 @@ trained.figures["importance.png"]
 
 # %%
 model_version = training.register(models, trained)
-pd.DataFrame(registry.versions(models)).drop(columns="run_id")
+listed = pd.DataFrame(registry.versions(models)).set_index("version")
+listed[["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", "created"]]
 
 # %%
 jobs.task_values.set("run_id", trained.run_id)

@@ -97,4 +97,5 @@ print(verdict)
 # %%
 jobs.task_values.set("verdict", verdict)
 jobs.task_values.set("production_version", models.version_of(registry.PRODUCTION))
-pd.DataFrame(registry.versions(models)).drop(columns="run_id")
+listed = pd.DataFrame(registry.versions(models)).set_index("version")
+listed[["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", "created"]]
