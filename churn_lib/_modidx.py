@@ -166,6 +166,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'churn_lib.registry.RegistryError': ('lib/registry.html#registryerror', 'churn_lib/registry.py'),
                                     'churn_lib.registry._row': ('lib/registry.html#_row', 'churn_lib/registry.py'),
                                     'churn_lib.registry._set_experiment': ('lib/registry.html#_set_experiment', 'churn_lib/registry.py'),
+                                    'churn_lib.registry._store_uri': ('lib/registry.html#_store_uri', 'churn_lib/registry.py'),
                                     'churn_lib.registry.connect': ('lib/registry.html#connect', 'churn_lib/registry.py'),
                                     'churn_lib.registry.tracking_uri': ('lib/registry.html#tracking_uri', 'churn_lib/registry.py'),
                                     'churn_lib.registry.versions': ('lib/registry.html#versions', 'churn_lib/registry.py')},

@@ -29,8 +29,15 @@ class RegistryError(ChurnError):
     "The registry does not hold what was asked for; the message names model, version and alias."
 
 # %% ../nbs/lib/06_registry.ipynb #0ce9c2ee
-# MLflow writes the address it is given into MLFLOW_TRACKING_URI: these came from here, not from a user
-_STORES: set[str] = set()
+# MLflow writes the address it is given into MLFLOW_TRACKING_URI. This one remembers that it came from
+# a store and not from a user, for this process and for those it starts.
+_OURS = "CHURN_STORE_TRACKING_URI"
+
+
+def _store_uri(
+    settings: Settings,  # names the store
+) -> str:
+    return f"sqlite:///{settings.store / 'mlflow.db'}"
 
 
 def tracking_uri(
@@ -40,9 +47,9 @@ def tracking_uri(
     if "DATABRICKS_RUNTIME_VERSION" in os.environ:
         return "databricks"
     named = os.environ.get("MLFLOW_TRACKING_URI")
-    if named and named not in _STORES:
+    if named and named != os.environ.get(_OURS):
         return named
-    return f"sqlite:///{settings.store / 'mlflow.db'}"
+    return _store_uri(settings)
 
 
 def _set_experiment(
@@ -136,7 +143,8 @@ def connect(
     uri = tracking_uri(settings)
     if uri.startswith("sqlite:"):
         Path(settings.store).mkdir(parents=True, exist_ok=True)
-        _STORES.add(uri)
+    if uri == _store_uri(settings):
+        os.environ[_OURS] = uri
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri("databricks-uc" if uri == "databricks" else uri)
     _set_experiment(settings, uri)

@@ -27,7 +27,7 @@ def environment(folder: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("CHURN_", "MLFLOW_TRACKING", "DATABRICKS_"))
+        if not name.startswith(("CHURN_", "MLFLOW_", "DATABRICKS_"))
     }
     return {**kept, "CHURN_SETTINGS": str(folder / "settings.ini")}
 
