@@ -14,7 +14,14 @@ import ibis
 import pandas as pd
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from .settings import ChurnError, Settings
 
@@ -84,18 +91,25 @@ def _write(
     partition: dict[str, Any] | None,  # the partition they replace; the whole table when None
     tags: dict[str, str],  # kept in the commit, shown by the history
 ) -> int:  # the version this made
-    partitioned: dict[str, Any] = {"partition_by": list(partition)} if partition else {}
-    exists = DeltaTable.is_deltatable(str(path))
-    if partition and exists:
-        partitioned["predicate"] = _predicate(partition)
+    options: dict[str, Any] = {"partition_by": list(partition)} if partition else {}
+    table = DeltaTable(path) if DeltaTable.is_deltatable(str(path)) else None
+    if partition and table:
+        options["predicate"] = _predicate(partition)
     write_deltalake(
-        path,
+        table or path,
         batches,
         mode="overwrite",
         commit_properties=CommitProperties(custom_metadata=tags),
-        **partitioned,
+        **options,
     )
-    return DeltaTable(path).version()
+    return table.version() if table else 0
+
+# %% ../nbs/lib/02_tables.ipynb #adb8daf2
+_CONTENDED: dict[str, Any] = {
+    "retry": retry_if_exception_type(CommitFailedError),
+    "wait": wait_random_exponential(multiplier=0.05, max=2),
+    "stop": stop_after_delay(60),
+}
 
 # %% ../nbs/lib/02_tables.ipynb #124c24db
 class DeltaTables:
@@ -140,7 +154,13 @@ class DeltaTables:
         "Replace the table `name`, or one `partition` of it, in one atomic commit."
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _write(path, _stream(self.connection, rows), partition, tags or {})
+        try:
+            for attempt in Retrying(**_CONTENDED):
+                with attempt:
+                    return _write(path, _stream(self.connection, rows), partition, tags or {})
+        except RetryError:
+            pass
+        raise TableError(f"table {name}: other writers kept committing for 60 s; run this again")
 
     def history(self, name: str) -> pd.DataFrame:
         "One row for each commit of the table `name`, newest first: version, time, operation, tags."
