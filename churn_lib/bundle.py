@@ -15,7 +15,14 @@ from typing import Any, ClassVar
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from . import jobs as job_context
 from .settings import ChurnError
@@ -36,6 +43,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor is no key of its own
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 line = key_node.start_mark.line + 1
@@ -44,6 +53,34 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 # %% ../nbs/lib/14_bundle.ipynb #e292b5d2
+_Mapping = dict[str, Any]
+
+
+class _Outline(BaseModel):
+    "The parts of a file that everything below relies on."
+
+    bundle: _Mapping | None = None
+    include: list[str] | None = None
+    resources: dict[str, dict[str, _Mapping | None] | None] | None = None
+    targets: dict[str, _Mapping | None] | None = None
+    variables: _Mapping | None = None
+    workspace: _Mapping | None = None
+
+
+def _checked(
+    content: dict[str, Any],  # one file of the bundle, or one target of it
+    path: Path,  # that file
+    place: str = "",  # where in it, for messages
+) -> dict[str, Any]:  # the same content
+    try:
+        _Outline.model_validate(content)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = place + ".".join(str(part) for part in found["loc"])
+        raise BundleError(f"{path}: {where} = {found['input']!r}: {found['msg']}") from None
+    return content
+
+# %% ../nbs/lib/14_bundle.ipynb #1afa2429
 def _read_yaml(
     path: Path,  # a YAML file of the bundle
 ) -> dict[str, Any]:  # its content
@@ -59,7 +96,7 @@ def _read_yaml(
         raise BundleError(
             f"{path}: expected keys and values at the top, found {type(content).__name__}"
         )
-    return content
+    return _checked(content, path)
 
 # %% ../nbs/lib/14_bundle.ipynb #3d192955
 _LIST_KEYS = {
@@ -107,9 +144,10 @@ def _rebase_paths(
 ) -> dict[str, Any]:  # the same content, notebook paths relative to `root`
     for job in ((content.get("resources") or {}).get("jobs") or {}).values():
         for task in (job or {}).get("tasks") or []:
-            notebook = (task.get("notebook_task") if isinstance(task, dict) else None) or {}
-            where = notebook.get("notebook_path")
+            notebook = task.get("notebook_task") if isinstance(task, dict) else None
+            where = notebook.get("notebook_path") if isinstance(notebook, dict) else None
             if isinstance(where, str) and not where.startswith(("/", "$")):
+                assert isinstance(notebook, dict)
                 target = os.path.normpath(path.parent / where)
                 notebook["notebook_path"] = os.path.relpath(target, root)
     return content
@@ -126,12 +164,16 @@ def _read_bundle(
         known = ", ".join(["local", *targets])
         raise BundleError(f"{main} has no target {target!r}; it has {known}")
     for pattern in content.pop("include", None) or []:
+        if Path(pattern).is_absolute():
+            raise BundleError(
+                f"{main}: include {pattern} is not below the bundle; make it relative"
+            )
         found = sorted(root.glob(pattern))
         if not found and not any(sign in pattern for sign in "*?["):
             raise BundleError(f"{main}: include {pattern} matches no file; correct or remove it")
         for path in found:
             content = _merge(content, _rebase_paths(_read_yaml(path), path, root))
-    override = targets.get(target) or {}
+    override = _checked(targets.get(target) or {}, main, f"targets.{target}.")
     return _merge(content, _rebase_paths(override, main, root))
 
 # %% ../nbs/lib/14_bundle.ipynb #3ad67f9f
@@ -141,7 +183,8 @@ def _variables(
 ) -> dict[str, Any]:  # name to value
     values: dict[str, Any] = {}
     for name, declared in (content.get("variables") or {}).items():
-        given = declared if isinstance(declared, dict) else {"default": declared}
+        given = {} if declared is None else declared
+        given = given if isinstance(given, dict) else {"default": given}
         if f"BUNDLE_VAR_{name}" in os.environ:
             values[name] = os.environ[f"BUNDLE_VAR_{name}"]
         elif "default" in given:
@@ -205,6 +248,18 @@ def _context(
     }
 
 # %% ../nbs/lib/14_bundle.ipynb #d4bc3ddc
+def _written(
+    content: Any,  # the bundle before its references are resolved
+    place: str,  # keys and [indices], joined by dots
+) -> Any:  # what stands there, None when the place is not known
+    for part in place.replace("[", ".").replace("]", "").split("."):
+        if isinstance(content, list):
+            content = content[int(part)]
+        else:
+            content = content.get(part) if isinstance(content, dict) else None
+    return content
+
+
 def _resolve(
     context: dict[str, Any],  # the bundle and everything a reference may name
     main: Path,  # databricks.yml, for messages
@@ -212,10 +267,11 @@ def _resolve(
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(context), resolve=True)
     except OmegaConfBaseException as error:
-        place = getattr(error, "full_key", None) or "?"
+        place = str(getattr(error, "full_key", None) or "?")
         problem = str(error).splitlines()[0]
         raise BundleError(
-            f"{main}: {place}: {problem}; declare what is referenced or correct the name"
+            f"{main}: {place} = {_written(context, place)!r}: {problem}; "
+            "declare what is referenced or correct the name"
         ) from None
     assert isinstance(resolved, dict)
     return resolved  # type: ignore[return-value]
@@ -230,11 +286,16 @@ class Dependency(BaseModel):
 
 
 class Parameter(BaseModel):
-    "A job parameter with its default."
+    "A job parameter with its default, which is text however YAML has read it."
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
     name: str
     default: str
+
+    @field_validator("default", mode="before")
+    @classmethod
+    def _boolean_as_text(cls, value: Any) -> Any:
+        return str(value).lower() if isinstance(value, bool) else value
 
 
 class Task(BaseModel):
@@ -248,6 +309,16 @@ class Task(BaseModel):
     min_retry_interval_millis: int = Field(0, ge=0)
     retry_on_timeout: bool = False
     timeout_seconds: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_bodies(self) -> "Task":
+        for kind in self.kinds:
+            body = (self.model_extra or {})[kind] or {}
+            given = body.get("base_parameters") if isinstance(body, dict) else None
+            if not isinstance(body, dict) or not isinstance(given, dict | None):
+                part = kind if not isinstance(body, dict) else f"{kind}.base_parameters"
+                raise ValueError(f"{part} needs keys and values")
+        return self
 
     @property
     def kinds(self) -> list[str]:
@@ -266,7 +337,7 @@ class Job(BaseModel):
     id: str  # its key in the bundle
     name: str = ""
     parameters: tuple[Parameter, ...] = ()
-    tasks: tuple[Task, ...] = Field((), min_length=1)
+    tasks: tuple[Task, ...] = Field(min_length=1)
     timeout_seconds: int = Field(0, ge=0)
 
 # %% ../nbs/lib/14_bundle.ipynb #de4b3bea

@@ -16,7 +16,7 @@ import yaml
 
 from churn_lib import bundle
 from churn_lib.bundle import BundleError
-from churn_lib.plan import PlanError, compare, decide, make_plan
+from churn_lib.plan import PlanError, make_plan
 from churn_lib.runner import JobRun, TaskRun, run_plan
 
 CHURN = Path(sys.executable).parent / "churn"
@@ -249,111 +249,6 @@ def test_git_sha_is_the_commit_and_says_when_files_differ(project: Project) -> N
     assert project.load().git_sha == sha
     (project.root / "new.txt").write_text("new")
     assert project.load().git_sha == f"{sha}-dirty"
-
-
-# --- resolving the bundle ------------------------------------------------------------------------
-
-
-def test_targets_override_jobs_by_task_and_parameter(project: Project) -> None:
-    project.jobs["job"] = {
-        "name": "job-${var.size}-${bundle.target}",
-        "parameters": [{"name": "text", "default": "base"}],
-        "tasks": [task("a", max_retries=1), task("b")],
-    }
-    override = {
-        "parameters": [{"name": "text", "default": "dev"}],
-        "tasks": [{"task_key": "a", "timeout_seconds": 9}],
-    }
-    project.extra = {
-        "variables": {"size": {"default": 1}},
-        "targets": {"dev": {"variables": {"size": 2}, "resources": {"jobs": {"job": override}}}},
-    }
-    dev, local = project.load("dev").job("job"), project.load().job("job")
-    assert (local.name, dev.name) == ("job-1-local", "job-2-dev")
-    assert [each.task_key for each in dev.tasks] == ["a", "b"]
-    assert (dev.tasks[0].max_retries, dev.tasks[0].timeout_seconds) == (1, 9)
-    assert [each.default for each in dev.parameters] == ["dev"]
-
-
-def test_a_notebook_path_is_relative_to_its_own_file(project: Project) -> None:
-    (project.root / "resources").mkdir()
-    body = task("only")
-    body["notebook_task"]["notebook_path"] = "../echo.ipynb"
-    content = {"resources": {"jobs": {"included": {"tasks": [body]}}}}
-    (project.root / "resources/one.yml").write_text(yaml.safe_dump(content))
-    project.extra = {"include": ["resources/*.yml"]}
-    plan = make_plan(project.load(), "included")
-    assert plan.steps[0].notebook == project.root / "echo.ipynb"
-
-
-def test_a_variable_without_a_value_can_come_from_the_environment(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project.extra = {"variables": {"who": {"description": "somebody"}}}
-    project.jobs["job"] = {"name": "${var.who}", "tasks": [task("a")]}
-    with pytest.raises(BundleError, match="variable who has no value"):
-        project.load()
-    monkeypatch.setenv("BUNDLE_VAR_who", "me")
-    assert project.load().job("job").name == "me"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("bundle: {name: a}\nbundle: {name: b}\n", "line 2: key 'bundle' stands twice"),
-        ("bundle: [\n", "not valid YAML"),
-        ("- a\n", "expected keys and values at the top, found list"),
-        ("include: [gone.yml]\n", "include gone.yml matches no file"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, text: str, expected: str) -> None:
-    (tmp_path / "databricks.yml").write_text(text)
-    with pytest.raises(BundleError) as caught:
-        bundle.load("local", tmp_path)
-    assert expected in str(caught.value)
-    assert str(tmp_path / "databricks.yml") in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-# --- rules ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("run_if", "states", "verdict"),
-    [
-        ("ALL_SUCCESS", [], "RUN"),
-        ("ALL_SUCCESS", ["SUCCESS", "EXCLUDED"], "RUN"),
-        ("ALL_SUCCESS", ["SUCCESS", "TIMEDOUT"], "SKIPPED"),
-        ("AT_LEAST_ONE_SUCCESS", ["SUCCESS", "FAILED"], "RUN"),
-        ("AT_LEAST_ONE_SUCCESS", ["FAILED", "SKIPPED"], "SKIPPED"),
-        ("NONE_FAILED", ["SUCCESS", "EXCLUDED"], "RUN"),
-        ("NONE_FAILED", ["SUCCESS", "FAILED"], "SKIPPED"),
-        ("ALL_DONE", ["FAILED", "SKIPPED"], "RUN"),
-        ("AT_LEAST_ONE_FAILED", ["SUCCESS", "FAILED"], "RUN"),
-        ("AT_LEAST_ONE_FAILED", ["SUCCESS"], "EXCLUDED"),
-        ("ALL_FAILED", ["FAILED", "TIMEDOUT"], "RUN"),
-        ("ALL_FAILED", ["FAILED", "SUCCESS"], "EXCLUDED"),
-        ("ALL_DONE", ["EXCLUDED", "EXCLUDED"], "EXCLUDED"),
-    ],
-)
-def test_run_if_decides_as_databricks_does(run_if: str, states: list[str], verdict: str) -> None:
-    assert decide(run_if, states) == verdict
-
-
-@pytest.mark.parametrize(
-    ("op", "left", "right", "outcome"),
-    [
-        ("EQUAL_TO", "a", "a", True),
-        ("EQUAL_TO", "12.0", "12", False),
-        ("NOT_EQUAL", "12.0", "12", True),
-        ("GREATER_THAN", "2", "10", False),
-        ("GREATER_THAN_OR_EQUAL", "12.0", "12", True),
-        ("LESS_THAN", "9", "10", True),
-        ("LESS_THAN_OR_EQUAL", "10", "9.5", False),
-    ],
-)
-def test_conditions_compare_text_or_numbers(op: str, left: str, right: str, outcome: bool) -> None:
-    assert compare(op, left, right) is outcome
 
 
 # --- runs ----------------------------------------------------------------------------------------

@@ -1,0 +1,145 @@
+"""A project of a few lines, written by the test that needs it, and the command to run it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_notebook
+
+from churn_lib import bundle
+from churn_lib.plan import Plan, make_plan
+
+CHURN = Path(sys.executable).parent / "churn"
+STRIPPED = ("CHURN_", "MLFLOW_TRACKING", "MLFLOW_REGISTRY", "DATABRICKS_", "BUNDLE_VAR_")
+GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_environment() -> Iterator[None]:
+    """Nothing of the developer's stores and workspaces reaches a test."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in list(os.environ):
+            if name.startswith(STRIPPED) or name in GIT_PLACES:
+                monkeypatch.delenv(name)
+        yield
+
+
+def notebook(path: Path, *sources: str, parameters: str = "", **metadata: Any) -> Path:
+    """Write a notebook; `parameters` is the source of its parameters cell."""
+    cells = [new_code_cell(source) for source in sources]
+    if parameters:
+        cells.insert(0, new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
+    return path
+
+
+def notebook_task(task_key: str, stem: str | None = None, **more: Any) -> dict[str, Any]:
+    """A task that runs the notebook `stem`, its own name when None."""
+    body: dict[str, Any] = {"notebook_path": f"{stem or task_key}.ipynb"}
+    if "base_parameters" in more:
+        body["base_parameters"] = more.pop("base_parameters")
+    return {"task_key": task_key, "notebook_task": body, **more}
+
+
+def good(task_key: str, **more: Any) -> dict[str, Any]:
+    """A task that succeeds without a kernel."""
+    body = {"op": "EQUAL_TO", "left": "1", "right": "1"}
+    return {"task_key": task_key, "condition_task": body, **more}
+
+
+def bad(task_key: str, **more: Any) -> dict[str, Any]:
+    """A task that fails without a kernel."""
+    body = {"op": "LESS_THAN", "left": "apples", "right": "1"}
+    return {"task_key": task_key, "condition_task": body, **more}
+
+
+def after(*task_keys: str, outcome: str | None = None) -> list[dict[str, str]]:
+    """What `depends_on` says."""
+    more = {} if outcome is None else {"outcome": outcome}
+    return [{"task_key": task_key, **more} for task_key in task_keys]
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Process ids that were given a path inside `folder` for their task values."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            values = process.environ().get("CHURN_TASK_VALUES", "")
+            alive = process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            continue
+        if alive and values.startswith(f"{folder}{os.sep}"):
+            found.append(process.pid)
+    return found
+
+
+class Project:
+    """A bundle in a folder of its own."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.runs = root / ".churn" / "runs"
+        root.mkdir(parents=True, exist_ok=True)
+
+    def notebook(self, stem: str, *sources: str, parameters: str = "", **metadata: Any) -> Path:
+        return notebook(self.root / f"{stem}.ipynb", *sources, parameters=parameters, **metadata)
+
+    def write(self, jobs: dict[str, Any], **more: Any) -> None:
+        """Write databricks.yml; a job given as a list of tasks has nothing else."""
+        bodies = {
+            key: {"tasks": job} if isinstance(job, list) else job for key, job in jobs.items()
+        }
+        content = {"bundle": {"name": "tiny"}, "resources": {"jobs": bodies}, **more}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        (self.root / "databricks.yml").write_text(text)
+
+    def plan(self, job: str, only: str | None = None, **given: str) -> Plan:
+        return make_plan(bundle.load("local", self.root), job, given, only)
+
+    def commit(self) -> str:
+        """Make the folder a git checkout without changes; the commit."""
+        (self.root / ".gitignore").write_text(".churn/\n")
+        self.git("init", "--quiet")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--no-verify", "--message", "all")
+        return self.git("rev-parse", "HEAD")
+
+    def git(self, *arguments: str) -> str:
+        identity = ("user.name=t", "user.email=t@example.org", "commit.gpgsign=false")
+        options = [part for setting in identity for part in ("-c", setting)]
+        command = ["git", "-C", str(self.root), *options, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def churn(self, *arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
+        """The `churn` command, called in `folder` of the project."""
+        return subprocess.run(
+            [str(CHURN), *arguments],
+            cwd=self.root / folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def record(self, job: str) -> dict[str, Any]:
+        """The run.json of the one run of `job`."""
+        (path,) = self.runs.glob(f"{job}/*/run.json")
+        return json.loads(path.read_text())
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def make_project(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
+    return lambda name: Project(tmp_path_factory.mktemp("module") / name)
