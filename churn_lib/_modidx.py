@@ -148,6 +148,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'churn_lib.plan._parameter_cells': ('lib/plan.html#_parameter_cells', 'churn_lib/plan.py'),
                                 'churn_lib.plan._parameters': ('lib/plan.html#_parameters', 'churn_lib/plan.py'),
                                 'churn_lib.plan._upstream': ('lib/plan.html#_upstream', 'churn_lib/plan.py'),
+                                'churn_lib.plan.as_text': ('lib/plan.html#as_text', 'churn_lib/plan.py'),
                                 'churn_lib.plan.compare': ('lib/plan.html#compare', 'churn_lib/plan.py'),
                                 'churn_lib.plan.decide': ('lib/plan.html#decide', 'churn_lib/plan.py'),
                                 'churn_lib.plan.declared_parameters': ('lib/plan.html#declared_parameters', 'churn_lib/plan.py'),

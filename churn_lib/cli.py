@@ -362,13 +362,17 @@ def settings(
 
 # %% ../nbs/lib/18_cli.ipynb #026bee73
 def _interrupt(number: int, frame: Any) -> None:
+    # an impatient second Ctrl-C must not cut off the writing down of what the first one stopped
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> None:
     "Entry point of the `churn` command."
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
     try:
         app()
     except ChurnError as error:

@@ -94,6 +94,7 @@ def _write_html(
         mathjax_url="",
         require_js_url="",
         jquery_url="",
+        mermaid_js_url="",
         embed_images=True,
     )
     page, _ = exporter.from_filename(str(notebook))

@@ -21,7 +21,7 @@ from typing import Any
 
 from .execution import ExecutionError, Kernels, execute
 from .jobs import read_values, write_values
-from .plan import BAD, Plan, PlanError, Step, compare, decide, fill, references
+from .plan import BAD, Plan, PlanError, Step, as_text, compare, decide, fill, references
 
 # %% ../nbs/lib/17_runner.ipynb #90085c8c
 @dataclass
@@ -107,7 +107,7 @@ def _known(
             if parts[3] not in values:
                 raise PlanError(f"task {parts[1]} has set no value {parts[3]!r} in this run")
             value = values[parts[3]]
-            known[".".join(parts)] = value if isinstance(value, str) else json.dumps(value)
+            known[".".join(parts)] = as_text(value)
     return known
 
 
@@ -118,7 +118,7 @@ def _filled(
 ) -> dict[str, str]:
     spec = step.task.spec(step.kind)
     known = _known(run, spec)
-    return {key: fill(str(value), known) for key, value in (spec.get(name) or {}).items()}
+    return {key: fill(as_text(value), known) for key, value in (spec.get(name) or {}).items()}
 
 # %% ../nbs/lib/17_runner.ipynb #c00623a5
 def _environment(
@@ -162,7 +162,7 @@ def _run_condition(
 ) -> None:
     spec = step.task.spec("condition_task")
     known = _known(run, spec)
-    left, right = (fill(str(spec[side]), known) for side in ("left", "right"))
+    left, right = (fill(as_text(spec[side]), known) for side in ("left", "right"))
     outcome = "true" if compare(spec["op"], left, right) else "false"
     run.outcomes[step.task.task_key] = outcome
     run.tasks[step.task.task_key].values = {"outcome": outcome}
