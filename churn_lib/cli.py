@@ -256,7 +256,7 @@ def pipeline(
             break
     succeeded = len(done) == len(plans) and done[-1].succeeded
     if as_json:
-        state = "SUCCESS" if succeeded else "FAILED"
+        state = "SUCCESS" if succeeded else done[-1].state
         _print_json({"state": state, "jobs": [asdict(run) for run in done]})
     elif succeeded:
         _print_summary(target, console)

@@ -31,15 +31,29 @@ class Kernels:
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         self._stops: dict[str, Callable[[], None]] = {}
+        self._asked: set[str] = set()  # tasks that were told to stop
+
+    def begin(self, task_key: str) -> None:
+        "A task starts an attempt: what stopped the one before is forgotten."
+        with self._lock:
+            self._stops.pop(task_key, None)
+            self._asked.discard(task_key)
+
+    def is_stopped(self, task_key: str) -> bool:
+        "Whether the task, or the whole run, was told to stop."
+        return self.stopped.is_set() or task_key in self._asked
 
     def add(self, task_key: str, stop: Callable[[], None]) -> None:
         "Remember how the work of a task is stopped."
         with self._lock:
             self._stops[task_key] = stop
+        if self.is_stopped(task_key):  # told before there was anything to stop
+            stop()
 
     def stop(self, task_key: str) -> None:
         "Stop the work of one task."
         with self._lock:
+            self._asked.add(task_key)
             stop = self._stops.get(task_key)
         if stop:
             stop()
@@ -129,7 +143,7 @@ def execute(
     total = len(nbformat.read(notebook, as_version=4).cells) + bool(parameters)
 
     def before_cell(cell: Any, cell_index: int) -> None:
-        if kernels.stopped.is_set():
+        if kernels.is_stopped(task_key):
             raise DeadKernelError("the run was stopped")
         on_cell(cell_index + 1, total)
 

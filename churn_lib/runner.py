@@ -195,6 +195,7 @@ def _attempt(
     step: Step,
 ) -> tuple[str, str | None]:  # state and error
     limit, expired = step.task.timeout_seconds, threading.Event()
+    run.kernels.begin(step.task.task_key)
 
     def stop() -> None:
         expired.set()
