@@ -232,6 +232,9 @@ def _pipeline_plans(
     for name in given:
         if not any(name in names for names in declared.values()):
             raise PlanError(f"no job of the pipeline has a parameter {name!r}")
+    if not jobs:
+        main = bundle.root / "databricks.yml"
+        raise PlanError(f"{main} has no job of the pipeline: {', '.join(PIPELINE)}")
     return [
         make_plan(bundle, key, {name: value for name, value in given.items() if name in names})
         for key, names in declared.items()

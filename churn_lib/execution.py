@@ -123,7 +123,7 @@ def _failure(
 ) -> str:  # last frames of the traceback, and where to look
     frames = [_ANSI.sub("", frame) for frame in error.traceback]
     told = "\n".join(frames[-3:]) or f"{error.ename}: {error.evalue}"
-    return f"{told}\nin cell {error.cell_index + 1} of {notebook}"
+    return f"{told}\nin cell [{error.exec_count}] of {notebook}"
 
 # %% ../nbs/lib/16_execution.ipynb #3792b2dc
 class ExecutionError(Exception):

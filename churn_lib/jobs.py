@@ -185,7 +185,7 @@ class TaskValues:
             try:
                 return dbutils.jobs.taskValues.get(taskKey=task_key, key=key, **known)
             except (TypeError, ValueError):  # what Databricks raises for an absent value
-                return _MISSING
+                return default
         folder = os.environ.get("CHURN_TASK_VALUES")
         return read_values(Path(folder), task_key).get(key, default) if folder else default
 

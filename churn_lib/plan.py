@@ -239,6 +239,7 @@ class Step:
     kind: str  # notebook_task, condition_task or run_job_task
     notebook: Path | None = None  # of a notebook_task
     job: "Plan | None" = None  # of a run_job_task; its parameters may hold references
+    before: frozenset[str] = frozenset()  # every task that ends before it
 
 
 @dataclass(frozen=True)
@@ -326,7 +327,7 @@ def make_plan(
             _condition(task, place)
         else:
             nested = _nested(bundle, task, place, (*callers, key))
-        steps.append(Step(task, kind, notebook, nested))
+        steps.append(Step(task, kind, notebook, nested, frozenset(upstream[task.task_key])))
     chosen = tuple(step for step in steps if only in (None, step.task.task_key))
     if not chosen:
         raise PlanError(f"{key} has no task {only!r}; it has {', '.join(kinds)}")

@@ -76,7 +76,7 @@ class Run:
         kernels: Kernels,
     ):
         self.plan, self.runs, self.reporter, self.kernels = plan, runs, reporter, kernels
-        moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
         self.folder = runs / plan.job / f"{moment}-{secrets.token_hex(3)}"
         self.folder.mkdir(parents=True)
         self.values = self.folder / "task_values"
@@ -387,7 +387,7 @@ def _reuse_values(
     run: Run,
 ) -> None:
     for step in run.plan.steps:
-        absent = {dependency.task_key for dependency in step.task.depends_on} - run.tasks.keys()
+        absent = step.before - run.tasks.keys()
         named = {parts[1] for parts in references(step.task.spec(step.kind)) if parts[0] == "tasks"}
         for task_key in sorted(absent | (named - run.tasks.keys())):
             values = _earlier_values(run, task_key)
