@@ -45,7 +45,7 @@ def test_a_package_edited_by_hand_is_found(project: Path) -> None:
 
 
 def test_a_module_without_its_notebook_is_found(project: Path) -> None:
-    (project / "nbs/lib/18_cli.ipynb").unlink()
+    (project / "nbs/lib/79_cli.ipynb").unlink()
     found = list(notebooks.problems(project))
     assert any("churn_lib/cli.py is not what its notebook exports" in line for line in found)
 
