@@ -4,12 +4,14 @@ import datetime
 import multiprocessing
 import os
 import signal
+import threading
 from pathlib import Path
 
 import ibis
 import pytest
+from deltalake import DeltaTable, TableFeatures
 
-from churn_lib.tables import DeltaTables
+from churn_lib.tables import DeltaTables, TableError
 
 MONDAY, TUESDAY = datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)
 SPAWN = multiprocessing.get_context("spawn")
@@ -78,3 +80,69 @@ def test_a_killed_writer_leaves_the_old_rows_or_the_new(tmp_path: Path) -> None:
         assert list(counts(tmp_path).values()) == [ROWS]
         DeltaTables(tmp_path).overwrite("gold.shared", rows(0, MONDAY), {"day": MONDAY})
         assert counts(tmp_path) == {(MONDAY, 0): ROWS}
+
+
+def write_new_tables(
+    folder: Path, who: int, turn: "threading.Barrier", done: "multiprocessing.Queue[int]"
+) -> None:
+    tables = DeltaTables(folder)
+    day = (MONDAY, TUESDAY)[who]
+    for number in range(4):
+        turn.wait(120)
+        tables.overwrite(f"gold.partitioned_{number}", rows(who, day), {"day": day})
+        tables.append(f"gold.appended_{number}", rows(who, day))
+    done.put(who)
+
+
+def test_two_writers_who_make_a_table_at_once_both_find_their_rows_in_it(tmp_path: Path) -> None:
+    turn, done = SPAWN.Barrier(2), SPAWN.Queue()
+    writers = [
+        SPAWN.Process(target=write_new_tables, args=(tmp_path, who, turn, done)) for who in (0, 1)
+    ]
+    for writer in writers:
+        writer.start()
+    assert {done.get(timeout=120) for _ in writers} == {0, 1}
+    for writer in writers:
+        writer.join()
+    tables = DeltaTables(tmp_path)
+    for kind in ("partitioned", "appended"):
+        for number in range(4):
+            table = tables.read(f"gold.{kind}_{number}")
+            assert table.count().to_pyarrow().as_py() == 2 * ROWS
+            assert table.who.nunique().to_pyarrow().as_py() == 2
+
+
+def test_rows_with_other_columns_are_refused_and_the_table_stays(tmp_path: Path) -> None:
+    tables = DeltaTables(tmp_path)
+    tables.append("gold.shared", rows(1, MONDAY))
+    with pytest.raises(TableError, match=r"gold.shared has other columns"):
+        tables.append("gold.shared", rows(1, MONDAY).mutate(more=ibis.literal(1)))
+    assert tables.version("gold.shared") == 0
+
+
+def test_retention_keeps_the_versions_it_is_told_to_keep(tmp_path: Path) -> None:
+    tables = DeltaTables(tmp_path)
+    for who in range(4):
+        tables.overwrite("gold.shared", rows(who, MONDAY), {"day": MONDAY})
+    tables.compact("gold.shared")
+    tables.retain("gold.shared", days=0, keep=[1])
+    found = {}
+    for version in range(4):
+        try:
+            kept = tables.read("gold.shared", version).who.max().to_pyarrow().as_py()
+        except Exception as error:  # whatever the engine says of a file that is gone
+            kept = type(error)
+        found[version] = kept
+    assert (found[1], found[3]) == (1, 3)
+    assert found[0] not in (0, 1, 2, 3)
+    assert found[2] not in (0, 1, 2, 3)
+
+
+def test_a_table_whose_files_alone_would_be_misread_is_refused(tmp_path: Path) -> None:
+    tables = DeltaTables(tmp_path)
+    tables.append("gold.shared", rows(1, MONDAY))
+    DeltaTable(tables.path("gold.shared")).alter.add_feature(
+        TableFeatures.DeletionVectors, allow_protocol_versions_increase=True
+    )
+    with pytest.raises(TableError, match=r"gold.shared uses deletionVectors"):
+        tables.read("gold.shared")
