@@ -141,6 +141,11 @@ class DeltaTables:
         "The folder of the table `name`, written schema.table."
         return self.folder.joinpath(*split_name(name))
 
+    def names(self) -> list[str]:
+        "The tables there are, as schema.table, in alphabetical order."
+        logs = sorted(self.folder.glob("*/*/_delta_log"))
+        return [f"{log.parent.parent.name}.{log.parent.name}" for log in logs]
+
     def exists(self, name: str) -> bool:
         "Whether the table `name` has been written."
         return DeltaTable.is_deltatable(str(self.path(name)))

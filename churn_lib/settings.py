@@ -27,6 +27,8 @@ class Settings(BaseModel):
     catalog: str = Field(pattern=r"^[A-Za-z0-9_]+$")  # first level of table names
     model_name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")  # name in the registry
     experiment: str = Field(min_length=1)  # MLflow experiment
+    column_mapping: str  # ours=theirs, separated by blanks: what your files call our columns
+    max_rejected_share: float = Field(ge=0, le=1)  # share of bad rows with which a load fails
     horizon_days: int = Field(ge=1, le=3650)  # days without an event that count as churn
     snapshots: int = Field(ge=2, le=120)  # labelled snapshots, the newest is the holdout
     holdout_share: float = Field(gt=0, lt=1)  # share of customers held back from training

@@ -80,6 +80,17 @@ class SparkTables:
         levels = [self.catalog, *split_name(name)] if self.catalog else split_name(name)
         return ".".join(f"`{level}`" for level in levels)
 
+    def names(self) -> list[str]:
+        "The tables there are, as schema.table, in alphabetical order."
+        catalog = f" IN `{self.catalog}`" if self.catalog else ""
+        schemas = [row["namespace"] for row in self.spark.sql(f"SHOW SCHEMAS{catalog}").collect()]
+        found: list[str] = []
+        for schema in sorted(set(schemas) - {"information_schema"}):
+            place = f"`{self.catalog}`.`{schema}`" if self.catalog else f"`{schema}`"
+            tables = self.spark.sql(f"SHOW TABLES IN {place}").collect()
+            found += [f"{schema}.{row['tableName']}" for row in tables if not row["isTemporary"]]
+        return sorted(found)
+
     def exists(self, name: str) -> bool:
         "Whether the table `name` has been written."
         return self.spark.catalog.tableExists(self.full_name(name))

@@ -24,6 +24,9 @@ class TableError(ChurnError):
 class Tables(Protocol):
     "The Delta tables of one catalog; `name` is schema.table everywhere."
 
+    def names(self) -> list[str]:
+        "The tables there are, as schema.table, in alphabetical order."
+
     def exists(self, name: str) -> bool:
         "Whether the table `name` has been written."
 

@@ -24,12 +24,13 @@
 # %% tags=["parameters"]
 git_sha: str = ""  # commit the tables are tied to; empty: what is checked out
 as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: the day after the last event
+rebuild: bool = False  # build snapshots even when nothing they come from has changed
 target: str = "local"  # section of settings.ini
 
 # %%
 import pandas as pd
 
-from churn_lib import events, features, jobs, settings, tables
+from churn_lib import events, features, jobs, settings, snapshots, tables
 
 # %%
 job = jobs.parameters(globals())
@@ -70,32 +71,41 @@ days
 
 # %% [markdown]
 # Each snapshot replaces its partition whole: a second run ends with the same rows, not with twice as
-# many.
+# many. One whose bronze versions, settings and code have not changed since it was built stays as it is.
 
 # %%
-origin = {"git_sha": job.git_sha, **{name: str(version) for name, version in bronze.items()}}
-for day in days:
-    rows = features.snapshot(raw_events, raw_customers, day, today, config)
-    version = store.overwrite("gold.features", rows, {"feature_date": day}, origin)
-    print(f"{day}: gold.features version {version}")
+built = []
+for each in snapshots.build(store, bronze, days, today, config, job.git_sha, job.rebuild):
+    built.append(each)
+    print(f"{each.feature_date}: {'built' if each.built else 'unchanged, not built again'}")
+version = built[-1].version
+pd.DataFrame(built)
 
 # %% [markdown]
 # ## What was written
 
 # %%
 written = store.read("gold.features", version)
-snapshots = written.filter(written.feature_date.isin(days))
-by_day = snapshots.group_by("feature_date").aggregate(
-    customers=snapshots.count(),
-    labelled=snapshots.churned.count(),
-    churn_rate=snapshots.churned.mean(),
-    mean_events_last_90d=snapshots.events_last_90d.mean(),
+chosen = written.filter(written.feature_date.isin(days))
+by_day = chosen.group_by("feature_date").aggregate(
+    customers=chosen.count(),
+    labelled=chosen.churned.count(),
+    churn_rate=chosen.churned.mean(),
+    mean_events_last_90d=chosen.events_last_90d.mean(),
 )
 by_day.order_by("feature_date").to_pandas()
 
 # %%
 newest = written.filter(written.feature_date == today)
-newest.select(features.FEATURES).to_pandas().describe().T.round(2)
+newest.select(features.FEATURES).describe().to_pandas().round(2)
+
+# %% [markdown]
+# How well each feature alone tells who churned, in the newest snapshot with labels. Above 0.99 the job
+# stops: such a column holds what it should predict.
+
+# %%
+labelled = max((each.feature_date for each in built if each.labelled), default=None)
+snapshots.single_column_roc_auc(written.filter(written.feature_date == labelled)).round(4)
 
 # %% [markdown]
 # ## Hand over
