@@ -1,0 +1,382 @@
+"""A user's own files: what comes in, what is set aside, what is refused, and that nothing is half done."""
+
+import datetime
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ibis
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import write_deltalake
+
+from churn_lib import cli, events, settings
+from churn_lib.loading import Profile, load
+from churn_lib.settings import ChurnError, Settings
+from churn_lib.tables import DeltaTables
+
+ROOT = Path(__file__).parent.parent
+GOOD = "customer_id,event_ts\n" + "".join(f"c{n % 7},2024-01-{n % 28 + 1:02d}\n" for n in range(70))
+
+
+@pytest.fixture(scope="module")
+def config() -> Settings:
+    return settings.load("local", ROOT / "settings.ini")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DeltaTables:
+    return DeltaTables(tmp_path / "tables")
+
+
+def written(tmp_path: Path, name: str, content: str | bytes) -> str:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def rows(store: DeltaTables, name: str) -> list[dict[str, Any]]:
+    return store.read(name).to_pyarrow().to_pylist()
+
+
+def frame(**more: Any) -> pd.DataFrame:
+    times = pd.to_datetime(["2024-01-01T10:00:00Z", "2024-01-02T10:00:00Z"] * 10)
+    numbers = range(20)
+    return pd.DataFrame({"event_id": numbers, "customer_id": "ann", "event_ts": times, **more})
+
+
+def as_csv(tmp_path: Path) -> str:
+    return written(tmp_path, "in/a.csv", frame().to_csv(index=False))
+
+
+def as_gzip(tmp_path: Path) -> str:
+    return written(tmp_path, "in/a.csv.gz", gzip.compress(frame().to_csv(index=False).encode()))
+
+
+def as_semicolons_with_mark(tmp_path: Path) -> str:
+    text = "\ufeff" + frame().to_csv(index=False, sep=";", lineterminator="\r\n")
+    return written(tmp_path, "in/a.csv", text)
+
+
+def as_parquet(tmp_path: Path) -> str:
+    (tmp_path / "in").mkdir()
+    frame().to_parquet(tmp_path / "in/a.parquet")
+    return str(tmp_path / "in/a.parquet")
+
+
+def as_folder(tmp_path: Path) -> str:
+    for number in range(2):
+        part = frame().iloc[number * 10 : number * 10 + 10]
+        written(tmp_path, f"in/day={number}/part.csv", part.to_csv(index=False))
+    written(tmp_path, "in/_SUCCESS", "")
+    written(tmp_path, "in/_log/other.csv", "a,b\n1,2\n")
+    return str(tmp_path / "in")
+
+
+def as_glob(tmp_path: Path) -> str:
+    return as_folder(tmp_path) + "/day=*/*.csv"
+
+
+def as_delta(tmp_path: Path) -> str:
+    write_deltalake(tmp_path / "in", pa.Table.from_pandas(frame(), preserve_index=False))
+    return str(tmp_path / "in")
+
+
+FORMATS = [
+    as_csv,
+    as_gzip,
+    as_semicolons_with_mark,
+    as_parquet,
+    as_folder,
+    as_glob,
+    as_delta,
+]
+
+
+@pytest.mark.parametrize("make", FORMATS, ids=lambda make: make.__name__)
+def test_the_same_events_come_out_of_every_format(
+    make: Callable[[Path], str], tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    profile = load(store, config, make(tmp_path))
+    assert (profile.events, profile.customers, profile.rejected) == (20, 1, {})
+    found = sorted(rows(store, "bronze.events"), key=lambda row: int(row["event_id"]))
+    ten = datetime.datetime(2024, 1, 1, 10, tzinfo=datetime.UTC)
+    assert [row["event_id"] for row in found] == [str(number) for number in range(20)]
+    assert found[0]["event_ts"] == ten
+    assert found[1]["session_id"] == "ann-20240102"
+    assert {row["product_id"] for row in found} == {None}
+    assert rows(store, "bronze.customers") == [{"customer_id": "ann", "signup_ts": ten}]
+    assert list(store.read("bronze.events").columns) == events.EVENTS.names
+
+
+def test_times_are_read_in_their_zone_and_their_format(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    path = written(
+        tmp_path, "a.csv", "customer_id,event_ts\na,31.03.2024 12:00\nb,01.01.2024 12:00\n"
+    )
+    load(store, config, path, time_zone="Europe/Berlin", time_format="%d.%m.%Y %H:%M")
+    hours = {row["customer_id"]: row["event_ts"].hour for row in rows(store, "bronze.events")}
+    assert hours == {"a": 10, "b": 11}  # summer time began that day
+
+
+def test_offsets_win_over_the_time_zone(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    text = "customer_id,event_ts\na,2024-01-01T12:00:00+05:30\nb,2024-01-01T12:00:00Z\n"
+    load(store, config, written(tmp_path, "a.csv", text), time_zone="America/New_York")
+    hours = {row["customer_id"]: row["event_ts"].hour for row in rows(store, "bronze.events")}
+    assert hours == {"a": 6, "b": 12}
+
+
+def test_columns_are_mapped_by_settings_and_by_flag(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    text = "uid,when,sku\na,2024-01-01,x\na,2024-01-02,y\n"
+    own = config.model_copy(update={"column_mapping": "customer_id=uid event_ts=when"})
+    people = written(tmp_path, "people.csv", "id,joined\na,2023-12-01\n")
+    mapping = ["product_id=sku", "customers.customer_id=id", "signup_ts=joined"]
+    path = written(tmp_path, "a.csv", text)
+    profile = load(store, own, path, people, mapping=mapping)
+    assert profile.events == 2
+    assert {row["product_id"] for row in rows(store, "bronze.events")} == {"x", "y"}
+    assert rows(store, "bronze.customers")[0]["signup_ts"].month == 12
+
+
+def test_each_bad_row_is_set_aside_with_its_reason_and_the_good_ones_come_in(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)
+    bad = {
+        "event_id is missing": ",a,2024-01-01,s,p",
+        "customer_id is missing": "e1, ,2024-01-01,s,p",
+        "event_ts is missing": "e2,a,,s,p",
+        "event_ts is not a timestamp": "e3,a,yesterday,s,p",
+        "event_ts is in the future": f"e4,a,{later:%Y-%m-%d %H:%M:%S},s,p",
+        "event_id is repeated": "g1,a,2024-01-01,s,p",
+        "customer_id is not in customers": "e5,ghost,2024-01-01,s,p",
+        "event_ts is before signup_ts": "e6,a,2022-01-01,s,p",
+        "not a row: too many columns": "e7,a,2024-01-01,s,p,x",
+        "not a row: missing columns": "e8,a",
+    }
+    good = [f"g{n},a,2024-01-0{n % 9 + 1},s,p" for n in range(5)]
+    text = "\n".join(["event_id,customer_id,event_ts,session_id,product_id", *good, *bad.values()])
+    people = written(tmp_path, "people.csv", "customer_id,signup_ts\na,2023-01-01\na,2023-01-02\n")
+    lenient = config.model_copy(update={"max_rejected_share": 0.9})
+    profile = load(store, lenient, written(tmp_path, "a.csv", text + "\n"), people)
+    assert profile.events == profile.loaded == 5
+    expected = dict.fromkeys(bad, 1) | {"customer_id is repeated": 1}
+    assert profile.rejected == expected
+    kept = rows(store, "bronze.rejected")
+    assert {row["reason"] for row in kept} == set(expected)
+    assert {row["table_name"] for row in kept} == {"events", "customers"}
+    (line,) = (row for row in kept if row["reason"] == "not a row: too many columns")
+    assert line["row"] == "e7,a,2024-01-01,s,p,x"
+    assert line["line"] == 15
+
+
+def test_appending_a_file_again_adds_nothing_and_a_later_one_only_what_is_new(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    first = load(store, config, written(tmp_path, "a.csv", GOOD))
+    again = load(store, config, written(tmp_path, "a.csv", GOOD), mode="append")
+    more = GOOD + "new,2024-02-01\nc1,2023-12-01\n"
+    third = load(store, config, written(tmp_path, "b.csv", more), mode="append")
+    assert (first.loaded, again.loaded, again.already_loaded) == (70, 0, 70)
+    assert (third.loaded, third.already_loaded, third.events) == (2, 70, 72)
+    signups = {row["customer_id"]: row["signup_ts"] for row in rows(store, "bronze.customers")}
+    assert signups["c1"].month == 12
+    assert "new" in signups
+
+
+def test_loading_over_events_needs_a_word_and_replacing_keeps_the_old_version(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    path = written(tmp_path, "a.csv", GOOD)
+    load(store, config, path)
+    with pytest.raises(ChurnError, match=r"has 70 events already; say --append or --replace"):
+        load(store, config, path)
+    load(store, config, as_csv(tmp_path), mode="replace")
+    assert store.read("bronze.events").count().to_pyarrow().as_py() == 20
+    assert store.read("bronze.events", 0).count().to_pyarrow().as_py() == 70
+
+
+BAD: dict[str, tuple[str, str | bytes, str]] = {
+    "nothing there": ("", "", "no such file or folder"),
+    "an empty file": ("a.csv", "", "is empty"),
+    "a header alone": ("a.csv", "customer_id,event_ts\n", "has a header and no rows"),
+    "blank lines": ("a.csv", "\n\n\n", "is empty"),
+    "no known name": ("a.json", "{}", "its name says no known format"),
+    "an empty folder": ("empty/", "", "no .csv, .csv.gz or .parquet file"),
+    "a missing column": ("a.csv", "customer_id,when\na,2024-01-01\n", "has no column 'event_ts'"),
+    "a column twice": ("a.csv", "customer_id,event_ts,event_ts\na,1,2\n", "stands twice"),
+    "no header": ("a.csv", "a,2024-01-01\nb,2024-01-02\n", "has no column 'customer_id'"),
+    "binary": ("a.csv", b"customer_id,event_ts\n\x00\x01\x02\n", "not a CSV file but binary"),
+    "Parquet called CSV": ("a.csv", b"PAR1 and so on\nPAR1", "not a CSV file but binary"),
+    "CSV called Parquet": ("a.parquet", GOOD, "not a readable Parquet file"),
+    "an empty Parquet": ("a.parquet", b"", "is empty"),
+    "CSV called gzip": ("a.csv.gz", GOOD, "not a whole gzip file"),
+    "half a gzip": ("a.csv.gz", gzip.compress(GOOD.encode())[:-20], "not a whole gzip file"),
+    "no text": ("a.csv", "cust\xe9,event_ts\n".encode("latin-1") + b"a,b\n", "not UTF-8"),
+    "no times": (
+        "a.csv",
+        "customer_id,event_ts\na,hello\nb,world\n",
+        "event_ts is not a timestamp",
+    ),
+    "no keys": ("a.csv", "customer_id,event_ts\n,2024-01-01\n", "customer_id is missing"),
+    "seconds": ("a.csv", "customer_id,event_ts\na,1700000000\n", "event_ts is not a timestamp"),
+    "all in the future": ("a.csv", "customer_id,event_ts\na,2999-01-01\n", "is in the future"),
+    "broken lines": ("a.csv", GOOD + "a,b,c,d\n" * 30, "not a row: too many columns"),
+    "formats mixed": ("mixed/", GOOD, "CSV and Parquet files are mixed"),
+    "headers that differ": ("differ/", GOOD, "has another header than"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused_in_one_line_that_names_it_and_nothing_is_written(
+    name: str, tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    file, content, told = BAD[name]
+    path = tmp_path / "in" / file if file else tmp_path / "in" / "nowhere.csv"
+    if file.endswith("/"):
+        path.mkdir(parents=True)
+        if content:
+            written(tmp_path, f"in/{file}a.csv", content)
+            other = "b.parquet" if file == "mixed/" else "b.csv"
+            written(tmp_path, f"in/{file}{other}", "customer_id,other\na,b\n")
+    elif file:
+        written(tmp_path, f"in/{file}", content)
+    with pytest.raises(ChurnError) as refused:
+        load(store, config, str(path))
+    message = str(refused.value)
+    assert told in message
+    assert str(path).rstrip("/") in message
+    assert "\n" not in message
+    assert not list((tmp_path / "tables").rglob("*.parquet"))
+    assert not list((tmp_path / "tables").glob(".loading-*"))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("event_ts", range(20), "column 'event_ts' is BIGINT, not a timestamp"),
+        ("event_ts", [1.5] * 20, "column 'event_ts' is DOUBLE, not a timestamp"),
+        ("customer_id", [1.5] * 20, "column 'customer_id' is DOUBLE, not text"),
+        ("customer_id", [True] * 20, "column 'customer_id' is BOOLEAN, not text"),
+        ("customer_id", [["a"]] * 20, "column 'customer_id' is VARCHAR"),
+    ],
+)
+def test_a_column_of_the_wrong_type_is_refused(
+    column: str,
+    values: Any,
+    told: str,
+    tmp_path: Path,
+    store: DeltaTables,
+    config: Settings,
+) -> None:
+    table = frame().assign(**{column: list(values)})
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), tmp_path / "a.parquet")
+    with pytest.raises(ChurnError) as refused:
+        load(store, config, str(tmp_path / "a.parquet"))
+    assert told in str(refused.value)
+    assert not store.exists("bronze.events")
+
+
+def test_a_misspelt_column_gets_the_flag_that_would_mend_it(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    path = written(tmp_path, "a.csv", "customer,event_ts\na,2024-01-01\n")
+    with pytest.raises(ChurnError, match=r"--map customer_id=customer\?"):
+        load(store, config, path)
+
+
+@pytest.mark.parametrize("name", ["bronze.customers", "bronze.events", "bronze.rejected"])
+def test_a_load_cut_off_before_any_write_is_noticed_or_whole_and_mended_by_the_same_command(
+    name: str, tmp_path: Path, config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lenient = config.model_copy(update={"max_rejected_share": 0.5})
+    store = DeltaTables(tmp_path / "tables")
+    load(store, lenient, written(tmp_path, "a.csv", GOOD + ",2024-01-01\n"))
+    path = written(
+        tmp_path, "b.csv", GOOD.replace("c", "d").replace("dustomer", "customer") + ",\n"
+    )
+    whole = DeltaTables.overwrite, DeltaTables.append
+
+    class CutOff(BaseException):
+        """What a crash is to the code."""
+
+    def cut(write: Any) -> Any:
+        def either(self: DeltaTables, table: str, *given: Any, **more: Any) -> int:
+            if table == name:
+                raise CutOff
+            return write(self, table, *given, **more)
+
+        return either
+
+    monkeypatch.setattr(DeltaTables, "overwrite", cut(whole[0]))
+    monkeypatch.setattr(DeltaTables, "append", cut(whole[1]))
+    with pytest.raises(CutOff):
+        load(store, lenient, path, mode="replace")
+    monkeypatch.undo()
+    if name == "bronze.events":  # customers of one load, events of another
+        with pytest.raises(ChurnError, match="different loads"):
+            events.ensure_bronze(store)
+    else:
+        events.ensure_bronze(store)
+    load(store, lenient, path, mode="replace")
+    events.ensure_bronze(store)
+    assert {row["customer_id"][0] for row in rows(store, "bronze.events")} == {"d"}
+    assert {row["customer_id"][0] for row in rows(store, "bronze.customers")} == {"d"}
+
+
+def test_the_command_shows_a_profile_and_refuses_with_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = (ROOT / "settings.ini").read_text()
+    monkeypatch.setenv("CHURN_SETTINGS", written(tmp_path, "settings.ini", own))
+    path = written(tmp_path, "a.csv", GOOD)
+
+    def churn(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["churn", "data", "load", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    assert churn("--events", path) == 0
+    assert "70" in capsys.readouterr().out
+    assert churn("--events", path, "--append", "--replace") == 2
+    assert churn("--events", path) == 2
+    assert churn("--events", path, "--replace", "--time-zone", "Mars/Base") == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "time zone 'Mars/Base' is not known" in told[-1]
+
+
+def test_a_profile_counts_what_the_tables_hold(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    table = frame(product_id=[None, "p"] * 10)
+    path = written(tmp_path, "a.csv", table.to_csv(index=False))
+    profile = load(store, config, path)
+    assert profile == Profile(
+        load_id=events.last_load(store, "bronze.events")["load_id"],
+        events=20,
+        customers=1,
+        first_event="2024-01-01 10:00:00+00",
+        last_event="2024-01-02 10:00:00+00",
+        nulls={"session_id": 0, "product_id": 10},
+        duplicates=18,
+        loaded=20,
+        already_loaded=0,
+        rejected={},
+    )
+
+
+def test_a_table_somebody_else_wrote_is_not_taken_for_half_a_load(store: DeltaTables) -> None:
+    made, people = events.cdnow()
+    store.overwrite("bronze.events", ibis.memtable(made.slice(0, 10)))
+    store.overwrite("bronze.customers", ibis.memtable(people))
+    assert events.ensure_bronze(store) == {"bronze.events": 0, "bronze.customers": 0}
