@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from churn_lib import events, features, registry, settings, tables, training
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "nbs" / "jobs"
 BIN = Path(sys.executable).parent
+TASK = "feature_engineering"
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -247,7 +249,7 @@ def test_a_parameter_that_the_job_does_not_have_is_refused_in_one_line(tmp_path:
     answer = churn(tmp_path, "run", "training_job", "--param", "nonsense=1")
     assert answer.returncode == 2
     assert answer.stderr == (
-        "churn: training_job has no parameter 'nonsense'; it has git_sha, as_of\n"
+        "churn: training_job has no parameter 'nonsense'; it has git_sha, as_of, rebuild\n"
     )
     assert not (tmp_path / ".churn").exists()
 
@@ -318,3 +320,21 @@ def test_a_day_that_cannot_be_stood_on_is_refused_before_anything_is_written(
         run_notebook(small, "01_feature_engineering", git_sha="abc", as_of=as_of)
     after = store.version("gold.features") if store.exists("gold.features") else None
     assert after == before
+
+
+def test_maintenance_spares_the_version_a_model_was_trained_on(tmp_path: Path, small: Path) -> None:
+    shutil.copytree(small / ".churn", tmp_path / ".churn")
+    config = make_store(tmp_path, snapshots="3")
+    store = tables.connect(config)
+    trained = int(registry.versions(connect(tmp_path))[0]["delta_feature_version"])
+    expected = store.read("gold.features", trained).count().to_pyarrow().as_py()
+    for _ in range(2):  # a later state that nobody needs, and the newest
+        answer = churn_json(tmp_path, "run", "training_job", "--rebuild", "--only", TASK)
+        assert answer["tasks"][0]["values"]["delta_feature_version"] > trained
+    answer = churn_json(tmp_path, "data", "maintain", "--keep-days", "0")
+    kept = {row["table"]: row["kept_for_models"] for row in answer["tables"]}
+    assert kept["gold.features"] == [trained]
+    again = tables.connect(config)
+    assert again.read("gold.features", trained).count().to_pyarrow().as_py() == expected
+    with pytest.raises(Exception, match=r"No files found|not find|No such file"):
+        again.read("gold.features", trained + 1).count().to_pyarrow()
