@@ -232,9 +232,10 @@ class Explainer:
         columns = rows[self.names]
         if self.imputer is not None:
             columns = self.imputer.transform(columns)
-        values = np.asarray(columns, dtype=self.dtype)
+        values: np.ndarray = np.asarray(columns, dtype=self.dtype)
         # a few thousand rows at a time stay in the processor's cache
-        parts = [self._look_up(values[at : at + 4096]) for at in range(0, len(values), 4096)]
+        starts = range(0, len(values), 4096)
+        parts = [self._look_up(values[start : start + 4096]) for start in starts]
         return np.concatenate(parts) if parts else np.zeros(values.shape)
 
     def _look_up(self, values: np.ndarray) -> np.ndarray:

@@ -103,7 +103,7 @@ def production(
     return Scorer(registry.model_name, number, model, threshold, explainer_of(model))
 
 # %% ../nbs/lib/50_scoring.ipynb #887fd9e5
-_BATCH = 65_536  # rows
+_BATCH = 131_072  # rows
 _SCORED = pa.schema(
     [("customer_id", pa.string()), ("churn_probability", pa.float64()), ("reasons", REASONS)]
 )
