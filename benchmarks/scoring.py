@@ -1,6 +1,7 @@
 """Batch scoring of made-up customers: time and memory against the same work done in one piece.
 
-    python -m benchmarks.scoring --rows 10000000
+    python -m benchmarks.scoring
+    python -m benchmarks.scoring --rows 10000000 --iterations 10   # memory alone
 
 Three processes score the same table, one after the other. `predict` only asks the model, batch by
 batch: what no scoring can do without. `streamed` is `churn_lib.scoring.score`. `in one piece` reads the
@@ -44,19 +45,22 @@ def made_up(rows: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rng.exponential(10, (rows, len(FEATURES))), columns=FEATURES)
 
 
-def trained(estimator: str) -> ChurnModel:
+def trained(estimator: str, iterations: int = 200) -> ChurnModel:
     """A model of the project's own kind, on 50,000 made-up customers."""
     features = made_up(50_000, 0)
     signal = features.days_since_last_event - features.total_events + features.distinct_products / 2
     noise = np.random.default_rng(1).normal(0, 5, len(features))
-    return ChurnModel(make_estimator(estimator, 0)).fit(features, (signal + noise > 5).astype(int))
+    fresh = make_estimator(estimator, 0)
+    if estimator == "hist_gradient_boosting":
+        fresh.set_params(max_iter=iterations)
+    return ChurnModel(fresh).fit(features, (signal + noise > 5).astype(int))
 
 
-def prepare(folder: Path, rows: int) -> None:
+def prepare(folder: Path, rows: int, iterations: int) -> None:
     """A table of features and a saved model in `folder`."""
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     mlflow.sklearn.save_model(
-        trained("hist_gradient_boosting"),
+        trained("hist_gradient_boosting", iterations),
         folder / "model",
         signature=SIGNATURE,
         serialization_format="cloudpickle",
@@ -179,6 +183,12 @@ def reasons_table() -> Table | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2_000_000, help="customers to score")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=200,
+        help="of boosting; few when memory alone is the matter",
+    )
     parser.add_argument("--without", action="append", default=[], choices=WAYS, help="leave out")
     parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -189,7 +199,7 @@ def main() -> None:
     console = Console()
     table = Table("way", "seconds", "times predict", "rows a second", "peak MiB", "rise MiB")
     with tempfile.TemporaryDirectory(prefix="churn-benchmark-") as name:
-        prepare(Path(name), given.rows)
+        prepare(Path(name), given.rows, given.iterations)
         found = {way: measure(way, Path(name)) for way in WAYS if way not in given.without}
     for way, cost in found.items():
         times = f"{cost['seconds'] / found['predict']['seconds']:.2f}" if "predict" in found else ""
