@@ -1,0 +1,113 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 Score customers
+#
+# > The model at Production answers for every customer of the newest snapshot, into `gold.predictions`, and says whom to call first.
+
+# %% tags=["parameters"]
+git_sha: str = ""  # commit the scores are tied to; empty: what is checked out
+as_of: str = ""  # snapshot to score, YYYY-MM-DD; empty: the newest in the table
+target: str = "local"  # section of settings.ini
+
+# %%
+import pandas as pd
+
+from churn_lib import jobs, registry, scoring, settings, tables, targeting
+
+# %%
+job = jobs.parameters(globals())
+job
+
+# %% [markdown]
+# ## Who answers
+#
+# The alias is resolved here, once. Reasons are exact Shapley values; a model of a make that has none
+# says so in the line `reasons`.
+
+# %%
+config = settings.load(job.target)
+models = registry.connect(config)
+scorer = scoring.production(models)
+origin = {
+    "model": scorer.model_name,
+    "version": scorer.version,
+    "decision_threshold": scorer.threshold,
+    "reasons": "yes" if scorer.explainer else "none for this make of model",
+}
+pd.Series(origin, name="Production").to_frame()
+
+# %% [markdown]
+# ## Who is scored
+
+# %%
+store = tables.connect(config)
+snapshot = scoring.read_snapshot(store, job.as_of)
+snapshot
+
+# %%
+scored = scoring.score(
+    store,
+    snapshot,
+    scorer,
+    job.git_sha,
+    progress=lambda done, total: print(f"{done:,} of {total:,} customers"),
+)
+scored
+
+# %% [markdown]
+# ## What was written
+#
+# One partition of `gold.predictions`, for this day and this version of the model. Decile 1 is the
+# tenth of the customers with the highest probability of churn.
+
+# %%
+predictions = scoring.read_predictions(
+    store, scored.feature_date, scored.model_version, scored.version
+)
+scoring.by_decile(predictions).round(4)
+
+# %% [markdown]
+# ## Whom to call first
+#
+# The likeliest churners first, each with the features that moved the probability most: a plus speaks
+# for churn, a minus against it, in log-odds.
+
+# %%
+targeting.call_list(predictions, limit=20)
+
+# %% [markdown]
+# ## What the list is worth
+#
+# Nobody knows yet which of these customers will leave. So the same model answers for the newest
+# customers of whom it is known and whom it has not seen in training: the holdout of the snapshot named
+# in the charts. The dot is what the decision threshold would have called.
+
+# %%
+features = store.read("gold.features", snapshot.feature_version)
+targeting.prove(scorer, features, snapshot.feature_date, config.horizon_days)
+
+# %% [markdown]
+# ## Hand over
+
+# %%
+jobs.task_values.set("predictions_version", scored.version)
+jobs.task_values.set("feature_date", str(scored.feature_date))
+jobs.task_values.set("model_version", scored.model_version)
+jobs.task_values.set("customers", scored.customers)
+jobs.task_values.set("to_call", scored.to_call)
+scored
