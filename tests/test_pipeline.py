@@ -90,7 +90,8 @@ def second(cdnow: tuple[Path, dict]) -> dict:
 def test_the_pipeline_on_cdnow_ends_in_a_model_at_production(cdnow: tuple[Path, dict]) -> None:
     _, answer = cdnow
     assert answer["state"] == "SUCCESS"
-    assert [job["job"] for job in answer["jobs"]] == ["training_job", "validation_job"]
+    jobs = [job["job"] for job in answer["jobs"]]
+    assert jobs == ["training_job", "validation_job", "scoring_job"]
     assert values(answer["jobs"][1])["production_version"] == 1
 
 
