@@ -273,7 +273,10 @@ class SparkTables:
         return self.version(name)
 
     def _keep_deleted(self, name: str, duration: str) -> None:  # files, after their removal
-        sql = f"ALTER TABLE {self.full_name(name)} SET TBLPROPERTIES ('{_DELETED}' = '{duration}')"
+        # Delta holds the two durations of one statement against each other
+        values = {**_PROPERTIES, _DELETED: duration}
+        properties = ", ".join(f"'{key}' = '{value}'" for key, value in values.items())
+        sql = f"ALTER TABLE {self.full_name(name)} SET TBLPROPERTIES ({properties})"
         self._again(name, lambda: self.spark.sql(sql))
 
     def retain(

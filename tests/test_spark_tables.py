@@ -84,10 +84,8 @@ def test_a_partition_is_replaced_and_every_version_stays_readable(store: Tables)
 def test_values_come_back_as_they_were_written(store: Tables) -> None:
     given = [
         row("", seen_at=MOMENT, number=-(2**63), share=0.1, known=False),
-        row(
-            "Ω 'quoted' \\ 🎈", seen_at=MOMENT.replace(microsecond=0), number=2**53 + 1, known=True
-        ),
-        row("zero", number=0, share=-0.5),
+        row("O", number=0, share=-0.5),
+        row("Ω 'quoted' \\ 🎈", seen_at=MOMENT.replace(microsecond=0), number=2**53 + 1),
     ]
     store.append("gold.t", rows(*given))
     assert held(store, "gold.t") == given
@@ -169,19 +167,12 @@ def test_retention_drops_old_versions_but_none_it_is_told_to_keep(
     assert held(store, "gold.t") == [row("a", number=3), row("b")]
 
 
-def test_retention_keeps_the_young(store: Tables) -> None:
-    for number in range(2):
-        store.overwrite("gold.t", rows(row("a", number=number)))
-    store.retain("gold.t", days=1)
-    assert held(store, "gold.t", 0) == [row("a", number=0)]
-
-
 def test_what_is_not_there_is_told_in_one_line(store: Tables) -> None:
     assert not store.exists("gold.t")
     for ask in (store.version, store.read, store.history, store.compact):
         with pytest.raises(TableError, match=r"t.* does not exist.*; run the job that writes it"):
             ask("gold.t")
-    with pytest.raises(TableError, match="'t' is not of the form schema.table"):
+    with pytest.raises(TableError, match=r"'t' is not of the form schema\.table"):
         store.exists("t")
     store.append("gold.t", rows(row("a")))
     assert store.exists("gold.t")
@@ -206,7 +197,7 @@ def test_rows_with_other_columns_are_refused_and_the_table_stays(
 
 def test_rows_outside_the_partition_they_replace_are_refused(store: Tables) -> None:
     store.overwrite("gold.t", rows(row("a")), {"feature_date": MONDAY})
-    with pytest.raises(Exception, match=r"outside the partition|Invariant|violat"):
+    with pytest.raises(Exception, match=r"outside the partition|failed validation"):
         store.overwrite("gold.t", rows(row("b", TUESDAY)), {"feature_date": MONDAY})
     with pytest.raises(TableError, match=r"feature_date = 1.5: use text"):
         store.overwrite("gold.t", rows(row("b")), {"feature_date": 1.5})
@@ -296,6 +287,7 @@ def test_a_new_table_is_clustered_and_has_its_change_feed_on_and_keeps_both(
     spark_tables.overwrite("gold.t", rows(row("c")), {"feature_date": MONDAY})
     spark_tables.overwrite("gold.t", rows(row("d")))
     spark_tables.retain("gold.t", days=1)
+    assert held(spark_tables, "gold.t", 0) == [row("a")]  # younger than a day
     name = spark_tables.full_name("gold.t")
     assert name == "`spark_catalog`.`gold`.`t`"
     (detail,) = spark_tables.spark.sql(f"DESCRIBE DETAIL {name}").collect()
