@@ -11,7 +11,7 @@ import nbformat
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pyspark.sql.classic.dataframe import DataFrame
@@ -75,7 +75,8 @@ def on_spark(store: SparkTables, events: pa.Table, customers: pa.Table) -> pa.Ta
 
 
 @hypothesis_settings(
-    max_examples=3,
+    max_examples=2,
+    phases=[Phase.generate],  # shrinking would take many queries more
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

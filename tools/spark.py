@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parent.parent
 JAVAS = (17, 21)  # what Spark 4.1 runs on
 VECTOR = "--add-modules=jdk.incubator.vector"  # Spark always asks for this module
@@ -238,10 +240,16 @@ def session(
     builder = SparkSession.builder.master("local[2]").appName("churn")
     for name, value in options(jars, warehouse, memory).items():
         builder = builder.config(name, value)
+    others = psutil.Process().children()
     with environment(JAVA_HOME=str(java), PYSPARK_PYTHON=sys.executable):
         try:
             spark = builder.getOrCreate()
-        except PySparkRuntimeError as error:
+        except BaseException as error:
+            # a JVM that was interrupted while it started would stay for ever
+            for child in set(psutil.Process().children()) - set(others):
+                child.kill()
+            if not isinstance(error, PySparkRuntimeError):
+                raise
             raise SparkUnavailableError(f"Spark does not start with {java}: {error}") from error
     process = SparkContext._gateway.proc
     try:
