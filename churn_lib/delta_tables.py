@@ -114,7 +114,9 @@ def _write(
         options["configuration"], mode = _CONFIGURATION, "error"
     elif partition:
         options["predicate"] = predicate(partition)
-    properties = CommitProperties(custom_metadata=tags)
+    # where the table is made meanwhile, delta-rs would quietly add these rows to those of the other
+    retries = 0 if table is None else None
+    properties = CommitProperties(custom_metadata=tags, max_commit_retries=retries)
     write_deltalake(table or path, batches, mode=mode, commit_properties=properties, **options)
     return table.version() if table else 0
 
@@ -203,6 +205,7 @@ class DeltaTables:
         "One row for each commit of the table `name`, newest first: version, time, operation, tags."
         commits = _open(self.path(name), name).history()
         known = {"version", "timestamp", "operation", "operationParameters", "operationMetrics"}
+        known |= {"engineInfo", "clientVersion"}
         frame = pd.DataFrame(
             {
                 "version": [commit["version"] for commit in commits],

@@ -7,11 +7,13 @@ __all__ = ['SparkTables']
 
 # %% ../nbs/lib/04_spark_tables.ipynb #ea26dd0d
 import datetime
+import functools
 import json
 import math
+import operator
+import threading
 import uuid
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import Any
 
 import ibis
@@ -34,35 +36,95 @@ def _tags(
         return {}
     return found if isinstance(found, dict) else {}
 
-
+# %% ../nbs/lib/04_spark_tables.ipynb #115b9458
 def _contended(error: BaseException) -> bool:  # whether another writer came first
     causes = ("DELTA_CONCURRENT", "DELTA_METADATA_CHANGED", "DELTA_PROTOCOL_CHANGED")
     told = f"{type(error).__name__} {error}"
     made = "TABLE_OR_VIEW_ALREADY_EXISTS" in told  # by another writer, since we looked
     return made or "ConcurrentModification" in told or any(cause in told for cause in causes)
 
-# %% ../nbs/lib/04_spark_tables.ipynb #115b9458
+
+def _misfit(error: BaseException) -> str | None:  # why the table cannot take the rows, if so
+    told = str(error)
+    if "DELTA_REPLACE_WHERE_MISMATCH" in told:
+        return "some of these rows lie outside the partition they are to replace"
+    if "INCOMPATIBLE_DATA_FOR_TABLE" in told or "DELTA_FAILED_TO_MERGE_FIELDS" in told:
+        return f"these rows have other types: {told.splitlines()[0]}"
+    return None
+
+# %% ../nbs/lib/04_spark_tables.ipynb #bc384437
 # a version that a model was trained on must stay readable for as long as the model is known
+_FOR_EVER = "interval 36500 days"
+_DELETED = "delta.deletedFileRetentionDuration"
 _PROPERTIES = {
     "delta.enableChangeDataFeed": "true",
-    "delta.logRetentionDuration": "interval 36500 days",
-    "delta.deletedFileRetentionDuration": "interval 36500 days",
+    "delta.logRetentionDuration": _FOR_EVER,
+    _DELETED: _FOR_EVER,
 }
 
 
 def _create_sql(
     full_name: str,  # quoted
-    view: str,  # temporary view with the rows
     cluster: list[str],  # columns to cluster by
 ) -> str:  # makes the table with its rows in one commit
     properties = ", ".join(f"'{name}' = '{value}'" for name, value in _PROPERTIES.items())
-    clustered = f" CLUSTER BY ({', '.join(cluster)})" if cluster else ""
+    columns = ", ".join(f"`{column}`" for column in cluster)
+    clustered = f" CLUSTER BY ({columns})" if cluster else ""
     return (
         f"CREATE TABLE {full_name} USING delta{clustered} "
-        f"TBLPROPERTIES ({properties}) AS SELECT * FROM {view}"
+        f"TBLPROPERTIES ({properties}) AS SELECT * FROM {{rows}}"
     )
 
+# %% ../nbs/lib/04_spark_tables.ipynb #f8d4df9e
+def _instants(
+    schema: ibis.Schema,  # as Ibis understands Spark
+) -> ibis.Schema:  # with timestamps in UTC
+    return ibis.schema(
+        {
+            name: "timestamp('UTC', 6)" if kind.is_timestamp() else kind
+            for name, kind in schema.items()
+        }
+    )
+
+
+_instants(ibis.schema({"event_ts": "timestamp", "customer_id": "string"}))
+
+# %% ../nbs/lib/04_spark_tables.ipynb #ce5d349e
+def _frame(
+    spark: Any,  # a SparkSession
+    connection: Any,  # Ibis on this session
+    rows: ibis.Table,  # lazy
+) -> Any:  # a Spark frame, lazy as well
+    from ibis.backends.pyspark.datatypes import PySparkSchema
+    from pyspark.sql import functions
+
+    memory = rows.op().find(ibis.expr.operations.InMemoryTable)
+    for table in memory:
+        arrow = table.data.to_pyarrow(table.schema)
+        spark.createDataFrame(arrow).createOrReplaceTempView(table.name)
+    frame = spark.sql(connection.compile(rows))
+    for table in memory:
+        spark.catalog.dropTempView(table.name)
+    types = PySparkSchema.from_ibis(rows.schema())
+    return frame.select(*(functions.col(f"`{t.name}`").cast(t.dataType) for t in types))
+
+
+def _within(
+    partition: dict[str, Any],  # column to value; empty for all rows
+) -> Any:  # the condition as a Spark column
+    from pyspark.sql import functions
+
+    predicate(partition)  # refuses what is no value of a partition
+    parts = [functions.col(column) == functions.lit(value) for column, value in partition.items()]
+    return functools.reduce(operator.and_, parts, functions.lit(True))
+
 # %% ../nbs/lib/04_spark_tables.ipynb #58886bb8
+# the tags of a new table pass through the session's settings, which threads share
+_MAKING = threading.Lock()
+# a file's removal is timed before its commit is, and by another clock
+_MARGIN = datetime.timedelta(hours=1)
+
+
 class SparkTables:
     "The Delta tables of one catalog, read and written by Spark."
 
@@ -101,7 +163,10 @@ class SparkTables:
                 f"table {self.full_name(name)} does not exist; run the job that writes it first"
             )
         limit = f" LIMIT {last}" if last else ""
-        return self.spark.sql(f"DESCRIBE HISTORY {self.full_name(name)}{limit}").collect()
+        history = self.spark.sql(f"DESCRIBE HISTORY {self.full_name(name)}{limit}")
+        # a collected timestamp would be in the time zone of this process
+        columns = ["version", "unix_micros(timestamp) AS micros", "operation", "userMetadata"]
+        return history.selectExpr(*columns).collect()
 
     def version(self, name: str) -> int:
         "The latest version of the table `name`; raises `TableError` when there is no such table."
@@ -113,23 +178,11 @@ class SparkTables:
         version = latest if version is None else version
         if not 0 <= version <= latest:
             raise TableError(f"table {name} has no version {version}; it has 0 to {latest}")
-        view = f"{self.catalog}_{name.replace('.', '_')}_{version}".lstrip("_")
-        frame = self.spark.read.option("versionAsOf", version).table(self.full_name(name))
-        frame.createOrReplaceTempView(view)
-        return self.connection.table(view)
+        query = f"SELECT * FROM {self.full_name(name)} VERSION AS OF {version}"
+        schema = _instants(self.connection.sql(query).schema())
+        return self.connection.sql(query, schema=schema)
 
-    @contextmanager
-    def _view(self, rows: ibis.Table) -> Iterator[str]:  # a temporary view with the rows
-        view = f"rows_{uuid.uuid4().hex}"
-        self.connection.create_view(view, rows)
-        try:
-            yield view
-        finally:
-            self.spark.catalog.dropTempView(view)
-
-    def _commit(self, name: str, tags: dict[str, str] | None, write: Callable[[], None]) -> int:
-        mark = uuid.uuid4().hex
-        self.spark.conf.set(_METADATA, json.dumps({**(tags or {}), _WRITE: mark}))
+    def _again(self, name: str, write: Callable[[], None]) -> None:  # until no other comes first
         try:
             for attempt in write_again(_contended):
                 with attempt:
@@ -137,39 +190,60 @@ class SparkTables:
         except RetryError:
             told = f"table {name}: other writers kept committing for 60 s; run this again"
             raise TableError(told) from None
-        finally:
-            self.spark.conf.unset(_METADATA)
-        own = (row for row in self._commits(name) if _tags(row["userMetadata"]).get(_WRITE) == mark)
-        return next(own)["version"]
 
-    def _write(
+    def _make(self, name: str, frame: Any, cluster: list[str], metadata: str) -> bool:
+        with _MAKING:
+            if self.exists(name):
+                return False
+            *catalog, schema, _ = self.full_name(name).split(".")
+            if not self.spark.catalog.databaseExists(".".join([*catalog, schema])):
+                self.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {'.'.join([*catalog, schema])}")
+            self.spark.conf.set(_METADATA, metadata)
+            try:
+                self.spark.sql(_create_sql(self.full_name(name), cluster), rows=frame)
+            finally:
+                self.spark.conf.unset(_METADATA)
+            return True
+
+    def _commit(
         self,
         name: str,
         rows: ibis.Table,
+        partition: dict[str, Any] | None,  # None to append, empty for the whole table
         tags: dict[str, str] | None,
-        mode: str,  # append or overwrite
-        partition: dict[str, Any],  # empty for the whole table
-    ) -> int:
-        full_name = self.full_name(name)
-        cluster = list(dict.fromkeys([*partition, *({"customer_id"} & set(rows.columns))]))
-        with self._view(rows) as view:
+    ) -> int:  # the version this made
+        mark = uuid.uuid4().hex
+        metadata = json.dumps({**(tags or {}), _WRITE: mark})
+        frame = _frame(self.spark, self.connection, rows)
+        cluster = list(dict.fromkeys([*(partition or {}), *({"customer_id"} & set(rows.columns))]))
 
-            def write() -> None:
-                if not self.exists(name):
-                    self._ensure_schema(name)
-                    self.spark.sql(_create_sql(full_name, view, cluster))
-                    return
-                writer = self.spark.table(view).write.format("delta").mode(mode)
-                if partition:
-                    writer = writer.option("replaceWhere", predicate(partition))
-                writer.saveAsTable(full_name)
+        def write() -> None:
+            if self._make(name, frame, cluster, metadata):
+                return
+            self._check_columns(name, rows)
+            writer = frame.writeTo(self.full_name(name)).option("userMetadata", metadata)
+            writer.append() if partition is None else writer.overwrite(_within(partition))
 
-            return self._commit(name, tags, write)
+        try:
+            self._again(name, write)
+        except Exception as error:
+            if cause := _misfit(error):
+                raise TableError(f"table {name}: {cause}") from None
+            raise
+        return self._made(name, mark)
 
-    def _ensure_schema(self, name: str) -> None:
-        *catalog, schema, _ = self.full_name(name).split(".")
-        if not self.spark.catalog.databaseExists(".".join([*catalog, schema])):
-            self.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {'.'.join([*catalog, schema])}")
+    def _check_columns(self, name: str, rows: ibis.Table) -> None:
+        found = self.spark.table(self.full_name(name)).columns
+        if odd := sorted(set(found) ^ set(rows.columns)):
+            told = f"{', '.join(odd)} on one side only"
+            raise TableError(f"table {name} has other columns than these rows: {told}")
+
+    def _made(self, name: str, mark: str) -> int:  # the version whose commit has the mark
+        for last in (10, None):  # the whole history only when others have been quick
+            for row in self._commits(name, last):
+                if _tags(row["userMetadata"]).get(_WRITE) == mark:
+                    return row["version"]
+        raise TableError(f"table {name} was made anew while this was writing; run this again")
 
     def overwrite(
         self,
@@ -179,7 +253,7 @@ class SparkTables:
         tags: dict[str, str] | None = None,  # kept in the commit
     ) -> int:  # the version this made
         "Replace the table `name`, or one `partition` of it, in one atomic commit."
-        return self._write(name, rows, tags, "overwrite", partition or {})
+        return self._commit(name, rows, partition or {}, tags)
 
     def append(
         self,
@@ -188,28 +262,33 @@ class SparkTables:
         tags: dict[str, str] | None = None,  # kept in the commit
     ) -> int:  # the version this made
         "Add rows to the table `name` in one atomic commit; the first append makes the table."
-        return self._write(name, rows, tags, "append", {})
+        return self._commit(name, rows, None, tags)
 
     def history(self, name: str) -> pd.DataFrame:
         "One row for each commit of the table `name`, newest first: version, time, operation, tags."
         rows = self._commits(name)
-        frame = pd.DataFrame(
+        tags = [_tags(row["userMetadata"]) for row in rows]
+        return pd.DataFrame(
             {
                 "version": [row["version"] for row in rows],
-                "timestamp": [row["timestamp"] for row in rows],
+                "timestamp": pd.to_datetime([row["micros"] for row in rows], unit="us", utc=True),
                 "operation": [row["operation"] for row in rows],
-                "tags": [_tags(row["userMetadata"]) for row in rows],
+                "tags": [{k: v for k, v in own.items() if k != _WRITE} for own in tags],
             }
         )
-        frame["tags"] = [{k: v for k, v in tags.items() if k != _WRITE} for tags in frame["tags"]]
-        frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True)
-        return frame
 
     def compact(self, name: str) -> int:  # the latest version afterwards
         "Rewrite many small files of the table `name` as few large ones; its rows stay the same."
         self._commits(name, last=1)
-        self.spark.sql(f"OPTIMIZE {self.full_name(name)}")
+        self._again(name, lambda: self.spark.sql(f"OPTIMIZE {self.full_name(name)}"))
         return self.version(name)
+
+    def _keep_deleted(self, name: str, duration: str) -> None:  # files, after their removal
+        # Delta holds the two durations of one statement against each other
+        values = {**_PROPERTIES, _DELETED: duration}
+        properties = ", ".join(f"'{key}' = '{value}'" for key, value in values.items())
+        sql = f"ALTER TABLE {self.full_name(name)} SET TBLPROPERTIES ({properties})"
+        self._again(name, lambda: self.spark.sql(sql))
 
     def retain(
         self,
@@ -218,14 +297,15 @@ class SparkTables:
         keep: Collection[int] = (),  # so do these, whatever their age
     ) -> None:
         "Delete the files of the table `name` that no version to be kept needs."
-        made = {row["version"]: row["timestamp"] for row in self._commits(name)}
-        now = self.spark.sql("SELECT current_timestamp() AS now").collect()[0]["now"]
-        # VACUUM goes by time alone: what replaced a file to be kept must be younger than its bound
-        times = [now - datetime.timedelta(days=days), *(made[v] for v in keep if v in made)]
-        hours = math.ceil((now - min(times)).total_seconds() / 3600)
-        check = "spark.databricks.delta.retentionDurationCheck.enabled"
-        self.spark.conf.set(check, "false")
+        commits = self._commits(name)
+        # VACUUM goes by time alone: what removed a file to be kept must be younger than its bound
+        kept = [row["micros"] for row in commits if row["version"] in keep]
+        now = self.spark.sql("SELECT unix_micros(current_timestamp()) AS now").collect()[0]["now"]
+        margin = _MARGIN / datetime.timedelta(microseconds=1)
+        ages = [days * 86_400e6, *(now - made + margin for made in kept)]
+        # newer Deltas take the time from the table alone, and refuse to read what is older than it
+        self._keep_deleted(name, f"interval {math.ceil(max(ages) / 1000)} milliseconds")
         try:
-            self.spark.sql(f"VACUUM {self.full_name(name)} RETAIN {hours} HOURS")
+            self.spark.sql(f"VACUUM {self.full_name(name)}")
         finally:
-            self.spark.conf.unset(check)
+            self._keep_deleted(name, _FOR_EVER)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from churn_lib import bundle
 from churn_lib.plan import Plan, make_plan
+from churn_lib.spark_tables import SparkTables
+from tools import spark as local_spark
 
 CHURN = Path(sys.executable).parent / "churn"
 STRIPPED = ("CHURN_", "MLFLOW_TRACKING", "MLFLOW_REGISTRY", "DATABRICKS_", "BUNDLE_VAR_")
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+# read before `own_environment` takes the variables away
+SPARK_WANTED = os.environ.get("CHURN_TEST_SPARK") != "0"
+SPARK_CACHE = local_spark.cache_folder()
+WITHOUT_SPARK = "CHURN_TEST_SPARK=0 leaves out what needs Spark"
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -30,6 +37,37 @@ def own_environment() -> Iterator[None]:
             if name.startswith(STRIPPED) or name in GIT_PLACES:
                 monkeypatch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The one Spark session of the run, with Delta; its catalog is `spark_catalog`."""
+    if not SPARK_WANTED:
+        pytest.skip(WITHOUT_SPARK)
+    with ExitStack() as stack:
+        try:
+            warehouse = tmp_path_factory.mktemp("warehouse")
+            session = stack.enter_context(local_spark.session(warehouse, SPARK_CACHE))
+        except local_spark.SparkUnavailableError as error:
+            pytest.fail(f"{error}; CHURN_TEST_SPARK=0 leaves these tests out", pytrace=False)
+        yield session
+
+
+@pytest.fixture
+def spark_tables(spark: Any) -> Iterator[SparkTables]:
+    """Tables of Spark, none there yet."""
+    yield SparkTables(spark, "spark_catalog")
+    for schema in spark.catalog.listDatabases():
+        if schema.name != "default":
+            spark.sql(f"DROP SCHEMA `{schema.name}` CASCADE")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out, whatever the verbosity."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(WITHOUT_SPARK in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"{WITHOUT_SPARK}: {count} tests skipped", yellow=True)
 
 
 def notebook(path: Path, *sources: str, parameters: str = "", **metadata: Any) -> Path:

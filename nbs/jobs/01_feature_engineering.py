@@ -97,7 +97,13 @@ by_day.order_by("feature_date").to_pandas()
 
 # %%
 newest = written.filter(written.feature_date == today)
-newest.select(features.FEATURES).describe().to_pandas().round(2)
+columns = {name: newest[name] for name in features.FEATURES}
+spread = {
+    "mean": newest.aggregate(**{name: column.mean() for name, column in columns.items()}),
+    "least": newest.aggregate(**{name: column.min() for name, column in columns.items()}),
+    "most": newest.aggregate(**{name: column.max() for name, column in columns.items()}),
+}
+pd.concat({kind: row.to_pandas().iloc[0] for kind, row in spread.items()}, axis=1).round(2)
 
 # %% [markdown]
 # How well each feature alone tells who churned, in the newest snapshot with labels. Above 0.99 the job
