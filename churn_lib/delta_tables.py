@@ -86,7 +86,8 @@ def _stream(
     connection: Any,  # Ibis on DuckDB
     rows: ibis.Table,  # what to write
 ) -> pa.RecordBatchReader:  # its rows, in the types the expression declares
-    batches = connection.to_pyarrow_batches(rows)
+    # batches of a size that a few of them fit into memory however wide the rows are
+    batches = connection.to_pyarrow_batches(rows, chunk_size=131_072)
     # Ibis declares types without converting to them: DuckDB's 128-bit sums arrive as decimals under
     # an int64 label, and delta-rs would read their bytes as they lie
     converted = (batch.cast(batches.schema) for batch in batches)

@@ -201,7 +201,7 @@ def _spark_reasons(
         return pd.Series(top(carried, rows, probability).to_pylist())
 
     explain.__annotations__ = {"rows": pd.DataFrame, "return": pd.Series}
-    return functions.pandas_udf(explain, _SPARK_REASONS)
+    return functions.pandas_udf(explain, _SPARK_REASONS)  # type: ignore[call-overload]
 
 # %% ../nbs/lib/50_scoring.ipynb #22e4c8f4
 def _last_ranks(rows: int) -> list[int]:  # rank, from 1, of the last customer in deciles 1 to 9
