@@ -299,6 +299,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'churn_lib.simulation._Life.visits': ('lib/simulation.html#_life.visits', 'churn_lib/simulation.py'),
                                       'churn_lib.simulation._day_events': ('lib/simulation.html#_day_events', 'churn_lib/simulation.py'),
                                       'churn_lib.simulation._left_before': ('lib/simulation.html#_left_before', 'churn_lib/simulation.py'),
+                                      'churn_lib.simulation._loyalty': ('lib/simulation.html#_loyalty', 'churn_lib/simulation.py'),
+                                      'churn_lib.simulation._mean_visits': ('lib/simulation.html#_mean_visits', 'churn_lib/simulation.py'),
                                       'churn_lib.simulation._moments': ('lib/simulation.html#_moments', 'churn_lib/simulation.py'),
                                       'churn_lib.simulation._rate_scale': ('lib/simulation.html#_rate_scale', 'churn_lib/simulation.py'),
                                       'churn_lib.simulation._season': ('lib/simulation.html#_season', 'churn_lib/simulation.py'),

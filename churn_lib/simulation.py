@@ -87,8 +87,8 @@ class Population:
             f"--customers {self.customers}: give 1 to 50,000,000",
         )
         yield (
-            not 1.5 <= self.events_per_customer <= 1_000,
-            f"--events-per-customer {self.events_per_customer:g}: give 1.5 to 1000",
+            not 1.5 <= self.events_per_customer <= 200,
+            f"--events-per-customer {self.events_per_customer:g}: give 1.5 to 200",
         )
         yield (
             not 0 <= self.seed < 2**63,
@@ -155,7 +155,7 @@ def _moments(
     return (quarter * 21_600_000_000 + (drawn - before) / _QUARTERS[quarter]).astype(np.int64)
 
 # %% ../nbs/lib/13_simulation.ipynb #9bbe4663
-_R, _A, _B = 0.5, 0.8, 6.0  # shape of the rates; the two of the probability to leave
+_R, _A = 0.5, 0.8  # shape of the rates, first shape of the probability to leave
 
 
 def events_per_visit(population: Population) -> float:
@@ -163,28 +163,33 @@ def events_per_visit(population: Population) -> float:
     return min(2.5, 1 + (population.events_per_customer - 1) / 4)
 
 
+def _mean_visits(population: Population) -> float:
+    return population.events_per_customer / events_per_visit(population)
+
+
+def _loyalty(
+    population: Population,
+) -> float:  # b: it grows with the visits, so that lives are as long however often one visits
+    return 0.75 * _mean_visits(population)
+
+
 def _rate_scale(
     population: Population,
 ) -> float:  # alpha, in days of average season
-    season = _season(population)
+    season, b = _season(population), _loyalty(population)
     ahead = season[::-1].cumsum()[::-1] - season / 2  # time that a customer of each day has left
-    wanted = population.events_per_customer / events_per_visit(population) - 1
 
     def excess(log_alpha: float) -> float:
         alpha = np.exp(log_alpha)
-        gone = (alpha / (alpha + ahead)) ** _R * hyp2f1(
-            _R, _B, _A + _B - 1, ahead / (alpha + ahead)
-        )
-        visits = (_A + _B - 1) / (_A - 1) * (1 - gone)
-        return float(np.average(visits, weights=season)) - wanted
+        passed = ahead / (alpha + ahead)
+        # Euler's transformation of the paper's 2F1(r, b; a + b - 1), which overflows for large b
+        gone = (1 - passed) ** (_A - 1) * hyp2f1(_A + b - 1 - _R, _A - 1, _A + b - 1, passed)
+        again = (_A + b - 1) / (_A - 1) * (1 - gone)
+        return float(np.average(again, weights=season)) - (_mean_visits(population) - 1)
 
-    try:
-        return float(np.exp(brentq(excess, -25, 25)))
-    except ValueError:
-        raise SimulationError(
-            f"--events-per-customer {population.events_per_customer:g} cannot be reached in "
-            f"{population.days} days: ask for fewer, or for more --days"
-        ) from None
+    # were nobody to leave, this alpha would do: the one we look for is smaller
+    endless = np.log(_R * np.average(ahead, weights=season) / (_mean_visits(population) - 1))
+    return float(np.exp(brentq(excess, endless - 3, endless)))
 
 # %% ../nbs/lib/13_simulation.ipynb #5d576af5
 class _Life:
@@ -197,7 +202,7 @@ class _Life:
         self.arrived = np.concatenate([[0], np.cumsum(arrivals)])  # customers before each day
         rng = self._rng(1)
         self.rate = rng.gamma(_R, 1 / _rate_scale(population), population.customers)
-        self.dropout = rng.beta(_A, _B, population.customers)
+        self.dropout = rng.beta(_A, _loyalty(population), population.customers)
         changes = [population.change(number).newcomers for number in range(population.days)]
         self.rate *= np.repeat(changes, arrivals)
 
