@@ -7,7 +7,7 @@ __all__ = ['delta_files', 'DeltaTables']
 
 # %% ../nbs/lib/03_delta_tables.ipynb #bc49bbfe
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,20 @@ def _stream(
     converted = (batch.cast(batches.schema) for batch in batches)
     return pa.RecordBatchReader.from_batches(batches.schema, converted)
 
+# %% ../nbs/lib/03_delta_tables.ipynb #1ec64d19
+def _streams(
+    connection: Any,  # Ibis on DuckDB
+    rows: ibis.Table | pa.RecordBatchReader,  # what to write
+    name: str,  # for messages
+) -> Iterator[pa.RecordBatchReader]:  # the same rows for each attempt to write them
+    if isinstance(rows, pa.RecordBatchReader):
+        yield rows
+        told = f"table {name}: another writer replaced it while rows were streaming in"
+        raise TableError(f"{told}; run this again")
+    while True:
+        yield _stream(connection, rows)
 
+# %% ../nbs/lib/03_delta_tables.ipynb #4008d836
 # a version that a model was trained on must stay readable for as long as the model is known
 _CONFIGURATION = {
     "delta.logRetentionDuration": "interval 36500 days",
@@ -178,14 +191,15 @@ class DeltaTables:
     def overwrite(
         self,
         name: str,  # schema.table
-        rows: ibis.Table,  # what it holds afterwards
+        rows: ibis.Table | pa.RecordBatchReader,  # what it holds afterwards
         partition: dict[str, Any] | None = None,  # replace this partition only
         tags: dict[str, str] | None = None,  # kept in the commit
     ) -> int:  # the version this made
         "Replace the table `name`, or one `partition` of it, in one atomic commit."
+        streams = _streams(self.connection, rows, name)
 
         def commit(path: Path) -> int:
-            return _write(path, _stream(self.connection, rows), partition, tags or {}, "overwrite")
+            return _write(path, next(streams), partition, tags or {}, "overwrite")
 
         return self._commit(name, commit)
 

@@ -16,7 +16,7 @@ import papermill
 import pytest
 from sklearn.dummy import DummyClassifier
 
-from churn_lib import events, features, registry, settings, tables, training
+from churn_lib import features, registry, settings, simulation, tables, training
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "nbs" / "jobs"
@@ -262,7 +262,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = make_store(folder, snapshots="3")
     store = tables.connect(config)
     names = ("bronze.events", "bronze.customers")
-    for name, rows in zip(names, events.simulate(4_000), strict=True):
+    for name, rows in zip(names, simulation.simulate(4_000), strict=True):
         store.overwrite(name, ibis.memtable(rows))
     return folder
 
