@@ -85,7 +85,7 @@ def load(
         raise loading.LoadError("--append and --replace exclude each other; give one")
     settings = settings_module.load(target)
     mode = "append" if append else "replace" if replace else ""
-    with _steps(Console(stderr=True)) as report:
+    with _steps(Console(stderr=True, force_jupyter=False)) as report:
         profile = loading.load(
             tables.connect(settings),  # type: ignore[arg-type]  # refused there when it is Spark's
             settings,
@@ -142,7 +142,7 @@ def maintain(
         raise ChurnError(f"{target} has no tables yet: `churn pipeline` makes them")
     held = _held_versions(settings)
     rows: list[dict[str, Any]] = []
-    with _steps(Console(stderr=True)) as report:
+    with _steps(Console(stderr=True, force_jupyter=False)) as report:
         for name in names:
             report(name, None)
             version = store.compact(name)

@@ -150,6 +150,9 @@ class DeltaTables:
         self.folder = folder
         self.connection = ibis.duckdb.connect()
         self.connection.raw_sql("SET TimeZone = 'UTC'")
+        # what does not fit into memory spills beside the tables, not where the command was called
+        self.connection.raw_sql("SET memory_limit = '4GB'")
+        self.connection.raw_sql(f"SET temp_directory = '{folder / '.spill'}'")
         # everything we use is built in: DuckDB need not look for extensions on the network
         self.connection.raw_sql("SET autoinstall_known_extensions = false")
 

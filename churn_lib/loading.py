@@ -52,14 +52,13 @@ def _staging(
     folder = Path(tempfile.mkdtemp(prefix=".loading-", dir=store.folder))
     try:
         connection.raw_sql(f"ATTACH '{folder / 'stage.duckdb'}' AS stage")
-        connection.raw_sql(f"SET TimeZone = '{time_zone}'; SET memory_limit = '4GB'")
-        connection.raw_sql(f"SET temp_directory = '{folder}'")
+        connection.raw_sql(f"SET TimeZone = '{time_zone}'")
         with contextlib.suppress(duckdb.Error):  # a notebook without widgets has none
             connection.raw_sql("SET enable_progress_bar = true")
             connection.raw_sql("SET enable_progress_bar_print = false")
         yield connection
     finally:
-        connection.raw_sql("SET TimeZone = 'UTC'; RESET memory_limit")
+        connection.raw_sql("SET TimeZone = 'UTC'")
         connection.raw_sql("DETACH DATABASE IF EXISTS stage")
         shutil.rmtree(folder, ignore_errors=True)
 

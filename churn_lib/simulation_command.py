@@ -114,7 +114,7 @@ def simulate(
     "Fill the raw tables with customers who arrive, buy at their own pace and leave."
     drifts = tuple(parse_drift(text) for text in drift or [])
     population = Population(customers, events_per_customer, seed, _day(start), days, drifts)
-    done = _shown(_store(target), population, replace, Console(stderr=True))
+    done = _shown(_store(target), population, replace, Console(stderr=True, force_jupyter=False))
     if as_json:
         return print_json(_json(done))
     Console().print(_summary(done))
