@@ -35,6 +35,7 @@ from mlflow.types import ColSpec, DataType, Schema
 
 from .evaluation import classification_metrics, figures, measure
 from .features import FEATURES, LABEL, feature_dates
+from .lineage import log_training_rows
 from .model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
 from .settings import ChurnError, Settings
 
@@ -238,6 +239,7 @@ def train(
     with mlflow.start_run(run_name=f"train {data.as_of}", tags=tags) as run:
         mlflow.log_dict(settings_module.snapshot(settings), "settings.json")
         _log_data(data)
+        log_training_rows(data.training)  # the gate holds them against the holdout
         threshold, cross_validated = choose_threshold(data.training, settings)
         with _autologging():
             model = fit(data.training, settings, threshold)

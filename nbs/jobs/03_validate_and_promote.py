@@ -27,8 +27,18 @@ model_version: int = 0  # version to judge; 0: the one at the alias Staging
 
 # %%
 import pandas as pd
+from IPython.display import display
 
-from churn_lib import evaluation, jobs, registry, settings, tables, training, validation
+from churn_lib import (
+    evidence,
+    gate_page,
+    gate_records,
+    jobs,
+    registry,
+    settings,
+    tables,
+    validation,
+)
 
 # %%
 job = jobs.parameters(globals())
@@ -40,9 +50,16 @@ job
 # %%
 config = settings.load(job.target)
 models = registry.connect(config)
+store = tables.connect(config)
 candidate_version = models.candidate(job.model_version)
 champion_version = models.version_of(registry.PRODUCTION)
-pd.DataFrame({"version": {"candidate": candidate_version, "champion": champion_version or "none"}})
+best_version = gate_records.best_so_far(store, models, champion_version)
+compared = {
+    "candidate": candidate_version,
+    "champion": champion_version or "none",
+    "best so far": best_version or champion_version or "none",
+}
+pd.DataFrame({"version": compared})
 
 # %% [markdown]
 # ## On what
@@ -50,38 +67,58 @@ pd.DataFrame({"version": {"candidate": candidate_version, "champion": champion_v
 # The newest labelled snapshot in the table, and of it the customers no model has trained on.
 
 # %%
-store = tables.connect(config)
 feature_version = store.version("gold.features")
 features = store.read("gold.features", feature_version)
-data = training.read_data_set(features, feature_version, config, job.as_of)
-data.summary().loc["holdout"]
+holdout, holdout_day = evidence.read_holdout(features, config, job.as_of)
+pd.DataFrame(
+    {
+        "holdout": {
+            "gold.features version": feature_version,
+            "feature_date": holdout_day,
+            "customers": len(holdout),
+            "churned": holdout["churned"].sum(),
+            "labels missing": holdout["churned"].isna().sum(),
+        }
+    }
+)
 
 # %% [markdown]
-# ## The answers of both, on the same rows
+# ## What the candidate shows, and what Production answers, on the same rows
 
 # %%
-candidate = validation.ask_version(models, candidate_version, data.holdout)
-champion = None
-if champion_version is not None:
-    champion = validation.ask_version(models, champion_version, data.holdout)
+alias = "" if job.model_version else registry.STAGING
+candidate = evidence.examine(models, candidate_version, holdout, alias)
+champion, best = (
+    None if version is None else evidence.ask_version(models, version, holdout)
+    for version in (champion_version, best_version)
+)
 
 # %% [markdown]
 # ## The report
 
 # %%
-report = validation.judge(candidate, champion, data.holdout, config)
+recorded = gate_records.promoted_last(store, models)
+report = validation.judge(candidate, champion, holdout, config, best, recorded)
 report
 
 # %%
-answers = {
-    f"version {asked.version}": asked.probability
-    for asked in (candidate, champion)
-    if asked is not None and asked.probability is not None
-}
-evaluation.roc_plot(data.holdout["churned"], answers)
+for figure in gate_page.figures(report).values():
+    display(figure)
 
 # %%
-evaluation.calibration_plot(data.holdout["churned"], answers)
+gate_page.slices_table(report)
+
+# %% [markdown]
+# HTML and JSON go to the candidate's run, tags to its version, a row to `gold.gate_reports`: whatever the
+# verdict is.
+
+# %%
+report_id = gate_records.record(report, models, store, feature_version, job.git_sha)
+jobs.task_values.set("candidate_version", candidate_version)
+jobs.task_values.set("passed", report.passed)
+jobs.task_values.set("gate_verdict", report.verdict)
+jobs.task_values.set("gate_report_id", report_id)
+f"{report.verdict}, report {report_id}"
 
 # %% [markdown]
 # ## The consequence
@@ -89,9 +126,7 @@ evaluation.calibration_plot(data.holdout["churned"], answers)
 # A failed check raises here: the task fails, and Production stays what it was.
 
 # %%
-jobs.task_values.set("candidate_version", candidate_version)
-jobs.task_values.set("passed", report.passed)
-verdict = validation.promote(models, report, config)
+verdict = validation.promote(models, report)
 print(verdict)
 
 # %%
