@@ -37,6 +37,8 @@ class Settings(BaseModel):
     min_precision: float = Field(ge=0, le=1)  # gate: least precision on the holdout
     champion_margin: float = Field(ge=0, le=1)  # gate: ROC-AUC that may be lost to Production
     promote_on_tie: bool  # gate: whether equal answers replace Production
+    require_approval: bool  # whether a person must agree before a version becomes Production
+    training_threads: int = Field(ge=1, le=1024)  # threads a fit may use
 
 # %% ../nbs/lib/00_settings.ipynb #82e24141
 class ChurnError(Exception):

@@ -28,7 +28,8 @@ model_version: int = 0  # version to judge; 0: the one at the alias Staging
 # %%
 import pandas as pd
 
-from churn_lib import evaluation, jobs, registry, settings, tables, training, validation
+from churn_lib import evaluation, jobs, model_card, promotion, registry, settings, tables, training
+from churn_lib import validation
 
 # %%
 job = jobs.parameters(globals())
@@ -84,6 +85,16 @@ evaluation.roc_plot(data.holdout["churned"], answers)
 evaluation.calibration_plot(data.holdout["churned"], answers)
 
 # %% [markdown]
+# ## The record
+#
+# A row in `gold.gate_reports`, and the model card with the verdict on it.
+
+# %%
+report_id = validation.record(store, models, report, data.holdout, feature_version, job.git_sha)
+card = model_card.publish(models, store, candidate_version)
+card
+
+# %% [markdown]
 # ## The consequence
 #
 # A failed check raises here: the task fails, and Production stays what it was.
@@ -91,11 +102,11 @@ evaluation.calibration_plot(data.holdout["churned"], answers)
 # %%
 jobs.task_values.set("candidate_version", candidate_version)
 jobs.task_values.set("passed", report.passed)
-verdict = validation.promote(models, report, config)
-print(verdict)
+decision = promotion.promote(models, store, candidate_version, config, job.git_sha)
+print(decision.sentence)
 
 # %%
-jobs.task_values.set("verdict", verdict)
+jobs.task_values.set("verdict", decision.sentence)
 jobs.task_values.set("production_version", models.version_of(registry.PRODUCTION))
 listed = pd.DataFrame(registry.versions(models)).set_index("version")
 listed[["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", "created"]]
