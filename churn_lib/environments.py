@@ -9,6 +9,7 @@ __all__ = ['copy']
 from typing import Any
 
 import ibis
+import pyarrow as pa
 
 from . import ledger, registry, tables as tables_module
 from .ledger import Follow

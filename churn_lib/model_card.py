@@ -128,7 +128,7 @@ def _purpose(record: Record) -> str:
 
 def _data(record: Record) -> str:
     tags = record.tags
-    rows = [
+    rows: list[list[Any]] = [
         ["gold.features, version", tags.get("delta_feature_version")],
         ["bronze.events, version", tags.get("delta_bronze_events_version")],
         ["bronze.customers, version", tags.get("delta_bronze_customers_version")],
@@ -167,7 +167,7 @@ def _metrics(record: Record) -> str:
         return _table(["metric", "value"], [[k, v] for k, v in sorted(record.metrics.items())])
     found = intervals(rows[LABEL].to_numpy(), rows["churn_probability"].to_numpy(), threshold)
     titles = ["metric", "value", "95 % from", "to"]
-    body = [[name, *values] for name, values in zip(found.index, found.to_numpy(), strict=True)]
+    body: list[list[Any]] = [[str(name), *row] for name, *row in found.itertuples()]
     if best := record.metrics.get("best_single_column_roc_auc"):
         body.append(["ROC-AUC of the best single column", best, None, None])
     return (

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import pandas as pd
@@ -157,10 +158,12 @@ class Registry:
         ]
 
     def _search(self) -> list[ModelVersion]:
-        found, page = list[ModelVersion](), None
-        while page is None or page.token:
-            name = f"name = '{self.model_name}'"
-            page = self.client.search_model_versions(name, page_token=page and page.token)
+        page = self.client.search_model_versions(f"name = '{self.model_name}'")
+        found = list(page)
+        while page.token:
+            page = self.client.search_model_versions(
+                f"name = '{self.model_name}'", page_token=page.token
+            )
             found += page
         return found
 

@@ -254,9 +254,9 @@ def _log_data(
         # MLflow's hint to make integers floats is about model input; this is a record of tables
         warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")
         for context, rows in (("training", data.training), ("holdout", data.holdout)):
-            address = origin.address if origin else None
+            known: dict[str, Any] = {"source": origin.address} if origin else {}
             name = f"gold.features {context}"
-            dataset = from_pandas(rows, source=address, name=name, targets=LABEL)
+            dataset = from_pandas(rows, name=name, targets=LABEL, **known)
             mlflow.log_input(dataset, context=context)
     mlflow.log_metrics({"training_rows": len(data.training), "holdout_rows": len(data.holdout)})
 
@@ -299,7 +299,10 @@ def train(
     "Fit on the training rows, measure on the holdout and log all of it as one MLflow run."
     tree = checkout(Path.cwd())
     tags = _tags(data, settings, git_sha, tree, origin.bronze if origin else {})
-    with mlflow.start_run(run_name=f"train {data.as_of}", tags=tags) as run:
+    with (
+        threadpool_limits(settings.training_threads, "openmp"),
+        mlflow.start_run(run_name=f"train {data.as_of}", tags=tags) as run,
+    ):
         _log_origin(settings, tree)
         _log_data(data, origin)
         threshold, cross_validated = choose_threshold(data.training, settings)
