@@ -260,7 +260,7 @@ def test_what_is_no_proof_of_this_version_today_is_refused(
 ) -> None:
     models, store = make(local)
     row = {"model_name": local.model_name, "version": 1, "champion": None}
-    judged(store, **row, **changes)  # type: ignore[arg-type]
+    judged(store, **{**row, **changes})
     with pytest.raises(PromotionRefused, match=reason):
         promote(local, 1)
     assert models.aliases() == {}
@@ -268,7 +268,7 @@ def test_what_is_no_proof_of_this_version_today_is_refused(
 
 
 def test_the_newest_report_of_a_version_counts(local: Settings) -> None:
-    models, store = make(local)
+    _models, store = make(local)
     judged(store, local.model_name, 1, None)
     low = {"name": "roc_auc", "value": 0.5, "bound": 0.8, "passed": False, "sentence": "low"}
     slow = {"name": "latency", "value": 9.0, "bound": 1.0, "passed": False, "advisory": True}
@@ -540,7 +540,7 @@ def test_a_slow_process_puts_right_the_alias_it_overwrites(
 
 
 def test_moves_of_another_model_in_the_table_are_no_rivals(local: Settings) -> None:
-    models, store = make(local)
+    _models, store = make(local)
     judged(store, local.model_name, 1, None)
     seen = ledger.read(store, local.model_name)
     other = ledger.next_move(
