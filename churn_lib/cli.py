@@ -29,7 +29,15 @@ app = typer.Typer(
 )
 app.command()(job_commands.run)
 app.command()(job_commands.pipeline)
-app.command()(model_commands.models)
+for command in (
+    model_commands.models,
+    model_commands.history,
+    model_commands.rollback,
+    model_commands.approve,
+    model_commands.copy,
+    model_commands.reproduce,
+):
+    app.command()(command)
 data_commands.app.command()(simulation_command.simulate)
 app.add_typer(data_commands.app, name="data")
 

@@ -23,7 +23,13 @@ from deltalake.exceptions import (
 )
 from tenacity import RetryError
 
-from .table_interface import TableError, predicate, split_name, write_again
+from churn_lib.table_interface import (
+    TableChanged,
+    TableError,
+    predicate,
+    split_name,
+    write_again,
+)
 
 # %% ../nbs/lib/03_delta_tables.ipynb #3d76a79b
 _UNREADABLE = {"deletionVectors", "columnMapping"}
@@ -135,6 +141,24 @@ def _write(
     return table.version() if table else 0
 
 
+def _append(
+    path: Path,  # the table's folder
+    batches: pa.RecordBatchReader,  # rows
+    version: int,  # the version they are to follow; -1 creates the table
+    tags: dict[str, str],  # kept in the commit
+) -> int:  # the version this made
+    # without retries: a commit by somebody else in between is a refusal, not a reason to go after it
+    properties = CommitProperties(custom_metadata=tags, max_commit_retries=0)
+    if version < 0:
+        write_deltalake(
+            path, batches, mode="error", commit_properties=properties, configuration=_CONFIGURATION
+        )
+        return 0
+    table = DeltaTable(path, version=version)
+    write_deltalake(table, batches, mode="append", commit_properties=properties)
+    return version + 1
+
+
 def _contended(error: BaseException) -> bool:  # whether another writer came first
     exists = isinstance(error, DeltaError) and "already exists" in str(error)
     return exists or isinstance(error, CommitFailedError)
@@ -218,6 +242,26 @@ class DeltaTables:
             return _write(path, _stream(self.connection, rows), None, tags or {}, "append")
 
         return self._commit(name, commit)
+
+    def append_if_unchanged(
+        self,
+        name: str,  # schema.table
+        rows: ibis.Table,  # what it holds besides, afterwards
+        version: int,  # the version that the decision to add them was based on; -1: no table yet
+        tags: dict[str, str] | None = None,  # kept in the commit
+    ) -> int:  # the version this made
+        "Append when the table `name` is still at `version`, else raise `TableChanged` and add nothing."
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        changed = TableChanged(f"table {name} is no longer at version {version}: read it again")
+        if (self.version(name) if self.exists(name) else -1) != version:
+            raise changed
+        try:
+            return _append(path, _stream(self.connection, rows), version, tags or {})
+        except (CommitFailedError, DeltaError) as error:
+            if not _contended(error):
+                raise
+            raise changed from None
 
     def history(self, name: str) -> pd.DataFrame:
         "One row for each commit of the table `name`, newest first: version, time, operation, tags."

@@ -171,7 +171,13 @@ def _print_summary(
 
     settings = settings_module.load(target)
     rows = registry.versions(registry.connect(settings))
-    serving = next(row for row in rows if registry.PRODUCTION in row["aliases"])
+    serving = next((row for row in rows if registry.PRODUCTION in row["aliases"]), None)
+    if serving is None:  # with require_approval
+        waiting = (
+            f"version {rows[0]['version']} waits: churn approve {rows[0]['version']} --by NAME"
+        )
+        console.print(f"[bold]Nothing is at Production yet[/]: {waiting}", soft_wrap=True)
+        return
     rival = serving["best_single_column_roc_auc"]
     console.print(
         f"[bold]Production is {settings.model_name} version {serving['version']}[/]: "

@@ -86,6 +86,8 @@ class Settings(BaseModel):
         tuple[GateCheck, ...], BeforeValidator(_names)
     ]  # gate: failures that only warn
     promote_on_tie: bool  # gate: whether equal answers replace Production
+    require_approval: bool  # whether a person must agree before a version becomes Production
+    training_threads: int = Field(ge=1, le=1024)  # threads a fit may use
 
 # %% ../nbs/lib/00_settings.ipynb #82e24141
 class ChurnError(Exception):

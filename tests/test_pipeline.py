@@ -119,10 +119,35 @@ def test_the_run_says_what_it_was_made_from(cdnow: tuple[Path, dict]) -> None:
     assert names <= run.data.metrics.keys()
     assert "max_leaf_nodes" in run.data.params  # by autologging
     assert run.data.metrics["training_rows"] == 56_595
+    assert run.data.tags["delta_bronze_events_version"] == "0"
+    assert run.data.tags["delta_bronze_customers_version"] == "0"
+    assert run.data.tags["git_dirty"] in ("true", "false", "unknown")
     assert {each.dataset.name for each in run.inputs.dataset_inputs} == {
         "gold.features training",
         "gold.features holdout",
     }
+    for each in run.inputs.dataset_inputs:
+        assert each.dataset.source_type == "delta_table"
+        where = json.loads(each.dataset.source)
+        assert where["delta_table_version"] == handed_over["delta_feature_version"]
+        assert where["path"].endswith("/gold/features")
+
+
+def test_the_model_card_carries_intervals_slices_and_the_verdict(cdnow: tuple[Path, dict]) -> None:
+    models = connect(cdnow[0])
+    version = models.version(1)
+    card = version.description
+    for heading in ("Purpose", "Data", "Population", "Metrics", "Slices", "Limits", "Gate"):
+        assert f"## {heading}" in card
+    assert "**PASS** against no champion on 4,705 customers of 1998-04-02" in card
+    assert "| last event: more than 90 days |" in card
+    assert "churn reproduce 1" in card
+    line = next(line for line in card.splitlines() if line.startswith("| roc_auc | 0.8"))
+    value, low, high = (float(cell) for cell in line.split("|")[2:5])
+    assert low < value < high < low + 0.1
+    page = mlflow.artifacts.load_text(f"runs:/{version.run_id}/model_card.html")
+    assert "<table" in page and "http" not in page
+    assert mlflow.artifacts.load_text(f"runs:/{version.run_id}/model_card.md") == card
 
 
 def test_the_lock_hash_is_that_of_the_lock_beside_the_settings(tmp_path: Path) -> None:
@@ -137,7 +162,7 @@ def test_the_run_holds_plots_and_settings(cdnow: tuple[Path, dict]) -> None:
     run_id = values(cdnow[1]["jobs"][0])["run_id"]
     logged = {each.path for each in mlflow.MlflowClient().list_artifacts(run_id)}
     plots = {"roc.png", "precision_recall.png", "calibration.png", "importance.png"}
-    assert plots | {"settings.json"} <= logged
+    assert plots | {"settings.json", "environment.json", "holdout_predictions.parquet"} <= logged
 
 
 def test_the_logged_model_answers_one_probability_and_needs_no_package_of_ours(

@@ -29,7 +29,7 @@ delta_feature_version: int = -1  # version of gold.features to train on; -1: the
 # %%
 import pandas as pd
 
-from churn_lib import evaluation, jobs, registry, settings, tables, training
+from churn_lib import evaluation, jobs, model_card, registry, settings, tables, training
 
 # %%
 job = jobs.parameters(globals())
@@ -61,7 +61,8 @@ evaluation.single_column_auc(data.holdout).round(4).rename("roc_auc").to_frame()
 
 # %%
 models = registry.connect(config)
-trained = training.train(data, config, job.git_sha)
+origin = training.source(store, version, config)
+trained = training.train(data, config, job.git_sha, origin)
 trained.model.estimator
 
 # %%
@@ -89,6 +90,14 @@ trained.figures["importance.png"]
 model_version = training.register(models, trained)
 listed = pd.DataFrame(registry.versions(models)).set_index("version")
 listed[["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", "created"]]
+
+# %% [markdown]
+# ## Model card
+#
+# Generated from what the run has logged; the gate adds its verdict.
+
+# %%
+model_card.publish(models, store, model_version)
 
 # %%
 jobs.task_values.set("run_id", trained.run_id)

@@ -34,6 +34,8 @@ from churn_lib import (
     gate_page,
     gate_records,
     jobs,
+    model_card,
+    promotion,
     registry,
     settings,
     tables,
@@ -121,16 +123,23 @@ jobs.task_values.set("gate_report_id", report_id)
 f"{report.verdict}, report {report_id}"
 
 # %% [markdown]
+# The model card carries the verdict, too.
+
+# %%
+card = model_card.publish(models, store, candidate_version)
+card
+
+# %% [markdown]
 # ## The consequence
 #
 # A failed check raises here: the task fails, and Production stays what it was.
 
 # %%
-verdict = validation.promote(models, report)
-print(verdict)
+decision = promotion.promote(models, store, candidate_version, config, job.git_sha)
+print(decision.sentence)
 
 # %%
-jobs.task_values.set("verdict", verdict)
+jobs.task_values.set("verdict", decision.sentence)
 jobs.task_values.set("production_version", models.version_of(registry.PRODUCTION))
 listed = pd.DataFrame(registry.versions(models)).set_index("version")
 listed[["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", "created"]]
