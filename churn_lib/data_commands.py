@@ -112,13 +112,8 @@ def _held_versions(
     from churn_lib import registry  # MLflow takes seconds to import
 
     held: dict[str, set[int]] = {}
-    columns = {
-        "delta_feature_version": "gold.features",
-        "delta_events_version": "bronze.events",
-        "delta_customers_version": "bronze.customers",
-    }
     for row in registry.versions(registry.connect(settings)):
-        for column, table in columns.items():
+        for column, table in registry.TABLE_VERSIONS.items():
             if row.get(column) not in (None, ""):
                 held.setdefault(table, set()).add(int(row[column]))
     return held

@@ -24,7 +24,7 @@ from churn_lib.promotion import (
 )
 from .registry import PRODUCTION, Registry
 from .settings import Settings
-from .tables import DeltaTables
+from .tables import Tables
 
 # %% ../nbs/lib/26_environments.ipynb #b7280bf0
 def _copied(
@@ -42,7 +42,7 @@ def _copied(
 
 # %% ../nbs/lib/26_environments.ipynb #084e34d0
 def _carry_evidence(
-    tables: DeltaTables,  # of the destination
+    tables: Tables,  # of the destination
     row: dict[str, Any],  # of gold.gate_reports in the origin
     models: Registry,  # of the destination
     number: int,  # version in the destination

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from .gate_page import page
 from .registry import Registry
-from .tables import DeltaTables
+from .tables import Tables
 from .validation import PASS, GateReport
 
 # %% ../nbs/lib/33_gate_records.ipynb #9ca8884f
@@ -96,7 +96,7 @@ def _tags(row: dict[str, Any], report: GateReport) -> dict[str, str]:
 def record(
     report: GateReport,
     models: Registry,
-    store: DeltaTables,
+    store: Tables,
     feature_version: int,  # version of gold.features judged on
     git_sha: str,  # commit of the code that judged
 ) -> str:  # id of the report
@@ -110,7 +110,7 @@ def record(
 
 # %% ../nbs/lib/33_gate_records.ipynb #1c5e6597
 def promoted_last(
-    store: DeltaTables,
+    store: Tables,
     models: Registry,
 ) -> int | None:  # a version, None when no promotion is on record
     "The version that gold.promotions says is at Production."
@@ -123,7 +123,7 @@ def promoted_last(
 
 
 def best_so_far(
-    store: DeltaTables,
+    store: Tables,
     models: Registry,
     champion: int | None,  # version at Production
 ) -> int | None:  # a version, None when it is Production itself

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from .registry import PREVIOUS, PRODUCTION, Registry, RegistryError
 from .settings import ChurnError
-from .tables import DeltaTables, TableChanged
+from .tables import TableChanged, Tables
 
 # %% ../nbs/lib/23_ledger.ipynb #0a4e2665
 TABLE = "gold.promotions"
@@ -88,7 +88,7 @@ class Ledger:
 
 
 def read(
-    tables: DeltaTables,
+    tables: Tables,
     model_name: str,  # name in the registry
 ) -> Ledger:
     "The ledger of a model as it is now."
@@ -102,7 +102,7 @@ def read(
 
 # %% ../nbs/lib/23_ledger.ipynb #763f66c4
 def append(
-    tables: DeltaTables,
+    tables: Tables,
     seen: Ledger,  # what the decision was based on
     move: Move,  # the one after `seen.last`
 ) -> None:
@@ -153,7 +153,7 @@ def _take_steps(
 
 def finish(
     registry: Registry,
-    tables: DeltaTables,
+    tables: Tables,
     follow: Follow | None = None,  # moves what follows the alias; must bear being called twice
 ) -> Move:  # the last move, whose steps are taken
     "Take the steps of the last move, until none has been added meanwhile."
@@ -180,7 +180,7 @@ def unfinished(
 
 def settle(
     registry: Registry,
-    tables: DeltaTables,
+    tables: Tables,
     follow: Follow | None = None,  # moves what follows the alias
 ) -> Ledger:  # every move of it finished
     "Finish what a crash has left half done; without one, change nothing."

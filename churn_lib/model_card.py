@@ -20,7 +20,7 @@ from .evaluation import classification_metrics
 from .features import FEATURES, LABEL
 from .promotion import latest_report
 from .registry import Registry
-from .tables import DeltaTables
+from .tables import Tables
 from .training import Record, read_record
 
 # %% ../nbs/lib/28_model_card.ipynb #df3026cc
@@ -288,7 +288,7 @@ def render(
 # %% ../nbs/lib/28_model_card.ipynb #d943dd90
 def publish(
     models: Registry,
-    tables: DeltaTables,
+    tables: Tables,
     version: int,
 ) -> ModelCard:
     "Generate the card of a version and put it on the version and into its run."

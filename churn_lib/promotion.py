@@ -18,7 +18,7 @@ from .features import LABEL
 from .ledger import Follow, Ledger, Move, MoveLost
 from .registry import PRODUCTION, Registry
 from .settings import ChurnError, Settings
-from .tables import DeltaTables
+from .tables import Tables
 
 # %% ../nbs/lib/24_promotion.ipynb #9e3d0b93
 REPORTS = "gold.gate_reports"
@@ -33,7 +33,7 @@ class GateFailed(PromotionRefused):
 
 # %% ../nbs/lib/24_promotion.ipynb #02c79671
 def latest_report(
-    tables: DeltaTables,
+    tables: Tables,
     model_name: str,  # name in the registry
     version: int,
 ) -> dict[str, Any] | None:  # a row of gold.gate_reports; None when it was never judged
@@ -62,7 +62,7 @@ def _failed_checks(
 
 
 def passing_report(
-    tables: DeltaTables,
+    tables: Tables,
     model_name: str,  # name in the registry
     version: int,
 ) -> dict[str, Any]:  # a row of gold.gate_reports
@@ -82,7 +82,7 @@ def passing_report(
 
 # %% ../nbs/lib/24_promotion.ipynb #7230fbe8
 def newest_holdout(
-    tables: DeltaTables,
+    tables: Tables,
 ) -> date | None:  # None when nothing has a label yet
     "The feature date of the newest labelled holdout rows."
     features = tables.read("gold.features")
@@ -92,7 +92,7 @@ def newest_holdout(
 
 def _outdated(
     row: dict[str, Any],  # of gold.gate_reports
-    tables: DeltaTables,
+    tables: Tables,
     champion: int | None,  # what is at Production now
     git_sha: str,  # of the running code
 ) -> str:  # why the report proves nothing today; empty when it does
@@ -108,7 +108,7 @@ def _outdated(
 
 
 def evidence(
-    tables: DeltaTables,
+    tables: Tables,
     model_name: str,  # name in the registry
     version: int,
     champion: int | None,  # what is at Production now
@@ -184,7 +184,7 @@ def refuse_rolled_back(
 # %% ../nbs/lib/24_promotion.ipynb #b984f0ef
 def move_production(
     models: Registry,
-    tables: DeltaTables,
+    tables: Tables,
     move: Move,  # the one after `seen.last`
     seen: Ledger,
     follow: Follow | None = None,  # moves what follows the alias
@@ -238,7 +238,7 @@ def waiting(
 
 def promote(
     models: Registry,
-    tables: DeltaTables,
+    tables: Tables,
     version: int,
     settings: Settings,  # promote_on_tie, require_approval
     git_sha: str,  # commit of the running code
@@ -304,7 +304,7 @@ def _target(
 # %% ../nbs/lib/24_promotion.ipynb #6144c3a7
 def rollback(
     models: Registry,
-    tables: DeltaTables,
+    tables: Tables,
     reason: str,
     git_sha: str,  # commit of the running code
     to: int | None = None,  # version; None: the one that was at Production before
@@ -363,7 +363,7 @@ def _gap(old: int | None, new: int | None) -> dict[str, Any]:
 
 def history(
     models: Registry,
-    tables: DeltaTables,
+    tables: Tables,
 ) -> list[dict[str, Any]]:  # JSON-ready, newest first
     "Every move of Production: when, who, from, to, why, on which evidence."
     seen, reports = ledger.read(tables, models.model_name), dict[str, dict[str, Any]]()

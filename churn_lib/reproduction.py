@@ -27,7 +27,7 @@ from .jobs import read_values
 from .provenance import GitError, differences, git
 from .registry import Registry
 from .settings import ChurnError, Settings
-from .tables import DeltaTables
+from .tables import Tables
 from .training import Record
 
 # %% ../nbs/lib/65_reproduction.ipynb #747d61b5
@@ -142,7 +142,7 @@ def _link(source: str, destination: str) -> None:
 
 def _check(
     record: Record,
-    tables: DeltaTables,
+    tables: Tables,
 ) -> None:
     if "git_sha" not in record.tags or "delta_feature_version" not in record.tags:
         raise ReproductionError(f"version {record.version} was not made by training_job")
@@ -262,7 +262,7 @@ def _metric_difference(
 
 def _model_difference(
     models: Registry,
-    tables: DeltaTables,
+    tables: Tables,
     record: Record,
 ) -> str:  # empty when the registered model answers what its run recorded
     assert record.predictions is not None
@@ -305,7 +305,7 @@ class Reproduction:
 
 def compare(
     models: Registry,
-    tables: DeltaTables,
+    tables: Tables,
     recorded: Record,
     rebuilt: Record,
 ) -> Reproduction:
@@ -329,7 +329,7 @@ def compare(
 # %% ../nbs/lib/65_reproduction.ipynb #aaba68c5
 def reproduce(
     models: Registry,
-    tables: DeltaTables,
+    tables: Tables,
     settings: Settings,  # the store that has the tables
     version: int,
 ) -> Reproduction:

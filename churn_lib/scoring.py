@@ -26,8 +26,8 @@ from .features import FEATURES
 from .reasons import REASONS, Explainer, explainer_of, top_reasons
 from .registry import PRODUCTION, Registry
 from .settings import ChurnError
-from .tables import DeltaTables
-from .validation import ask
+from .tables import Tables
+from .evidence import ask
 
 # %% ../nbs/lib/50_scoring.ipynb #0ede1f99
 class ScoringError(ChurnError):
@@ -51,7 +51,7 @@ def _day(as_of: str) -> datetime.date:
 
 
 def read_snapshot(
-    tables: DeltaTables,
+    tables: Tables,
     as_of: str = "",  # YYYY-MM-DD; empty: the newest snapshot in the table
 ) -> Snapshot:
     "The snapshot of `as_of`; raises `ScoringError` when gold.features has none."
@@ -292,7 +292,7 @@ def _say_nothing(done: int, total: int) -> None:
 
 
 def score(
-    tables: DeltaTables,
+    tables: Tables,
     snapshot: Snapshot,
     scorer: Scorer,
     git_sha: str,  # commit the scores are tied to
@@ -316,7 +316,7 @@ def score(
 
 
 def read_predictions(
-    tables: DeltaTables,
+    tables: Tables,
     feature_date: datetime.date,  # the snapshot
     model_version: int,
     version: int | None = None,  # version of gold.predictions; the latest when None

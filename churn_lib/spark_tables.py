@@ -20,7 +20,13 @@ import ibis
 import pandas as pd
 from tenacity import RetryError
 
-from .table_interface import TableError, predicate, split_name, write_again
+from churn_lib.table_interface import (
+    TableChanged,
+    TableError,
+    predicate,
+    split_name,
+    write_again,
+)
 
 # %% ../nbs/lib/04_spark_tables.ipynb #37d0d948
 _METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -263,6 +269,52 @@ class SparkTables:
     ) -> int:  # the version this made
         "Add rows to the table `name` in one atomic commit; the first append makes the table."
         return self._commit(name, rows, None, tags)
+
+    def append_if_unchanged(
+        self,
+        name: str,  # schema.table
+        rows: ibis.Table,  # what it holds besides, afterwards
+        version: int,  # the version that the decision to add them was based on; -1: no table yet
+        tags: dict[str, str] | None = None,  # kept in the commit
+    ) -> int:  # the version this made
+        "Append when the table `name` is still at `version`, else raise `TableChanged` and add nothing."
+        changed = TableChanged(f"table {name} is no longer at version {version}: read it again")
+        if (self.version(name) if self.exists(name) else -1) != version:
+            raise changed
+        mark = uuid.uuid4().hex
+        metadata = json.dumps({**(tags or {}), _WRITE: mark})
+        frame = _frame(self.spark, self.connection, rows)
+        try:
+            if version < 0:
+                added = self._make(name, frame, [], metadata)
+            else:
+                added = self._merge(name, frame, version, metadata)
+        except Exception as error:
+            if not _contended(error):
+                raise
+            raise changed from None
+        if not added:
+            raise changed
+        return self._made(name, mark)
+
+    def _merge(self, name: str, frame: Any, version: int, metadata: str) -> bool:  # whether added
+        # a MERGE reads the table, so a commit by another while it runs makes it fail; the number of
+        # rows tells of one that came just before
+        full_name = self.full_name(name)
+        before = self.spark.sql(f"SELECT * FROM {full_name} VERSION AS OF {version}").count()
+        unchanged = f"(SELECT count(*) FROM {full_name}) = {before}"
+        same = " AND ".join(f"old.`{column}` <=> new.`{column}`" for column in frame.columns)
+        with _MAKING:
+            self.spark.conf.set(_METADATA, metadata)
+            try:
+                found = self.spark.sql(
+                    f"MERGE INTO {full_name} old USING (SELECT * FROM {{rows}} WHERE {unchanged}) new "
+                    f"ON {same} WHEN NOT MATCHED THEN INSERT *",
+                    rows=frame,
+                ).collect()
+            finally:
+                self.spark.conf.unset(_METADATA)
+        return found[0]["num_inserted_rows"] > 0
 
     def history(self, name: str) -> pd.DataFrame:
         "One row for each commit of the table `name`, newest first: version, time, operation, tags."

@@ -23,7 +23,7 @@ from matplotlib.ticker import PercentFormatter
 
 from .features import FEATURES, LABEL
 from .scoring import Scorer, ScoringError
-from .validation import ask
+from .evidence import ask
 
 # %% ../nbs/lib/51_targeting.ipynb #559f4799
 def reason_text(

@@ -10,7 +10,6 @@ __all__ = ['SIGNATURE', 'PREDICTIONS', 'TrainingError', 'DataSet', 'read_data_se
 import datetime
 import io
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -44,7 +43,7 @@ from .lineage import log_training_rows
 from .model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
 from .provenance import Checkout, checkout, environment, lock_hash
 from .settings import ChurnError, Settings
-from .tables import DeltaTables
+from .tables import DeltaTables, Tables
 
 # %% ../nbs/lib/27_training.ipynb #b1d4a8da
 class TrainingError(ChurnError):
@@ -187,16 +186,17 @@ class Source:
 
 
 def source(
-    tables: DeltaTables,
+    tables: Tables,
     feature_version: int,  # version of gold.features
     settings: Settings,  # catalog
 ) -> Source:
     "The feature table at a version, and the versions of the raw tables its commit names."
     name: dict[str, Any] = {"delta_table_name": f"{settings.catalog}.gold.features"}
-    if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+    if isinstance(tables, DeltaTables):
         name = {"path": str(tables.path("gold.features"))}
-    commits = tables.history("gold.features").set_index("version")["tags"]
-    tags = commits.get(feature_version) or {}
+    commits = tables.history("gold.features")  # newest first; a compaction names no origin
+    known = commits.tags[commits.version <= feature_version]
+    tags: dict[str, str] = next((tags for tags in known if "bronze.events" in tags), {})
     bronze = {key: str(value) for key, value in tags.items() if key.startswith("bronze.")}
     return Source(DeltaDatasetSource(delta_table_version=feature_version, **name), bronze)
 

@@ -8,10 +8,8 @@ __all__ = ['PASS', 'FAIL', 'TIE', 'GateReport', 'heading', 'report_html', 'judge
 # %% ../nbs/lib/30_validation.ipynb #bdc67de8
 import html
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-import ibis
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score

@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 
 from churn_lib import spark_tables as spark_tables_module
 from churn_lib.spark_tables import SparkTables
-from churn_lib.tables import DeltaTables, TableError, Tables
+from churn_lib.tables import DeltaTables, TableChanged, TableError, Tables
 
 UTC = datetime.UTC
 MONDAY, TUESDAY = date(2024, 1, 1), date(2024, 1, 2)
@@ -344,3 +344,32 @@ def test_spark_reads_what_delta_rs_wrote(spark_tables: SparkTables, tmp_path: Pa
     assert held(spark_tables, "gold.t") == [*given, row("c", TUESDAY)]
     spark_tables.overwrite("gold.t", rows(row("d")), {"feature_date": MONDAY})
     assert held(here, "gold.t") == [row("d"), row("c", TUESDAY)]
+
+
+def test_an_append_that_rests_on_a_version_is_refused_when_another_came_first(
+    store: Tables,
+) -> None:
+    first = store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [1]}), -1)
+    with pytest.raises(TableChanged, match="no longer at version"):
+        store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [9]}), -1)
+    second = store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [2]}), first)
+    with pytest.raises(TableChanged, match="no longer at version"):
+        store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [3]}), first)
+    assert store.version("gold.ledger") == second
+    assert sorted(store.read("gold.ledger").to_pandas().move) == [1, 2]
+
+
+def test_of_two_appends_that_rest_on_one_version_one_wins(store: Tables) -> None:
+    version = store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [0]}), -1)
+
+    def attempt(move: int) -> bool:
+        try:
+            store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [move]}), version)
+        except TableChanged:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        won = list(pool.map(attempt, (1, 2)))
+    assert sorted(won) == [False, True]
+    assert len(store.read("gold.ledger").to_pandas()) == 2
