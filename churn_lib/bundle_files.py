@@ -50,7 +50,11 @@ class Sequence(list[Any]):
         self.places = places or []
 
 # %% ../nbs/lib/59_bundle_files.ipynb #d5eaaab5
-class _Loader(yaml.SafeLoader):
+# the parser in C is ten times as fast; a wheel without it exists
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
     "YAML as text, numbers and booleans; a repeated key is an error."
 
     path: Path
@@ -238,6 +242,41 @@ def _included(
         yield from found
 
 # %% ../nbs/lib/59_bundle_files.ipynb #d3a83419
+_DECLARATION = {"default", "description", "lookup", "type"}
+
+
+def _with_value(
+    declared: Any,  # a variable as declared; a value alone is its default
+    value: Any,  # what a target says about it
+    place: Place | None,  # where it says so
+) -> Mapping:
+    full = isinstance(value, Mapping) and bool(value) and value.keys() <= _DECLARATION
+    given = value if full else Mapping({"default": value}, {"default": place} if place else {})
+    if not isinstance(declared, dict):
+        declared = Mapping({} if declared is None else {"default": declared})
+    replaced = ("default", "lookup") if {"default", "lookup"} & given.keys() else ()
+    kept = {key: part for key, part in declared.items() if key not in replaced}
+    return Mapping({**kept, **given}, {**getattr(declared, "places", {}), **given.places})
+
+
+def _with_target(
+    content: Mapping,  # everything but the target
+    override: Mapping,  # the target
+) -> Mapping:
+    values = override.get("variables") or Mapping()
+    declared = content.get("variables") or Mapping()
+    variables = Mapping(declared, dict(getattr(declared, "places", {})))
+    for name, value in values.items():
+        variables[name] = _with_value(variables.get(name), value, values.places.get(name))
+        if name in values.places:
+            variables.places.setdefault(name, values.places[name])
+    left = {key: part for key, part in override.items() if key != "variables"}
+    merged = merge(content, Mapping(left, override.places))
+    if variables:
+        merged["variables"] = variables
+    return merged
+
+# %% ../nbs/lib/59_bundle_files.ipynb #51e8bd28
 def read_sources(
     root: Path,  # folder of databricks.yml
     target: str,  # target to apply; local has no overrides
@@ -262,7 +301,7 @@ def read_sources(
         {key: part for key, part in content.items() if key not in ("targets", "include")},
         content.places,
     )
-    merged = merge(content, targets.get(target) or Mapping())
+    merged = _with_target(content, targets.get(target) or Mapping())
     return Sources(root, target, list(targets), merged, files)
 
 # %% ../nbs/lib/59_bundle_files.ipynb #ae725646

@@ -10,6 +10,7 @@ import dataclasses
 import types
 from collections.abc import Iterator
 from enum import Enum
+from functools import cache
 from importlib import import_module
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -89,13 +90,18 @@ def _scalar_problem(
     return None
 
 # %% ../nbs/lib/65_resource_fields.ipynb #6a1c9fa5
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _object_problems(
     value: dict[str, Any],  # as resolved
     written: Any,
     kind: type,  # a dataclass
     parts: Parts,
 ) -> Iterator[Problem]:
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     known = {field.name: field for field in dataclasses.fields(kind)}
     for name, part in value.items():
         if name not in known:
