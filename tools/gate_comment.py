@@ -28,6 +28,8 @@ VERDICTS = {"PASS": "passed", "FAIL": "refused", "TIE": "a tie"}
 
 def collect(target: str) -> dict[str, Any]:
     """The newest row of gold.gate_reports, or nothing when the gate has not been reached."""
+    import pandas as pd
+
     from churn_lib import settings, tables
 
     store = tables.connect(settings.load(target))
@@ -38,7 +40,7 @@ def collect(target: str) -> dict[str, Any]:
     if newest.empty:
         return {}
     row = newest.iloc[0]
-    known = {name: None if row[name] != row[name] else str(row[name]) for name in COLUMNS}
+    known = {name: None if pd.isna(row[name]) else str(row[name]) for name in COLUMNS}
     return {**known, "checks": json.loads(row["report"]).get("checks", [])}
 
 
