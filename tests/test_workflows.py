@@ -171,7 +171,6 @@ def run_step(clone: Path, body: str, **environment: str) -> subprocess.Completed
         **os.environ,
         "PYTHONPATH": str(clone),
         "GIT_SHA": "0" * 40,
-        "BUILD_SOURCEVERSION": "0" * 40,
         "PULL_REQUEST": "7",
         "GITHUB_STEP_SUMMARY": str(clone.parent / "summary.md"),
         "CHURN_SETTINGS": str(clone / "settings.ini"),
@@ -183,7 +182,8 @@ def run_step(clone: Path, body: str, **environment: str) -> subprocess.Completed
         env=known,
         capture_output=True,
         text=True,
-        timeout=300,
+        stdin=subprocess.DEVNULL,
+        timeout=800,
     )
 
 
@@ -194,10 +194,12 @@ def free_steps() -> list[tuple[str, str]]:
         for step in workflows.steps(workflows.read(path)):
             body = str(step.get("run") or step.get("bash") or "")
             if body and not any(word in body for word in (*CLOUD, *LONG)):
-                seen.setdefault(body, path.name)
+                # both systems run the pipeline: once is enough
+                seen.setdefault(body.replace("$BUILD_SOURCEVERSION", "$GIT_SHA"), path.name)
     return [(name, body) for body, name in seen.items()]
 
 
+@pytest.mark.timeout(1200)
 def test_the_steps_that_need_no_cloud_run_in_a_clean_clone(clone: Path) -> None:
     ran = []
     for name, body in free_steps():
