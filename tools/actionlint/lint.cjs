@@ -2,8 +2,13 @@
 const fs = require("fs");
 const { createLinter } = require(process.argv[2]);
 
-createLinter().then((lint) => {
-  const files = process.argv.slice(3);
-  const found = files.flatMap((file) => lint(fs.readFileSync(file, "utf8"), file));
+async function main() {
+  const found = [];
+  for (const file of process.argv.slice(3)) {
+    const lint = await createLinter(); // one for each file: its memory does not last for many
+    found.push(...lint(fs.readFileSync(file, "utf8"), file));
+  }
   process.stdout.write(JSON.stringify(found));
-});
+}
+
+main();
