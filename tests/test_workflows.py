@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any, ClassVar
 
 import ibis
+import psutil
 import pytest
 
 from tools import benchmark_history, gate_comment, hooks, notebooks, smoke_test, wheel, workflows
@@ -170,21 +171,29 @@ def run_step(clone: Path, body: str, **environment: str) -> subprocess.Completed
     known = {
         **os.environ,
         "PYTHONPATH": str(clone),
+        "OMP_NUM_THREADS": "1",  # threads that wait for each other on a busy machine take minutes
         "GIT_SHA": "0" * 40,
         "PULL_REQUEST": "7",
         "GITHUB_STEP_SUMMARY": str(clone.parent / "summary.md"),
         "CHURN_SETTINGS": str(clone / "settings.ini"),
         **environment,
     }
-    return subprocess.run(
+    with subprocess.Popen(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
         cwd=clone,
         env=known,
-        capture_output=True,
-        text=True,
         stdin=subprocess.DEVNULL,
-        timeout=800,
-    )
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as step:
+        try:
+            said, complained = step.communicate(timeout=900)
+        except subprocess.TimeoutExpired:
+            for process in psutil.Process(step.pid).children(recursive=True):
+                process.kill()  # kernels have process groups of their own
+            raise
+    return subprocess.CompletedProcess(step.args, step.returncode, said, complained)
 
 
 def free_steps() -> list[tuple[str, str]]:
