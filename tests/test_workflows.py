@@ -134,7 +134,14 @@ def test_what_the_checks_run_is_all_there_is() -> None:
 
 # --- the steps that need no cloud, in a clean clone ------------------------------------------------------
 
-CLOUD = ("databricks ", "run_job.sh", "smoke_test", "comment.sh", "install_databricks_cli")
+CLOUD = (
+    "databricks ",
+    "run_job.sh",
+    "production_version.sh",
+    "smoke_test",
+    "comment.sh",
+    "install_databricks_cli",
+)
 # these are `make test` itself, or what it does: running them here would run the tests in the tests
 LONG = ("make test", "make lock", "make docs", "spark_tests.sh", "benchmark_history")
 
@@ -478,3 +485,70 @@ def test_a_benchmark_adds_a_line_to_its_history(tmp_path: Path) -> None:
     assert benchmark_history.main(history, tmp_path) == 1
     (tmp_path / "benchmarks/fast.py").unlink()
     assert benchmark_history.main(history, tmp_path) == 1
+
+
+# --- scripts that ask GitHub and Databricks, with a stand-in for their commands ------------------------
+
+
+def stand_in(folder: Path, name: str, body: str) -> dict[str, str]:
+    """A command of that name which notes how it was called; the environment that finds it."""
+    path = folder / name
+    path.write_text(f'#!/bin/sh\necho "$*" >> "{folder}/asked"\n{body}\n')
+    path.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(("before", "method"), [("", "POST"), ("42", "PATCH")])
+def test_a_comment_is_put_once_and_renewed_after_that(
+    tmp_path: Path, before: str, method: str
+) -> None:
+    body = f'case "$*" in *"/pulls/7 "*) echo abc ;; *--paginate*) echo "{before}" ;; esac'
+    environment = {**stand_in(tmp_path, "gh", body), "REPOSITORY": "o/r", "HEAD_SHA": "abc"}
+    (tmp_path / "number").write_text("7\n")
+    command = ["bash", str(ROOT / "tools/comment.sh"), "number", "comment.md"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
+    last = (tmp_path / "asked").read_text().splitlines()[-1]
+    place = "issues/comments/42" if before else "issues/7/comments"
+    assert last == f"api --method {method} repos/o/r/{place} --field body=@comment.md --silent"
+
+
+@pytest.mark.parametrize(
+    ("number", "head", "code"), [("7", "newer", 0), ("7; ls", "abc", 1), ("", "abc", 1)]
+)
+def test_a_run_cannot_comment_on_a_pull_request_that_is_not_its_own(
+    tmp_path: Path, number: str, head: str, code: int
+) -> None:
+    environment = {**stand_in(tmp_path, "gh", f"echo {head}"), "REPOSITORY": "o/r"}
+    (tmp_path / "number").write_text(number)
+    command = ["bash", str(ROOT / "tools/comment.sh"), "number", "comment.md"]
+    run = subprocess.run(
+        command, cwd=tmp_path, env={**environment, "HEAD_SHA": "abc"}, timeout=60, check=False
+    )
+    assert run.returncode == code
+    asked = tmp_path / "asked"
+    assert "--method" not in (asked.read_text() if asked.exists() else "")
+
+
+@pytest.mark.parametrize(
+    ("aliases", "printed"),
+    [
+        ([{"alias_name": "Staging", "version_num": 4}], ""),
+        ([{"alias_name": "Staging", "version_num": 4}, {"alias_name": "Production", "version_num": 3}], "3\n"),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_the_version_at_production_is_asked_of_unity_catalog(
+    tmp_path: Path, aliases: list[dict[str, Any]] | None, printed: str
+) -> None:
+    answer = json.dumps({"aliases": aliases} if aliases else {})
+    environment = stand_in(tmp_path, "databricks", f"echo '{answer}'")
+    (tmp_path / "tools").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    shutil.copy(ROOT / "tools/production_version.sh", tmp_path / "tools")
+    churn = tmp_path / ".venv/bin/churn"
+    churn.write_text('#!/bin/sh\necho "{\\"model_name\\": \\"a.b.c\\"}"\n')
+    churn.chmod(0o755)
+    command = ["bash", str(tmp_path / "tools/production_version.sh"), "staging"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (0, printed)
+    assert (tmp_path / "asked").read_text().startswith("registered-models get a.b.c ")

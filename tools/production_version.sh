@@ -3,6 +3,11 @@
 # usage: production_version.sh TARGET
 set -euo pipefail
 cd "$(dirname "$0")/.."
-model=$(.venv/bin/churn settings --target "$1" --json | jq --exit-status --raw-output .model_name)
-databricks registered-models get "$model" --include-aliases --output json |
-  jq --raw-output '.aliases[]? | select(.alias_name == "Production") | .version_num'
+model=$(.venv/bin/churn settings --target "$1" --json |
+  python3 -c 'import json, sys; print(json.load(sys.stdin)["model_name"])')
+databricks registered-models get "$model" --include-aliases --output json | python3 -c '
+import json, sys
+for alias in json.load(sys.stdin).get("aliases") or []:
+    if alias["alias_name"] == "Production":
+        print(alias["version_num"])
+'
