@@ -1,7 +1,7 @@
 # `make help` lists what there is. Everything installs itself into .venv first, once.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint types notebooks examples docs pytest prepare lock clean
+.PHONY: help run test lint types notebooks bundle workflows examples docs pytest prepare lock clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -16,7 +16,7 @@ help: ## Show this list
 run: $(VENV)/.run-installed ## Run the whole pipeline on real data, with embedded defaults
 	@$(BIN)/churn pipeline
 
-test: lint types notebooks examples docs pytest ## Run every check
+test: lint types notebooks bundle workflows examples docs pytest ## Run every check
 
 $(VENV)/.run-installed: requirements.lock pyproject.toml tools/install.sh
 	@tools/install.sh $(VENV) requirements.lock
@@ -40,6 +40,14 @@ notebooks: $(VENV)/.dev-installed ## Notebooks clean, package and text twins and
 	@$(BIN)/python -m tools.notebooks
 	@$(BIN)/python -m tools.site readme --check
 
+bundle: $(VENV)/.dev-installed ## Check every target of the bundle, without a workspace
+	@echo "== bundle"
+	@$(BIN)/churn bundle check
+
+workflows: $(VENV)/.dev-installed ## Check the workflows of GitHub Actions and Azure DevOps
+	@echo "== workflows"
+	@$(BIN)/python -m tools.workflows
+
 examples: $(VENV)/.dev-installed ## Run the examples in the notebooks, and the job notebooks one after the other
 	@echo "== examples"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && cp settings.ini requirements.lock $(SCRATCH)/
@@ -54,12 +62,13 @@ pytest: $(VENV)/.dev-installed ## Run the tests
 	@echo "== tests"
 	@$(BIN)/python -m pytest -q
 
-prepare: $(VENV)/.dev-installed ## After editing a notebook: format, export, clean, twins, README
+prepare: $(VENV)/.dev-installed ## After editing a notebook: format, export, clean, twins, README; sets up the git hooks
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/jupytext --quiet --sync nbs/jobs/*.ipynb
 	@$(BIN)/nbdev-export
 	@$(BIN)/nbdev-clean
 	@$(BIN)/python -m tools.site readme
+	@$(BIN)/python -m tools.hooks
 
 lock: $(VENV)/.dev-installed ## Make both lock files anew, with the newest versions that pyproject.toml allows
 	@$(BIN)/python -m tools.lock

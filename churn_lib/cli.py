@@ -15,7 +15,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import data_commands, job_commands, model_commands, simulation_command
+from churn_lib import (
+    bundle_commands,
+    data_commands,
+    job_commands,
+    model_commands,
+    simulation_command,
+)
 from . import settings as settings_module
 from .console import AsJson, Target, print_json
 from .settings import ChurnError
@@ -40,6 +46,7 @@ for command in (
     app.command()(command)
 data_commands.app.command()(simulation_command.simulate)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(bundle_commands.app, name="bundle")
 
 # %% ../nbs/lib/79_cli.ipynb #04415d16
 @app.command()

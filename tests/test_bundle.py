@@ -11,6 +11,7 @@ from conftest import Project, good, notebook_task
 from churn_lib import bundle
 from churn_lib.bundle import Bundle, BundleError
 from churn_lib.plan import make_plan
+from churn_lib.settings import ChurnError
 
 
 def load(root: Path, text: str | dict[str, Any], target: str = "local") -> Bundle:
@@ -275,7 +276,7 @@ def test_a_reference_to_nothing_names_file_and_reference(
 def test_a_variable_without_a_value_says_how_to_give_one(
     tmp_path: Path, declared: dict[str, Any] | None, said: str
 ) -> None:
-    assert said in refusal(tmp_path, {**job(), "variables": {"who": declared}})
+    assert said in refusal(tmp_path, {**job(name="${var.who}"), "variables": {"who": declared}})
 
 
 def test_an_unknown_target_is_named_with_the_known_ones(tmp_path: Path) -> None:
@@ -369,7 +370,7 @@ def test_text_or_a_list_in_place_of_a_mapping_is_one_line_with_file_and_place(
 
 
 def test_a_job_without_tasks_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
-    with pytest.raises(bundle.ChurnError) as caught:
+    with pytest.raises(ChurnError) as caught:
         make_plan(load(tmp_path, {"resources": {"jobs": {"job": {"name": "x"}}}}), "job")
     assert "None" not in str(caught.value)
     assert "tasks" in str(caught.value)

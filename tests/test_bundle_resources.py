@@ -7,6 +7,8 @@ import pytest
 from databricks.bundles.jobs import Job
 
 from churn_lib import bundle, settings
+from churn_lib.bundle_check import check
+from churn_lib.bundle_files import read_sources
 from churn_lib.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +44,7 @@ def test_a_field_that_databricks_does_not_know_would_be_caught(field: str, value
 def test_every_job_can_be_planned(target: str, key: str) -> None:
     plan = make_plan(bundle.load(target, ROOT), key, {"git_sha": "abc"})
     assert plan.parameters["git_sha"] == "abc"
-    assert "as_of" in plan.parameters
+    assert ("as_of" in plan.parameters) == (key != "promotion_job")  # which computes nothing
 
 
 @pytest.mark.parametrize("key", JOBS)
@@ -74,3 +76,62 @@ def test_every_target_has_settings_and_the_other_way_round() -> None:
     assert settings.targets(ROOT / "settings.ini") == TARGETS
     for target in TARGETS:
         assert bundle.load(target, ROOT).target == target
+
+
+# --- what every job of this project has -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["staging", "production"])
+@pytest.mark.parametrize("key", JOBS)
+def test_every_deployed_job_says_who_runs_it_how_long_and_who_hears_of_it(
+    target: str, key: str
+) -> None:
+    body = definition(target, key)
+    address = "${var.notification_address}"
+    assert body["run_as"] == {"service_principal_name": "${var.service_principal}"}
+    assert body["email_notifications"]["on_failure"] == [address]
+    assert body["email_notifications"]["on_duration_warning_threshold_exceeded"] == [address]
+    assert body["health"]["rules"][0]["metric"] == "RUN_DURATION_SECONDS"
+    assert body["health"]["rules"][0]["value"] < body["timeout_seconds"]
+    assert body["queue"] == {"enabled": True}
+    assert body["max_concurrent_runs"] == 1
+    assert body["tags"]["stage"] == target
+    for cluster in body["job_clusters"]:
+        assert cluster["new_cluster"]["custom_tags"]["stage"] == target
+    for task in body["tasks"]:
+        if "notebook_task" in task:
+            assert task["libraries"] == [{"whl": "../dist/*.whl"}]
+            assert task["timeout_seconds"] <= body["timeout_seconds"]
+
+
+@pytest.mark.parametrize("compute", ["classic", "serverless"])
+def test_one_variable_puts_every_job_on_serverless_compute(
+    compute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUNDLE_VAR_compute", compute)
+    assert check(ROOT, "production") == []
+    for key in JOBS:
+        body = definition("production", key)
+        Job.from_dict(body)
+        clusters = any("job_cluster_key" in task for task in body["tasks"])
+        environments = any("environment_key" in task for task in body["tasks"])
+        assert (clusters, environments) == (compute == "classic", compute == "serverless")
+
+
+def test_what_holds_state_is_kept_from_loss_and_out_of_development() -> None:
+    kinds = ("schemas", "volumes", "registered_models", "experiments", "secret_scopes")
+    for target in ("staging", "production"):
+        resources = bundle.load(target, ROOT).config["resources"]
+        for kind in kinds:
+            for key, body in resources[kind].items():
+                assert body["lifecycle"] == {"prevent_destroy": True}, key
+        assert "model_serving_endpoints" not in resources  # deployment_job makes it
+    assert set(bundle.load("dev", ROOT).config["resources"]) == {"jobs"}
+
+
+def test_every_variable_says_what_it_is_for_and_no_host_is_written_down() -> None:
+    content = read_sources(ROOT, "local").content
+    for name, declared in content["variables"].items():
+        assert len(declared["description"]) > 20, name
+    for target in TARGETS[1:]:
+        assert "host" not in read_sources(ROOT, target).content.get("workspace", {})

