@@ -57,7 +57,8 @@ def test_every_task_has_a_cluster_of_its_job(target: str, key: str) -> None:
     body = definition(target, key)
     clusters = {cluster["job_cluster_key"] for cluster in body["job_clusters"]}
     for task in body["tasks"]:
-        assert task["job_cluster_key"] in clusters
+        if "notebook_task" in task:  # a condition and a job's run need no machine
+            assert task["job_cluster_key"] in clusters
     for cluster in body["job_clusters"]:
         assert cluster["new_cluster"]["spark_version"].startswith("18.")
 
@@ -66,7 +67,7 @@ def test_every_job_notebook_belongs_to_a_job() -> None:
     loaded = bundle.load("local", ROOT)
     used = {
         step.notebook for key in JOBS for step in make_plan(loaded, key, {"git_sha": "a"}).steps
-    }
+    } - {None}
     assert used == set((ROOT / "nbs" / "jobs").glob("*.ipynb"))
 
 
