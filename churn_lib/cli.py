@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import job_commands, model_commands
+from . import job_commands, model_commands, monitoring_commands
 from . import settings as settings_module
 from .console import AsJson, Target, print_json
 from .settings import ChurnError
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command()(job_commands.run)
 app.command()(job_commands.pipeline)
 app.command()(model_commands.models)
+app.add_typer(monitoring_commands.app, name="monitor")
 
 # %% ../nbs/lib/79_cli.ipynb #04415d16
 @app.command()

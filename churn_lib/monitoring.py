@@ -153,7 +153,11 @@ def _limits(
     for name in COLUMNS:
         numeric = is_numeric(name)
         least = settings.max_population_stability_index if numeric else settings.max_js_distance
-        moved = natural_effect([rows[name] for rows in snapshots], last[name], reach, numeric)
+        # answers and labels are held against the holdout: what counts is one horizon, from the
+        # newest training snapshot to it
+        features = name in FEATURES
+        earlier = [rows[name] for rows in (snapshots if features else snapshots[-1:])]
+        moved = natural_effect(earlier, last[name], reach if features else 1.0, numeric)
         limits[name] = max(least, moved)
     return limits
 
@@ -199,7 +203,9 @@ def make_baseline(
     settings: Settings,
 ) -> Baseline:
     "The baseline that training and holdout rows make."
-    by_day = {pd.Timestamp(day).date(): rows for day, rows in training.groupby("feature_date")}
+    by_day = {
+        pd.Timestamp(day).date(): rows for day, rows in training.groupby("feature_date", sort=True)
+    }
     reach = _reach(list(by_day), pd.Timestamp(holdout.feature_date.iloc[0]).date(), settings)
     found = {
         name: distribution((training if name in FEATURES else holdout)[name], is_numeric(name))
@@ -336,8 +342,13 @@ class Observed:
     slice_value: str | None = None
 
 
-def in_threads(work: Any, items: Any) -> list[Any]:
-    "The results of `work` on each item."
+_MANY_ROWS = 50_000  # below it, threads cost more than they save
+
+
+def in_threads(work: Any, items: Any, rows: int) -> list[Any]:
+    "The results of `work` on each item; in threads when there are many rows."
+    if rows < _MANY_ROWS:
+        return [work(item) for item in items]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 2) as pool:
         return list(pool.map(work, items))
 
@@ -355,7 +366,7 @@ def observe(
 ) -> Observed:
     "The distribution of every column of a window; the label's only once it is known."
     names = _known_columns(rows)
-    found = in_threads(lambda name: distribution(rows[name], is_numeric(name)), names)
+    found = in_threads(lambda name: distribution(rows[name], is_numeric(name)), names, len(rows))
     return Observed(window, rows, dict(zip(names, found, strict=True)), **part)
 
 # %% ../nbs/lib/56_monitoring.ipynb #f0af51f9
@@ -397,7 +408,9 @@ def drift_rows(
     "Drift of every column that both sides have."
     names = [name for name in observed.distributions if name in before]
     compared = in_threads(
-        lambda name: _drift_row(name, observed.distributions[name], before[name]), names
+        lambda name: _drift_row(name, observed.distributions[name], before[name]),
+        names,
+        len(observed.rows),
     )
     rows = pd.DataFrame(compared)
     rows["effect_limit"] = [limits.get(name) for name in names]

@@ -45,6 +45,7 @@ _STYLE: dict[str, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), _INK),
     **dict.fromkeys(("xtick.color", "ytick.color", "grid.color"), _INK),
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
+    "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10,
@@ -111,7 +112,10 @@ body.jp-Notebook{--jp-layout-color0:#14171c;--jp-layout-color1:#1b1f26;--jp-layo
 --jp-rendermime-table-row-background:#1b1f26;--jp-rendermime-table-row-hover-background:#262b34;
 --jp-rendermime-error-background:#4a2326;--jp-mirror-editor-keyword-color:#7ee787;
 --jp-mirror-editor-string-color:#ffa198;--jp-mirror-editor-comment-color:#8b949e;
---jp-mirror-editor-number-color:#a5d6ff;--jp-mirror-editor-operator-color:#d2a8ff;
+--jp-mirror-editor-number-color:#a5d6ff;--jp-mirror-editor-variable-color:#e4e7eb;
+--jp-mirror-editor-punctuation-color:#9ecbff;--jp-mirror-editor-property-color:#9ecbff;
+--jp-cell-inprompt-font-color:#9aa2ad;--jp-cell-outprompt-font-color:#9aa2ad;
+--jp-cell-prompt-not-active-font-color:#9aa2ad;--jp-mirror-editor-operator-color:#d2a8ff;
 color-scheme:dark;background:#14171c}}
 @media print{.churn-card,svg,table.churn{break-inside:avoid}.jp-InputArea{display:none!important}
 body.jp-Notebook{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
@@ -141,7 +145,7 @@ def _dots(finding: Finding, windows: int) -> str:  # oldest first
     for start, violated in zip(finding.windows[-windows:], shown, strict=True):
         colour, mark, said = marks[None if violated is None else bool(violated)]
         parts.append(f'<span style="color:{colour}" title="{start}: {said}">{mark}</span>')
-    return "".join(parts) or "unknown"
+    return "".join(parts)
 
 
 def _state(finding: Finding, settings: Settings) -> str:
@@ -181,7 +185,8 @@ class Card:
         )
 
     def _seen(self, finding: Finding) -> str:
-        return f'<span class="churn-dots">{_dots(finding, _SHOWN)}</span>'
+        dots = _dots(finding, _SHOWN)
+        return f'<span class="churn-dots">{dots}</span>' if finding.windows else "none yet"
 
     def _message(self, finding: Finding) -> str:
         newest = [violated for violated in finding.violations if violated is not None][-1:]

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['today', 'labels_until', 'drift_finding', 'broken_finding', 'quality_finding', 'volume_finding', 'no_data_finding',
-           'serving_finding', 'Verdict', 'findings', 'retraining_is_due', 'monitor']
+           'serving_finding', 'Verdict', 'findings', 'retraining_is_due', 'read_verdict', 'monitor']
 
 # %% ../nbs/lib/58_verdict.ipynb #b79baf46
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from .alerts import Alert, Finding
 from .drift import judge_columns
 from .features import FEATURES, LABEL, resolve_as_of
 from .metrics_tables import Refresher, read_metrics, refresh, whole
-from .monitoring import DRIFT_METRICS, PROFILE_METRICS
+from .monitoring import DRIFT_METRICS, PROFILE_METRICS, windows
 from .registry import PRODUCTION, Registry
 from .settings import Settings
 
@@ -227,7 +228,6 @@ def retraining_is_due(
 
 # %% ../nbs/lib/58_verdict.ipynb #226bef21
 def _sentence(
-    word: str,
     causes: list[Finding],
     quality: str,
     standing: list[Alert],
@@ -254,30 +254,25 @@ def _known_quality(found: list[Finding]) -> str:
     return ("lost" if said[-1] else "held") if said else "unknown"
 
 # %% ../nbs/lib/58_verdict.ipynb #33eceaf3
-def monitor(
+def read_verdict(
     tables: Any,
     registry: Registry,
     settings: Settings,
     as_of: str = "",  # day to stand on, YYYY-MM-DD
-    git_sha: str = "",
+    refresher: Refresher | None = None,  # of the monitor that has just run
+    problems: Sequence[str] = (),
 ) -> Verdict:
-    "Compute what is due, raise and close alerts, tell them; the same call again changes nothing."
-    day = today(tables, as_of, settings)
-    refresher = Refresher(tables, registry, settings, labels_until(tables, day), git_sha)
-    refresh(refresher)
-    newest = max(refresher.all, key=lambda each: (each.days[-1], each.model_version), default=None)
+    "The verdict that the tables lead to; computes no window and changes nothing."
+    day, name = today(tables, as_of, settings), settings.model_name
+    made = refresher.all if refresher else windows(tables, settings, labels_until(tables, day))
+    newest = max(made, key=lambda each: (each.days[-1], each.model_version), default=None)
     version = newest.model_version if newest else registry.version_of(PRODUCTION) or 0
     found = findings(tables, settings, day, version, newest.days[-1] if newest else None)
-    rule = (settings.alert_violations, settings.alert_windows)
-    name = settings.model_name
-    alerts.update(tables, found, name, version, *rule, git_sha)
-    problems = [*refresher.problems, *alerts.notify(tables, name, git_sha)]
-    standing, causes = alerts.open_alerts(tables, name), alerts.firing(found, *rule)
-    word = alerts.verdict([each.cause for each in causes])
-    quality = _known_quality(found)
+    causes = alerts.firing(found, settings.alert_violations, settings.alert_windows)
+    standing, quality = alerts.open_alerts(tables, name), _known_quality(found)
     return Verdict(
-        word,
-        _sentence(word, causes, quality, standing),
+        alerts.verdict([each.cause for each in causes]),
+        _sentence(causes, quality, standing),
         retraining_is_due(registry, standing),
         name,
         version,
@@ -289,3 +284,21 @@ def monitor(
         refresher,
         tuple(dict.fromkeys(problems)),
     )
+
+
+def monitor(
+    tables: Any,
+    registry: Registry,
+    settings: Settings,
+    as_of: str = "",  # day to stand on, YYYY-MM-DD
+    git_sha: str = "",
+) -> Verdict:
+    "Compute what is due, raise and close alerts, tell them; the same call again changes nothing."
+    known = labels_until(tables, today(tables, as_of, settings))
+    refresher = Refresher(tables, registry, settings, known, git_sha)
+    refresh(refresher)
+    said = read_verdict(tables, registry, settings, as_of, refresher)
+    name, rule = settings.model_name, (settings.alert_violations, settings.alert_windows)
+    alerts.update(tables, said.findings, name, said.model_version, *rule, git_sha)
+    problems = [*refresher.problems, *alerts.notify(tables, name, git_sha)]
+    return read_verdict(tables, registry, settings, as_of, refresher, problems)
