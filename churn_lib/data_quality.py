@@ -185,15 +185,18 @@ def _wait_until_active(client: WorkspaceClient, table_id: str, limit: float, pau
         )
 
 
+_PAUSE = 5.0  # seconds between two questions
+
+
 def refresh_profile(
     client: WorkspaceClient,
     settings: Settings,
     limit: float = 600,  # seconds to wait for a new profile
-    pause: float = 5,  # seconds between questions
+    pause: float | None = None,  # seconds between questions; five when None
 ) -> str:  # started or running
     "Start a refresh of the profile, unless one is under way."
     table_id, _ = _ids(client, settings)
-    _wait_until_active(client, table_id, limit, pause)
+    _wait_until_active(client, table_id, limit, _PAUSE if pause is None else pause)
     running = client.data_quality.list_refresh("table", table_id)
     if any(each.state in _BUSY for each in running):
         return "running"

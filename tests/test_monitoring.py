@@ -10,6 +10,7 @@ from pathlib import Path
 import ibis
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from churn_lib import alerts, events, features, metrics_tables, monitoring, registry, settings
@@ -47,8 +48,6 @@ def shop(customers: int = 2_500, seed: int = 0) -> tuple:
         ]
     )
     frame = events._frame(owner, moment, rng.integers(0, 100, len(owner)), str(FIRST))
-    import pyarrow as pa
-
     return pa.Table.from_pandas(frame, events.EVENTS, preserve_index=False), events.customers_of(
         frame
     )
@@ -214,11 +213,12 @@ def test_a_model_lives_fails_is_replaced_and_the_monitor_is_quiet_again(trained:
     trained.score(END)
     calm = trained.monitor(END)
     assert (calm.verdict, calm.model_version, calm.alerts, calm.retrain) == ("ok", 2, (), False)
-    assert trained.churn("monitor", "status", "--as-of", str(day(END))).returncode == 0
 
 
 def test_the_label_of_the_monitor_is_that_of_the_features(trained: Shop) -> None:
-    window = monitoring.Window(day(CHANGE), day(CHANGE + 1), 1, (day(CHANGE),))
+    trained.score(CHANGE)
+    version = trained.models.version_of(registry.PRODUCTION)
+    window = monitoring.Window(day(CHANGE), day(CHANGE + 1), version, (day(CHANGE),))
     rows = monitoring.read_rows(trained.tables, window, day(END), trained.settings)
     raw, customers = (trained.tables.read(f"bronze.{name}") for name in ("events", "customers"))
     truth = features.snapshot(raw, customers, day(CHANGE), day(END), trained.settings).to_pandas()
