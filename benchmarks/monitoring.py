@@ -4,7 +4,7 @@
 
 Evidently is installed for this benchmark only, in an environment of its own:
 
-    uv venv .cache/evidently && uv pip install --python .cache/evidently evidently pyarrow
+    uv venv .cache/evidently && uv pip install --python .cache/evidently evidently "pandas<3" pyarrow
 
 Both get the same two tables of numbers in memory, a baseline and a window, and compute what they offer
 for every column: here six statistics, a profile and the verdict; there the preset for data drift.

@@ -13,9 +13,18 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from churn_lib import alerts, events, features, metrics_tables, monitoring, registry, settings
+from churn_lib import (
+    alerts,
+    events,
+    features,
+    metrics_tables,
+    monitoring,
+    registry,
+    settings,
+    training,
+    verdict,
+)
 from churn_lib import tables as tables_module
-from churn_lib import training, verdict
 from churn_lib.metrics_tables import read_metrics, whole
 from churn_lib.tables import DeltaTables
 

@@ -195,7 +195,7 @@ def test_a_workspace_without_the_service_is_told_from_a_table_without_profile(
 def test_the_job_writes_both_tables_and_looks_after_the_profile(
     workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, client = workspace
+    _, client = workspace
     when = datetime.date(2025, 1, 1)
     rows = pd.DataFrame({name: [1.0, 2.0] for name in FEATURES}).assign(
         feature_date=when, churn_probability=0.4, decision=0, churned=pd.array([1, None], "Int64")
