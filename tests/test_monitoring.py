@@ -166,6 +166,7 @@ def totals(store: DeltaTables) -> pd.DataFrame:
     return rows.set_index("window_date")
 
 
+@pytest.mark.timeout(1_500)  # four kernels one after the other, on a machine that may be busy
 def test_a_model_lives_fails_is_replaced_and_the_monitor_is_quiet_again(trained: Shop) -> None:
     # nothing predicted yet
     silent = trained.monitor(CHANGE)
