@@ -20,6 +20,7 @@ from churn_lib import (
     data_commands,
     job_commands,
     model_commands,
+    monitoring_commands,
     simulation_command,
 )
 from . import settings as settings_module
@@ -47,6 +48,7 @@ for command in (
 data_commands.app.command()(simulation_command.simulate)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(bundle_commands.app, name="bundle")
+app.add_typer(monitoring_commands.app, name="monitor")
 
 # %% ../nbs/lib/79_cli.ipynb #04415d16
 @app.command()

@@ -13,7 +13,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 # %% ../nbs/lib/00_settings.ipynb #d8c9d890
 GateCheck = Literal[
@@ -88,6 +96,35 @@ class Settings(BaseModel):
     promote_on_tie: bool  # gate: whether equal answers replace Production
     require_approval: bool  # whether a person must agree before a version becomes Production
     training_threads: int = Field(ge=1, le=1024)  # threads a fit may use
+    monitor_granularity: Literal["1 day", "1 week", "1 month"]  # length of a monitored window
+    monitor_today: Literal["data", "calendar"]  # what an empty as_of means to the monitor
+    monitor_slices: tuple[str, ...]  # columns by whose values drift and quality are also told
+    alert_windows: int = Field(ge=1, le=100)  # alert: how many of the latest windows count
+    alert_violations: int = Field(ge=1, le=100)  # alert: how many of them have to violate
+    max_population_stability_index: float = Field(gt=0)  # drift of a numeric column
+    max_js_distance: float = Field(gt=0, le=1)  # drift of a categorical column
+    max_roc_auc_loss: float = Field(gt=0, le=1)  # ROC-AUC lost against the holdout
+    max_f1_loss: float = Field(gt=0, le=1)  # F1 lost against the holdout
+    max_calibration_error: float = Field(gt=0, le=1)  # mean prediction against churn rate
+    max_volume_drop: float = Field(gt=0, le=1)  # share of rows a window may lose
+    max_days_without_predictions: int = Field(ge=1, le=3650)
+    max_error_share: float = Field(gt=0, le=1)  # serving: share of requests that fail
+    max_latency_p95_ms: float = Field(gt=0)  # serving: 95th percentile of latency
+    monitor_emails: tuple[str, ...] = Field(max_length=5)  # who hears of a failing monitor
+
+    @field_validator("monitor_slices", "monitor_emails", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:  # an ini file has text only
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("alert_violations")
+    @classmethod
+    def _reachable(cls, value: int, known: ValidationInfo) -> int:
+        if value > known.data.get("alert_windows", value):
+            raise ValueError("more violations than alert_windows can never be counted")
+        return value
 
 # %% ../nbs/lib/00_settings.ipynb #82e24141
 class ChurnError(Exception):

@@ -20,6 +20,10 @@ def definition(target: str, key: str) -> dict:
     """A job as Databricks gets it."""
     body = copy.deepcopy(bundle.load(target, ROOT).config["resources"]["jobs"][key])
     del body["id"]  # added here, so that references to it resolve
+    for task in body["tasks"]:
+        if "run_job_task" in task:  # deploying puts the number of the job here
+            assert task["run_job_task"]["job_id"] in JOBS
+            task["run_job_task"]["job_id"] = 1
     return body
 
 
@@ -59,7 +63,8 @@ def test_every_task_has_a_cluster_of_its_job(target: str, key: str) -> None:
     body = definition(target, key)
     clusters = {cluster["job_cluster_key"] for cluster in body["job_clusters"]}
     for task in body["tasks"]:
-        assert task["job_cluster_key"] in clusters
+        if "notebook_task" in task:  # a condition and a job's run need no machine
+            assert task["job_cluster_key"] in clusters
     for cluster in body["job_clusters"]:
         assert cluster["new_cluster"]["spark_version"].startswith("18.")
 
@@ -68,7 +73,7 @@ def test_every_job_notebook_belongs_to_a_job() -> None:
     loaded = bundle.load("local", ROOT)
     used = {
         step.notebook for key in JOBS for step in make_plan(loaded, key, {"git_sha": "a"}).steps
-    }
+    } - {None}
     assert used == set((ROOT / "nbs" / "jobs").glob("*.ipynb"))
 
 

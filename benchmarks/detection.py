@@ -1,0 +1,239 @@
+"""Which changes does the monitor find, how soon, and how often does it cry wolf?
+
+    python -m benchmarks.detection            # 20 draws of each world, some minutes
+    python -m benchmarks.detection --draws 5
+
+Each world is a population of customers whose features, churn and number are drawn week by week; one
+thing changes at a known week. Features, predictions and labels go through the monitor's own statistics,
+limits and rule. Labels are known 13 weeks late, as with a horizon of 90 days.
+"""
+
+import argparse
+import datetime
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from churn_lib import alerts, settings, verdict
+from churn_lib.features import FEATURES, LABEL
+from churn_lib.model import ChurnModel, make_estimator
+from churn_lib.monitoring import (
+    ANSWER,
+    DECISION,
+    Baseline,
+    Window,
+    drift_rows,
+    make_baseline,
+    observe,
+    profile_rows,
+    quality_row,
+)
+
+ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 32, 100
+START = datetime.date(2025, 1, 6)
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class World:
+    """What the population is like in one week."""
+
+    rows: int = ROWS
+    silence: float = 40.0  # mean days since the last event
+    activity: float = 2.0  # events a month
+    level: float = -1.6  # churn at rest, log-odds
+    effect_of_silence: float = 1.2  # per 30 days
+    effect_of_activity: float = -0.35
+    churners: float | None = None  # share of churners among those scored; None: as it comes
+    broken: str | None = None  # a column that arrives empty of content
+
+
+def population(world: World, rng: np.random.Generator) -> pd.DataFrame:
+    """Features and label of `world.rows` customers."""
+    wanted = world.rows if world.churners is None else 4 * world.rows
+    tenure = rng.integers(1, 720, wanted)
+    silence = np.minimum(rng.exponential(world.silence, wanted).astype(int), tenure)
+    activity = rng.gamma(1.5, world.activity / 1.5, wanted)
+    total = 1 + rng.poisson(activity * tenure / 30)
+    recent = np.where(silence < 30, rng.poisson(activity), 0)
+    quarter = np.where(silence < 90, recent + rng.poisson(2 * activity), 0)
+    sessions = np.maximum(1, rng.binomial(total, 0.8))
+    frame = pd.DataFrame(
+        {
+            "total_events": total,
+            "total_sessions": sessions,
+            "distinct_products": np.maximum(1, rng.binomial(total, 0.6)),
+            "events_last_30d": recent,
+            "events_last_90d": quarter,
+            "days_since_last_event": silence,
+            "customer_tenure_days": tenure,
+            "avg_events_per_day": total / tenure,
+            "recency_tier": (silence > 7).astype(int) + (silence > 30) + (silence > 90),
+        }
+    )
+    frame["engagement_score"] = (
+        1500 / (30 + silence) + 30 * quarter / (3 + quarter) + 20 * sessions / (5 + sessions)
+    )
+    odds = world.level + world.effect_of_silence * silence / 30 + world.effect_of_activity * quarter
+    frame[LABEL] = (rng.uniform(size=wanted) < 1 / (1 + np.exp(-odds))).astype(int)
+    if world.churners is not None:
+        frame = _with_share(frame, world, rng)
+    if world.broken:
+        frame[world.broken] = 0
+    return frame
+
+
+def _with_share(frame: pd.DataFrame, world: World, rng: np.random.Generator) -> pd.DataFrame:
+    """As many churners as asked for; among churners and among stayers nothing changes."""
+    share = world.churners or 0.0
+    weight = np.where(
+        frame[LABEL] == 1, share / frame[LABEL].mean(), (1 - share) / (1 - frame[LABEL].mean())
+    )
+    chosen = rng.choice(len(frame), world.rows, p=weight / weight.sum())
+    return frame.iloc[chosen].reset_index(drop=True)
+
+
+def season(week: int) -> World:
+    """A quarter more and less activity over the year."""
+    return World(activity=2 * (1 + 0.25 * math.sin(2 * math.pi * week / 52)))
+
+
+BASE = World()
+WORLDS: dict[str, Callable[[int], World]] = {
+    "none": lambda week: BASE,
+    "feature shift": lambda week: replace(BASE, silence=80) if week >= CHANGE else BASE,
+    "label shift": lambda week: replace(BASE, churners=0.75) if week >= CHANGE else BASE,
+    "concept change": lambda week: (
+        replace(BASE, effect_of_silence=0.4, level=-0.4) if week >= CHANGE else BASE
+    ),
+    "slow drift": lambda week: replace(BASE, silence=40 * 1.03 ** max(0, week - CHANGE)),
+    "seasonal": season,
+    "broken column": lambda week: (
+        replace(BASE, broken="total_sessions") if week >= CHANGE else BASE
+    ),
+    "volume drop": lambda week: replace(BASE, rows=ROWS * 3 // 10) if week >= CHANGE else BASE,
+}
+
+
+def scored(frame: pd.DataFrame, model: ChurnModel) -> pd.DataFrame:
+    """With the model's answers and decisions."""
+    answer = model.predict(frame[FEATURES].astype(float))
+    return frame.assign(**{ANSWER: answer, DECISION: (answer >= THRESHOLD).astype(int)})
+
+
+def trained(
+    world: Callable[[int], World], config: settings.Settings, rng: np.random.Generator
+) -> tuple[Baseline, ChurnModel]:
+    """A model made of three snapshots a quarter apart, and what it was judged on a quarter later."""
+    weeks = (-52, -39, -26, -13)
+    frames = []
+    for week in weeks:
+        rows = population(replace(world(week), rows=3_000), rng)
+        frames.append(rows.assign(feature_date=START + datetime.timedelta(weeks=week)))
+    training, holdout = pd.concat(frames[:3], ignore_index=True), frames[3]
+    model = ChurnModel(make_estimator("hist_gradient_boosting", 42), THRESHOLD)
+    model.fit(training[FEATURES].astype(float), training[LABEL])
+    rows = (scored(training, model), scored(holdout, model))
+    return make_baseline(1, *rows, THRESHOLD, config), model
+
+
+def flags(
+    week: int, rows: pd.DataFrame, baseline: Baseline, config: settings.Settings
+) -> tuple[dict[str, bool], int]:
+    """What one window violates when its labels are known, and its number of rows."""
+    start = START + datetime.timedelta(weeks=week)
+    window = Window(start, start + datetime.timedelta(7), 1, (start,))
+    seen = observe(window, rows)
+    drift = drift_rows(seen, baseline.distributions, baseline.limits, config)
+    drift = drift.assign(window_date=start)
+    profiles = pd.DataFrame(profile_rows(seen, quality_row(rows, baseline, config)))
+    profiles["window_date"] = start
+    totals = profiles[profiles.column_name == ":table"]
+    found = [
+        verdict.broken_finding(drift, profiles),
+        verdict.drift_finding(drift, config),
+        verdict.drift_finding(drift, config, "label_drift"),
+        verdict.quality_finding(totals, "estimated_quality"),
+        verdict.quality_finding(totals, "quality"),
+    ]
+    return {each.cause: bool(each.violations[-1]) for each in found}, len(rows)
+
+
+NEEDS_LABELS = ("label_drift", "quality")
+
+
+def findings_at(
+    week: int, history: list[tuple[dict[str, bool], int]], config: settings.Settings
+) -> list[alerts.Finding]:
+    """What is known in a week: labels of the last 13 windows are not."""
+    days = tuple(START + datetime.timedelta(weeks=each) for each in range(week + 1))
+    found = []
+    for cause in history[0][0]:
+        known: list[bool | None] = [seen[cause] for seen, _ in history[: week + 1]]
+        if cause in NEEDS_LABELS:
+            known[max(0, week + 1 - LATE) :] = [None] * min(LATE, week + 1)
+        found.append(alerts.Finding(cause, tuple(known), days, cause))
+    counts = pd.DataFrame({"window_date": days, "count": [rows for _, rows in history[: week + 1]]})
+    return [*found, verdict.volume_finding(counts, config)]
+
+
+def live(
+    name: str, draw: int, config: settings.Settings, weeks: int
+) -> list[tuple[int, str, list[str]]]:
+    """Week, verdict and causes of every week in which something fires."""
+    rng = np.random.default_rng([draw, *name.encode()])
+    baseline, model = trained(WORLDS[name], config, rng)
+    history = [
+        flags(week, scored(population(WORLDS[name](week), rng), model), baseline, config)
+        for week in range(weeks)
+    ]
+    fired = []
+    rule = (config.alert_violations, config.alert_windows)
+    for week in range(weeks):
+        causes = [each.cause for each in alerts.firing(findings_at(week, history, config), *rule)]
+        if causes:
+            fired.append((week, alerts.verdict(causes), causes))
+    return fired
+
+
+def row(name: str, draws: int, config: settings.Settings) -> str:
+    """One line of the table."""
+    still = name in ("none", "seasonal")
+    weeks = QUIET if still else WEEKS
+    delays, alarms, quiet, words = [], 0, 0, set[str]()
+    for draw in range(draws):
+        fired = live(name, draw, config, weeks)
+        calm = weeks if still else CHANGE
+        alarms += sum(week < calm for week, _, _ in fired)
+        quiet += calm
+        hits = [(week, word, causes) for week, word, causes in fired if week >= calm]
+        if hits:
+            week, _, causes = hits[0]
+            delay = week - CHANGE + 1
+            delays.append(delay - LATE if causes[0] in NEEDS_LABELS else delay)
+            words |= {word for _, word, _ in hits}
+            words |= {f"({cause})" for cause in causes}
+    found = f"{len(delays)} of {draws}" if not still else "nothing to find"
+    soon = f"{np.median(delays):.0f} ({min(delays)} to {max(delays)})" if delays else "-"
+    said = " ".join(sorted(words)) or "ok"
+    return f"| {name} | {found} | {soon} | {said} | {alarms} in {quiet:,} |"
+
+
+def main() -> None:
+    """Print the table as markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=20, help="draws of each world")
+    parser.add_argument("--world", choices=[*WORLDS], help="this one only")
+    given = parser.parse_args()
+    config = settings.load("local")
+    print("| world | detected | windows until the alert | verdict and first cause | false alarms |")
+    print("|---|---|---|---|---|")
+    for name in [given.world] if given.world else WORLDS:
+        print(row(name, given.draws, config), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 Monitor
+#
+# > Whether the model still is what the gate let pass: a verdict, and what it rests on.
+
+# %% tags=["parameters"]
+git_sha: str = ""  # commit that judges; empty: what is checked out
+as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: see monitor_today in settings.ini
+target: str = "local"  # section of settings.ini
+
+# %%
+import pandas as pd
+
+from churn_lib import (
+    databricks_profile,
+    jobs,
+    monitoring_report,
+    registry,
+    settings,
+    tables,
+    verdict,
+)
+
+# %%
+job = jobs.parameters(globals())
+config = settings.load(job.target)
+store = tables.connect(config)
+models = registry.connect(config)
+
+# %% [markdown]
+# ## Verdict
+#
+# Every window that is new, still growing or has got its labels is computed; then the rule looks at the
+# latest ones. A dot is a window: green is quiet, red violates, a ring is not known.
+
+# %%
+found = verdict.monitor(store, models, config, job.as_of, job.git_sha)
+monitoring_report.Card(found, config)
+
+# %%
+jobs.task_values.set("verdict", found.verdict)
+jobs.task_values.set("retrain", "true" if found.retrain else "false")
+jobs.task_values.set("sentence", found.sentence)
+
+# %% [markdown]
+# ## Then and now
+#
+# The columns of the newest window that are furthest beyond their limit, against the data the model was
+# trained on.
+
+# %%
+report = monitoring_report.Report(found)
+monitoring_report.distributions(report)
+
+# %%
+monitoring_report.drift_table(report)
+
+# %% [markdown]
+# ## Over time
+#
+# What was estimated before the labels came, and what turned out to be true. A window without labels has
+# no measured quality, which does not mean that it is good.
+
+# %%
+monitoring_report.quality(report)
+
+# %%
+monitoring_report.quality_table(report)
+
+# %% [markdown]
+# ## Calibration then and now
+
+# %%
+monitoring_report.calibration(report)
+
+# %% [markdown]
+# ## Slices of the newest window
+
+# %%
+monitoring_report.slices(report)
+
+# %% [markdown]
+# ## Serving
+
+# %%
+monitoring_report.serving(report)
+
+# %% [markdown]
+# ## Alerts
+#
+# Open ones; `churn monitor acknowledge ALERT_ID` says that somebody takes care.
+
+# %%
+columns = ["alert_id", "severity", "message", "raised_at", "notified", "acknowledged"]
+pd.DataFrame([vars(alert) for alert in found.alerts], columns=columns)
+
+# %% [markdown]
+# ## Databricks
+#
+# There the predictions get a data profile of the platform as well, with the same baseline.
+
+# %%
+print(databricks_profile.bring_up_to_date(found, config))
