@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import job_commands, model_commands
+from . import job_commands, model_commands, serving_commands
 from . import settings as settings_module
 from .console import AsJson, Target, print_json
 from .settings import ChurnError
@@ -30,6 +30,9 @@ app = typer.Typer(
 app.command()(job_commands.run)
 app.command()(job_commands.pipeline)
 app.command()(model_commands.models)
+app.command()(serving_commands.serve)
+app.command()(serving_commands.deploy)
+app.add_typer(serving_commands.endpoint, name="endpoint")
 
 # %% ../nbs/lib/79_cli.ipynb #04415d16
 @app.command()

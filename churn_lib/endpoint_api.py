@@ -85,8 +85,9 @@ class Route(_Strict):
 
     @model_validator(mode="after")
     def _one_name(self) -> "Route":
-        if (self.served_model_name is None) == (self.served_entity_name is None):
-            raise ValueError("name the entity once, in served_entity_name or in served_model_name")
+        names = {self.served_entity_name, self.served_model_name} - {None}
+        if len(names) != 1:  # what GET shows has both names, and may be sent back
+            raise ValueError("name one entity, in served_entity_name or in served_model_name")
         return self
 
     @property
