@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import ibis
@@ -15,7 +16,7 @@ import papermill
 import pytest
 from sklearn.dummy import DummyClassifier
 
-from churn_lib import events, features, registry, settings, tables, training
+from churn_lib import events, features, registry, server_process, settings, tables, training
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "nbs" / "jobs"
@@ -72,11 +73,14 @@ def values(run: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def cdnow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def cdnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict]]:
     """The whole pipeline on CDNOW, and its answer."""
     folder = tmp_path_factory.mktemp("cdnow")
-    make_store(folder)
-    return folder, churn_json(folder, "pipeline", "--param", "git_sha=abc123")
+    config = make_store(folder)
+    try:
+        yield folder, churn_json(folder, "pipeline", "--param", "git_sha=abc123")
+    finally:
+        server_process.stop(config)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +92,10 @@ def second(cdnow: tuple[Path, dict]) -> dict:
 def test_the_pipeline_on_cdnow_ends_in_a_model_at_production(cdnow: tuple[Path, dict]) -> None:
     _, answer = cdnow
     assert answer["state"] == "SUCCESS"
-    assert [job["job"] for job in answer["jobs"]] == ["training_job", "validation_job"]
+    jobs = [job["job"] for job in answer["jobs"]]
+    assert jobs[:3] == ["training_job", "validation_job", "deployment_job"]
     assert values(answer["jobs"][1])["production_version"] == 1
+    assert values(answer["jobs"][2])["served_version"] == 1
 
 
 def test_it_beats_the_bound_and_the_best_single_column(cdnow: tuple[Path, dict]) -> None:
