@@ -29,7 +29,7 @@ class ServingCommandError(ChurnError):
 def serve(
     target: Target = "local",
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than loopback at will.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for every network.")
     ] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(help="Port; 0 for a free one. Default: as last time.")
