@@ -51,7 +51,7 @@ def body(rows: int) -> bytes:
 
 
 def register(config: settings.Settings, seed: int) -> tuple[int, str]:
-    """The default estimator as a new version, and its address."""
+    """The default estimator as a new version, and the folder it is in."""
     models = registry.connect(config)
     X = customers(20_000)
     noise = np.random.default_rng(seed).normal(0, 5, len(X))
@@ -66,7 +66,8 @@ def register(config: settings.Settings, seed: int) -> tuple[int, str]:
             serialization_format="cloudpickle",
             pip_requirements=["scikit-learn"],
         )
-    return models.register(logged.model_uri, {}), logged.model_uri
+    number = models.register(logged.model_uri, {})
+    return number, mlflow.artifacts.download_artifacts(logged.model_uri)
 
 
 # the client
@@ -161,18 +162,36 @@ def measure(url: str, token: str, rows: int, clients: int, seconds: float) -> di
 # the servers
 
 
+# What `mlflow models serve` runs, its application under uvicorn. MLflow 3.8 decorates with FastAPI's
+# `route`, which the locked Starlette 1 has no more: it is put back here, as Starlette 0 had it.
+_MLFLOW_SERVER = """
+import sys
+import fastapi, uvicorn
+
+def route(self, path, methods=None):
+    def add(function):
+        self.router.add_route(path, function, methods=methods)
+        return function
+    return add
+
+if not hasattr(fastapi.FastAPI, "route"):
+    fastapi.FastAPI.route = route
+uvicorn.run("mlflow.pyfunc.scoring_server.app:app", port=int(sys.argv[1]), log_level="warning")
+"""
+
+
 def start_mlflow(model: str) -> tuple[subprocess.Popen[bytes], str]:
     """MLflow's own server on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
-    place = ["--host", "127.0.0.1", "--port", str(port), "--model-uri", model]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([*command, *place], start_new_session=True, **quiet)
+    environment = {**os.environ, "__pyfunc_model_path__": model}
+    command = [sys.executable, "-c", _MLFLOW_SERVER, str(port)]
+    process = subprocess.Popen(command, start_new_session=True, env=environment, **quiet)
     url = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(f"{url}/health", timeout=5)
             return process, f"{url}/invocations"
