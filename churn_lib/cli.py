@@ -21,6 +21,7 @@ from churn_lib import (
     job_commands,
     model_commands,
     monitoring_commands,
+    serving_commands,
     simulation_command,
 )
 from . import settings as settings_module
@@ -49,6 +50,9 @@ data_commands.app.command()(simulation_command.simulate)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(bundle_commands.app, name="bundle")
 app.add_typer(monitoring_commands.app, name="monitor")
+app.command()(serving_commands.serve)
+app.command()(serving_commands.deploy)
+app.add_typer(serving_commands.endpoint, name="endpoint")
 
 # %% ../nbs/lib/79_cli.ipynb #04415d16
 @app.command()

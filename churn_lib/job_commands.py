@@ -185,6 +185,13 @@ def _print_summary(
         f"F1 {serving['f1_score']:.4f} on held-out customers.",
         soft_wrap=True,
     )
+    if "deployment_job" in bundle_module.load(target).job_keys:
+        from churn_lib import serving as serving_module, tables
+
+        example = serving_module.example_customer(tables.connect(settings))
+        url = serving_module.status(settings)["url"]
+        asked = serving_module.how_to_ask(settings, url, example)
+        console.print(asked, soft_wrap=True, highlight=False, markup=False)
     # `make run` leaves the command in .venv, where no shell looks yet
     prefix = "" if shutil.which("churn") else f"{shown_path(Path(sys.executable).parent)}/"
     console.print(

@@ -58,6 +58,11 @@ def _names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 # %% ../nbs/lib/00_settings.ipynb #cacc3499
+# an environment variable and the secret it holds: never the secret itself
+_SECRET = r"[A-Za-z_][A-Za-z0-9_]*=\{\{secrets/[A-Za-z0-9_.@-]+/[A-Za-z0-9_.@-]+\}\}"
+_SECRETS = rf"^({_SECRET}(, *{_SECRET})*)?$"
+
+
 class Settings(BaseModel):
     "The settings of one target; units and meaning stand with each field."
 
@@ -111,6 +116,18 @@ class Settings(BaseModel):
     max_error_share: float = Field(gt=0, le=1)  # serving: share of requests that fail
     max_latency_p95_ms: float = Field(gt=0)  # serving: 95th percentile of latency
     monitor_emails: tuple[str, ...] = Field(max_length=5)  # who hears of a failing monitor
+    endpoint_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")  # serving endpoint
+    workload_size: Literal["Small", "Medium", "Large"]  # of the endpoint on Databricks
+    scale_to_zero_enabled: bool  # whether an idle endpoint lets go of its model
+    inference_table_prefix: str = Field(pattern=r"^([A-Za-z_][A-Za-z0-9_]*)?$")  # empty: no table
+    calls_per_minute: int = Field(ge=0)  # that the endpoint takes; 0: as many as come
+    serving_secrets: str = Field(
+        pattern=_SECRETS
+    )  # NAME={{secrets/scope/key}}, separated by commas
+    canary_percent: int = Field(ge=0, le=99)  # traffic of a new version while it is tested
+    smoke_rows: int = Field(ge=1, le=10_000)  # holdout rows that a new version is asked
+    max_endpoint_latency_ms: float = Field(gt=0)  # 95th percentile of single rows in the smoke test
+    deploy_timeout_seconds: int = Field(ge=1)  # to wait for an endpoint to be ready
 
     @field_validator("monitor_slices", "monitor_emails", mode="before")
     @classmethod

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import ibis
@@ -16,7 +17,15 @@ import papermill
 import pytest
 from sklearn.dummy import DummyClassifier
 
-from churn_lib import features, registry, settings, simulation, tables, training
+from churn_lib import (
+    features,
+    registry,
+    server_process,
+    settings,
+    simulation,
+    tables,
+    training,
+)
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "nbs" / "jobs"
@@ -74,11 +83,14 @@ def values(run: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def cdnow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def cdnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict]]:
     """The whole pipeline on CDNOW, and its answer."""
     folder = tmp_path_factory.mktemp("cdnow")
-    make_store(folder)
-    return folder, churn_json(folder, "pipeline", "--param", "git_sha=abc123")
+    config = make_store(folder)
+    try:
+        yield folder, churn_json(folder, "pipeline", "--param", "git_sha=abc123")
+    finally:
+        server_process.stop(config)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +103,15 @@ def test_the_pipeline_on_cdnow_ends_in_a_model_at_production(cdnow: tuple[Path, 
     _, answer = cdnow
     assert answer["state"] == "SUCCESS"
     jobs = [job["job"] for job in answer["jobs"]]
-    assert jobs == ["training_job", "validation_job", "scoring_job"]
+    assert jobs == [
+        "training_job",
+        "validation_job",
+        "deployment_job",
+        "scoring_job",
+        "monitoring_job",
+    ]
     assert values(answer["jobs"][1])["production_version"] == 1
+    assert values(answer["jobs"][2])["served_version"] == 1
 
 
 def test_it_beats_the_bound_and_the_best_single_column(cdnow: tuple[Path, dict]) -> None:

@@ -1,0 +1,80 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 Deploy endpoint
+#
+# > The version at Production behind the serving endpoint, asked about recorded customers before the traffic moves.
+
+# %% tags=["parameters"]
+git_sha: str = ""  # commit that deploys; empty: what is checked out
+as_of: str = ""  # every job has it; a deployment does not depend on the day
+target: str = "local"  # section of settings.ini
+model_version: int = 0  # version to deploy; 0: the one at the alias Production
+
+# %%
+import pandas as pd
+
+from churn_lib import jobs, registry, serving, settings, tables
+
+# %%
+job = jobs.parameters(globals())
+job
+
+# %% [markdown]
+# ## What is there
+
+# %%
+config = settings.load(job.target)
+models = registry.connect(config)
+store = tables.connect(config)
+before = serving.status(config)
+pd.DataFrame(before.get("served", []))
+
+# %% [markdown]
+# ## The deployment
+#
+# A new version first gets `canary_percent` of the traffic and has to answer holdout customers as the
+# registered model does. When anything fails, endpoint and alias are put back, and the task fails here.
+
+# %%
+deployed = serving.deploy(config, models, store, version=job.model_version, git_sha=job.git_sha)
+print(deployed)
+
+# %% [markdown]
+# ## The proof
+
+# %%
+deployed.smoke
+
+# %%
+jobs.task_values.set("endpoint", deployed.endpoint)
+jobs.task_values.set("served_version", deployed.version)
+jobs.task_values.set("outcome", deployed.outcome)
+jobs.task_values.set("url", deployed.url)
+
+# %% [markdown]
+# ## Ask it yourself
+
+# %%
+print(serving.how_to_ask(config, deployed.url, deployed.example))
+
+# %% [markdown]
+# ## All deployments
+
+# %%
+history = store.read("gold.deployments").order_by("deployed_at").to_pandas()
+history[["deployed_at", "from_version", "to_version", "outcome", "reason"]].tail(10)

@@ -1,0 +1,78 @@
+"""A store with small real models and a server that ends with the test."""
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import ibis
+import mlflow
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from churn_lib import registry, server_process, settings, tables, training
+from churn_lib.features import FEATURES
+from churn_lib.model import ChurnModel
+
+ROOT = Path(__file__).parent.parent
+
+
+def feature_rows(count: int, seed: int = 0) -> pd.DataFrame:
+    """Random customers."""
+    values = np.random.default_rng(seed).exponential(10, (count, len(FEATURES)))
+    return pd.DataFrame(values, columns=FEATURES)
+
+
+def register(models: registry.Registry, trees: int, **tags: str) -> int:
+    """A real model of that many trees as a new version."""
+    X = feature_rows(400)
+    y = (X.days_since_last_event > 8).astype(int)
+    model = ChurnModel(HistGradientBoostingClassifier(max_iter=trees)).fit(X, y)
+    with mlflow.start_run():
+        logged = mlflow.sklearn.log_model(
+            model,
+            name="churn-gbm",
+            signature=training.SIGNATURE,
+            input_example=X.head(3),
+            serialization_format="cloudpickle",
+            pip_requirements=["scikit-learn"],
+        )
+    return models.register(logged.model_uri, tags)
+
+
+def break_version(models: registry.Registry, version: int) -> None:
+    """Take the file away that holds the model."""
+    folder = mlflow.artifacts.download_artifacts(f"models:/{models.model_name}/{version}")
+    (Path(folder) / "model.pkl").unlink()
+
+
+def make(folder: Path, **changes: object) -> settings.Settings:
+    """Settings of a store with versions 1 and 2, version 3 that cannot be loaded, and holdout rows."""
+    shutil.copy(ROOT / "settings.ini", folder / "settings.ini")
+    config = settings.load("local", folder / "settings.ini").model_copy(update=changes)
+    store, models = tables.connect(config), registry.connect(config)
+    rows = ibis.memtable(feature_rows(50, seed=9).assign(customer_id=range(50)))
+    rows = rows.mutate(in_holdout_bucket=True, feature_date=ibis.date("2025-01-01"))
+    store.overwrite("gold.features", rows)
+    for trees in (5, 9, 7):
+        register(models, trees, delta_feature_version="0", holdout_feature_date="2025-01-01")
+    break_version(models, 3)
+    return config
+
+
+@contextlib.contextmanager
+def ended(config: settings.Settings) -> Iterator[None]:
+    """Whatever happens inside, no server of the store is left."""
+    try:
+        yield
+    finally:
+        address = server_process.running(config)
+        try:
+            server_process.stop(config)
+        except server_process.ServerError:
+            assert address is not None
+            os.kill(address.pid, signal.SIGKILL)
+            raise

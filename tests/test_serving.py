@@ -1,0 +1,182 @@
+"""Deployments: what they prove, what they put back, and what the commands say and exit with."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import serving_store
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.service.serving import Route, TrafficConfig
+
+from churn_lib import deployer, registry, serving, tables
+from churn_lib.deployer import DeploymentFailed
+from churn_lib.registry import PRODUCTION
+from churn_lib.settings import Settings
+
+CHURN = Path(sys.executable).parent / "churn"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    config = serving_store.make(tmp_path_factory.mktemp("deployed"))
+    with serving_store.ended(config):
+        yield config
+
+
+@pytest.fixture
+def served(store: Settings) -> Settings:
+    """Version 1 at Production and behind the endpoint."""
+    registry.connect(store).set_alias(PRODUCTION, 1)
+    deploy(store)
+    return store
+
+
+def deploy(config: Settings, **more: int) -> serving.Deployment:
+    models, store = registry.connect(config), tables.connect(config)
+    return serving.deploy(config, models, store, git_sha="abc", tell=lambda line: None, **more)
+
+
+def client_of(config: Settings) -> WorkspaceClient:
+    return deployer.connect(config)
+
+
+def traffic(config: Settings) -> dict[str, int]:
+    routes = client_of(config).serving_endpoints.get(config.endpoint_name).config.traffic_config
+    return {route.served_model_name: route.traffic_percentage for route in routes.routes}
+
+
+def last_record(config: Settings) -> dict:
+    rows = tables.connect(config).read("gold.deployments").order_by("deployed_at").to_pandas()
+    return rows.iloc[-1].to_dict()
+
+
+def churn(config: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "CHURN_SETTINGS": str(config.root / "settings.ini")}
+    return subprocess.run(
+        [str(CHURN), *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_new_version_takes_over_and_deploying_it_again_changes_nothing(served: Settings) -> None:
+    registry.connect(served).set_alias(PRODUCTION, 2)
+    done = deploy(served)
+    assert (done.former_version, done.version, done.outcome) == (1, 2, "updated")
+    assert traffic(served) == {"churn-prediction-gbm-2": 100}
+    version = client_of(served).serving_endpoints.get(served.endpoint_name).config.config_version
+    again = deploy(served)
+    assert str(again).endswith("version 2 already: nothing to change.")
+    found = client_of(served).serving_endpoints.get(served.endpoint_name)
+    assert found.config.config_version == version
+
+
+def test_a_version_that_cannot_be_loaded_leaves_endpoint_and_alias_as_they_were(
+    served: Settings,
+) -> None:
+    models = registry.connect(served)
+    models.set_alias(PRODUCTION, 3)
+    with pytest.raises(DeploymentFailed, match=r"model\.pkl"):
+        deploy(served)
+    assert models.version_of(PRODUCTION) == 1
+    assert traffic(served) == {"churn-prediction-gbm-1": 100}
+    record = last_record(served)
+    assert (record["outcome"], record["from_version"], record["to_version"]) == ("failed", 1, 3)
+
+
+def test_a_failed_smoke_test_in_the_canary_puts_everything_back(served: Settings) -> None:
+    models = registry.connect(served)
+    models.set_alias(PRODUCTION, 2)
+    strict = served.model_copy(update={"max_endpoint_latency_ms": 0.001})
+    with pytest.raises(DeploymentFailed, match="latency: 95 % of single rows within"):
+        deploy(strict)
+    assert models.version_of(PRODUCTION) == 1
+    assert traffic(served) == {"churn-prediction-gbm-1": 100}
+
+
+def test_an_endpoint_that_answers_otherwise_than_the_registry_fails(
+    served: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = registry.connect(served)
+    models.set_alias(PRODUCTION, 2)
+    first = models.load(1)
+    monkeypatch.setattr(registry.Registry, "load", lambda self, number: first)
+    with pytest.raises(DeploymentFailed, match="0 of 50 holdout rows answered"):
+        deploy(served)
+    assert models.version_of(PRODUCTION) == 1
+
+
+def test_a_deployment_killed_in_its_canary_is_finished_by_the_next(served: Settings) -> None:
+    entities = [deployer.desired_entity(served, number) for number in (1, 2)]
+    shares = zip(entities, (90, 10), strict=True)
+    routes = [Route(served_model_name=each.name, traffic_percentage=n) for each, n in shares]
+    client_of(served).serving_endpoints.update_config_and_wait(
+        served.endpoint_name, served_entities=entities, traffic_config=TrafficConfig(routes=routes)
+    )
+    registry.connect(served).set_alias(PRODUCTION, 2)
+    done = deploy(served)
+    assert (done.former_version, done.version) == (1, 2)
+    assert traffic(served) == {"churn-prediction-gbm-2": 100}
+
+
+def test_the_first_deployment_that_fails_leaves_no_endpoint(store: Settings) -> None:
+    fresh = store.model_copy(update={"endpoint_name": "fresh", "max_endpoint_latency_ms": 0.001})
+    registry.connect(store).set_alias(PRODUCTION, 1)
+    with pytest.raises(DeploymentFailed, match="the endpoint, made for it, is removed"):
+        deploy(fresh)
+    assert deployer.Deployer(client_of(store), fresh).find() is None
+
+
+def test_a_wait_that_ends_says_what_was_awaited_and_shows_the_build_log(served: Settings) -> None:
+    registry.connect(served).set_alias(PRODUCTION, 2)
+    hurried = served.model_copy(update={"deploy_timeout_seconds": 1, "endpoint_name": "slow"})
+    client = client_of(served)
+    waiting = deployer.Deployer(client, hurried)
+    waiting.create(deployer.desired_entity(hurried, 2))
+    waiting.deadline = 0.0
+    with pytest.raises(DeploymentFailed) as told:
+        waiting.settle("the endpoint to settle")
+    assert "waited 1 s for the endpoint to settle" in str(told.value)
+    assert "loading churn-prediction-gbm version 2" in str(told.value)
+    client.serving_endpoints.delete("slow")
+
+
+def test_the_endpoint_moves_along_with_a_rollback(served: Settings) -> None:
+    models, store = registry.connect(served), tables.connect(served)
+    moved = serving.move(served, models, store, 2)
+    assert (moved.former_version, moved.version) == (1, 2)
+    nowhere = served.model_copy(update={"endpoint_name": "nowhere"})
+    assert serving.move(nowhere, models, store, 2) is None
+
+
+def test_the_commands_deploy_show_ask_and_stop(served: Settings) -> None:
+    deployed = churn(served, "deploy", "--alias", "Production")
+    assert deployed.returncode == 0, deployed.stderr
+    curl = next(line for line in deployed.stdout.splitlines() if line.startswith("  curl"))
+    answer = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
+    assert 0 < json.loads(answer.stdout)["predictions"][0] < 1
+    status = json.loads(churn(served, "endpoint", "status", "--json").stdout)
+    assert (status["state"], status["served"][0]["version"]) == ("READY", "1")
+    body = json.dumps({"inputs": serving_store.feature_rows(2).to_dict("list")})
+    asked = churn(served, "endpoint", "query", "--data", body)
+    assert len(json.loads(asked.stdout)["predictions"]) == 2
+    refused = churn(served, "endpoint", "query", "--data", '{"inputs": {}}')
+    assert refused.returncode == 2
+    assert "column total_events is missing" in refused.stderr
+    registry.connect(served).set_alias(PRODUCTION, 3)
+    failed = churn(served, "deploy")
+    assert failed.returncode == 1
+    assert "Production is version 1 again" in failed.stderr
+    assert churn(served, "endpoint", "stop").stdout == "stopped\n"
+    stopped = churn(served, "endpoint", "status")
+    assert stopped.returncode == 1
+    assert "STOPPED" in stopped.stdout
+
+
+def test_an_alias_that_does_not_exist_is_refused_in_one_line(served: Settings) -> None:
+    refused = churn(served, "deploy", "--alias", "Nowhere")
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert "has no alias Nowhere" in refused.stderr
