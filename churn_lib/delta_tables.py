@@ -85,7 +85,10 @@ def _scan(
     options = {"hive_partitioning": bool(partitions), "hive_types_autocast": False}
     scan = connection.read_parquet(files, union_by_name=True, **options)
     typed = {column: scan[column].cast(_IBIS_TYPES[types[column]]) for column in partitions}
-    return scan.mutate(**typed).select(list(types))
+    # other writers leave the zone out of the file: Delta's timestamps are in UTC whatever it says
+    times = [name for name, kind in types.items() if kind == "timestamp"]
+    utc = {name: scan[name].cast("timestamp('UTC', 6)") for name in times if name not in typed}
+    return scan.mutate(**typed, **utc).select(list(types))
 
 # %% ../nbs/lib/03_delta_tables.ipynb #0885f4d0
 def _stream(

@@ -172,7 +172,7 @@ def _serving(
     refresher: Refresher,
     window: Window,
 ) -> list[Observed]:  # what the endpoint answered in the window, if anything
-    log = inference_log.read(refresher.tables, window.end)
+    log = inference_log.read(refresher.tables, refresher.settings, window.end)
     if log is None:
         return []
     span = (window.end - window.start).days

@@ -125,11 +125,16 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     "Put an earlier version back to Production."
-    from churn_lib import promotion, registry, tables
+    from churn_lib import promotion, registry, serving, tables
 
     settings = settings_module.load(target)
     models, store = registry.connect(settings), tables.connect(settings)
-    move = promotion.rollback(models, store, reason, _commit(settings), to=to, force=force)
+    commit, console = _commit(settings), Console(stderr=True)
+
+    def follow(version: int) -> None:
+        serving.move(settings, models, store, version, commit, console.print)
+
+    move = promotion.rollback(models, store, reason, commit, to=to, force=force, follow=follow)
     if as_json:
         return print_json(promotion.history(models, store)[0])
     Console().print(

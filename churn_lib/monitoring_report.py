@@ -456,7 +456,9 @@ def slices(report: Report) -> Slices | Note:
 
 def serving(report: Report) -> pd.DataFrame | Note:
     "Requests, failures, refusals and latency of the latest days."
-    log = inference_log.read(report.refresher.tables, report.verdict.as_of)
+    log = inference_log.read(
+        report.refresher.tables, report.refresher.settings, report.verdict.as_of
+    )
     if log is None:
         return Note("There is no inference log: nothing is served online.")
     return inference_log.health(log).tail(14).set_index("window_date").round(4)

@@ -228,7 +228,14 @@ class SparkTables:
                 return
             self._check_columns(name, rows)
             writer = frame.writeTo(self.full_name(name)).option("userMetadata", metadata)
-            writer.append() if partition is None else writer.overwrite(_within(partition))
+            if partition is None:
+                writer.append()
+                return
+            clustered = self._clustering(name)
+            writer.overwrite(_within(partition))
+            if clustered != self._clustering(name):  # Delta forgets it when every row is replaced
+                columns = ", ".join(f"`{column}`" for column in clustered)
+                self.spark.sql(f"ALTER TABLE {self.full_name(name)} CLUSTER BY ({columns})")
 
         try:
             self._again(name, write)
@@ -237,6 +244,10 @@ class SparkTables:
                 raise TableError(f"table {name}: {cause}") from None
             raise
         return self._made(name, mark)
+
+    def _clustering(self, name: str) -> list[str]:
+        detail = self.spark.sql(f"DESCRIBE DETAIL {self.full_name(name)}").collect()[0]
+        return list(detail["clusteringColumns"])
 
     def _check_columns(self, name: str, rows: ibis.Table) -> None:
         found = self.spark.table(self.full_name(name)).columns

@@ -206,7 +206,7 @@ def findings(
         quality_finding(totals, "estimated_quality"),
         quality_finding(totals, "quality"),
     ]
-    log = inference_log.read(tables, as_of)
+    log = inference_log.read(tables, settings, as_of)
     return found if log is None else [*found, serving_finding(inference_log.health(log), settings)]
 
 # %% ../nbs/lib/58_verdict.ipynb #033690bf

@@ -67,9 +67,14 @@ if job.action == "copy":
 
 # %%
 if job.action == "rollback":
-    from churn_lib import promotion, tables
+    from churn_lib import promotion, serving, tables
 
-    promotion.rollback(models, tables.connect(config), job.reason, job.git_sha)
+    store = tables.connect(config)
+
+    def follow(version: int) -> None:
+        serving.move(config, models, store, version, job.git_sha)
+
+    promotion.rollback(models, store, job.reason, job.git_sha, follow=follow)
 
 # %% [markdown]
 # ## After
