@@ -47,18 +47,22 @@ def latest_report(
 
 # %% ../nbs/lib/24_promotion.ipynb #69a4d7c9
 def _line(check: dict[str, Any]) -> str:
-    value, bound = (
-        "none" if check.get(key) is None else f"{check[key]:.4f}" for key in ("value", "bound")
-    )
-    return f"{check['name']}: {value} against {bound}, {check.get('sentence', '')}"
+    held = "" if check.get("value") is None else f"{check['value']:.4f}"
+    bound = "" if check.get("bound") is None else f" against {check['bound']:.4f}"
+    return f"{check['name']}: {held}{bound}{', ' if held else ''}{check.get('sentence', '')}"
 
 
 def _failed_checks(
     report: str,  # JSON with a list of checks
-) -> list[str]:
+) -> list[str]:  # a line for each failure, one for all that was not measured
     checks = json.loads(report).get("checks", [])
-    failed = [check for check in checks if check.get("passed") is False]
-    return [_line(check) for check in failed if not check.get("advisory")]
+    refusing = [c for c in checks if c.get("passed") is False and not c.get("advisory")]
+    unmeasured = [check for check in refusing if check.get("verdict") == "not measured"]
+    lines = [_line(check) for check in refusing if check not in unmeasured]
+    if unmeasured:
+        names = ", ".join(check["name"] for check in unmeasured)
+        lines.append(f"not measured: {names}; {unmeasured[0]['sentence']}")
+    return lines
 
 
 def passing_report(

@@ -17,21 +17,12 @@ from churn_lib.evidence import Answers, Evidence, extreme_input_problem, repeat_
 from churn_lib.features import LABEL
 from churn_lib.production_checks import CHECKS
 from churn_lib.settings import GateCheck
-from churn_lib.validation import GateFailed, judge, promote
+from churn_lib.validation import judge
 
 CONFIG = settings_module.load("local", Path(__file__).parent.parent / "settings.ini")
 HOLDOUT = make_holdout(0)
 SEEDS = st.integers(0, 2**32 - 1)
 MANY = hypothesis_settings(max_examples=25, deadline=None)
-
-
-class Aliases(dict):
-    """A registry that has aliases and nothing else."""
-
-    version_of = dict.get
-
-    def set_alias(self, alias: str, number: int) -> None:
-        self[alias] = number
 
 
 def noisy(seed: int, amount: float) -> np.ndarray:
@@ -48,19 +39,13 @@ def test_nothing_worse_by_more_than_the_margin_is_promoted(
     config = CONFIG.model_copy(update={"margin": margin})
     candidate = given(HOLDOUT, noisy(seed, noise), 2)
     champion = Answers(1, noisy(other, rival_noise))
-    report, aliases = judge(candidate, champion, HOLDOUT, config), Aliases(Production=1)
+    report = judge(candidate, champion, HOLDOUT, config)
     lost = roc_auc_score(HOLDOUT[LABEL], champion.probability) - roc_auc_score(
         HOLDOUT[LABEL], candidate.probability
     )
     if lost > margin:
         assert "champion_roc_auc" in {found.name for found in report.failures}
-    if report.verdict == "PASS":
-        promote(aliases, report)  # type: ignore[arg-type]
-        assert aliases == {"Production": 2}
-    elif report.verdict == "FAIL":
-        with pytest.raises(GateFailed, match="stays a candidate"):
-            promote(aliases, report)  # type: ignore[arg-type]
-        assert aliases == {"Production": 1}
+        assert report.verdict == "FAIL"
 
 
 @MANY
@@ -165,11 +150,9 @@ def test_a_model_that_does_not_survive_nulls_is_found() -> None:
 def test_a_tie_leaves_production_unless_settings_say_otherwise() -> None:
     report = judge(evidence(HOLDOUT), answers(HOLDOUT), HOLDOUT, CONFIG)
     assert report.tie and report.passed and report.verdict == "TIE"
-    stays, moves = Aliases(Production=1), Aliases(Production=1)
-    assert "stays Production" in promote(stays, report)  # type: ignore[arg-type]
     replacing = CONFIG.model_copy(update={"promote_on_tie": True, "margin": 0.0})
-    promote(moves, judge(evidence(HOLDOUT), answers(HOLDOUT), HOLDOUT, replacing))  # type: ignore[arg-type]
-    assert (stays, moves) == ({"Production": 1}, {"Production": 2})
+    again = judge(evidence(HOLDOUT), answers(HOLDOUT), HOLDOUT, replacing)
+    assert again.tie and again.verdict == "PASS"
 
 
 def test_an_advisory_name_that_no_check_has_is_refused(tmp_path: Path) -> None:
