@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from churn_lib import events, registry, tables, training
+from churn_lib import registry, simulation, tables, training
 from churn_lib import settings as settings_module
 from churn_lib.model_card import _resampled, intervals
 from churn_lib.provenance import checkout, git
@@ -68,7 +68,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit(folder)
     store = store_of(folder)
     names = ("bronze.events", "bronze.customers")
-    for name, rows in zip(names, events.simulate(3_000), strict=True):
+    for name, rows in zip(names, simulation.simulate(3_000), strict=True):
         store.overwrite(name, ibis.memtable(rows))
     answer = churn(folder, "run", "training_job")
     assert answer.returncode == 0, answer.stdout + answer.stderr
