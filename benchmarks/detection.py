@@ -20,17 +20,8 @@ import pandas as pd
 from churn_lib import alerts, settings, verdict
 from churn_lib.features import FEATURES, LABEL
 from churn_lib.model import ChurnModel, make_estimator
-from churn_lib.monitoring import (
-    ANSWER,
-    DECISION,
-    Baseline,
-    Window,
-    drift_rows,
-    make_baseline,
-    observe,
-    profile_rows,
-    quality_row,
-)
+from churn_lib.monitoring import ANSWER, DECISION, Baseline, Window, make_baseline
+from churn_lib.window_metrics import drift_rows, observe, profile_rows, quality_row
 
 ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 32, 100
 START = datetime.date(2025, 1, 6)

@@ -60,7 +60,7 @@ def best_of(work: Callable[[], object], times: int) -> float:
 def ours(window: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     """Statistics, profile and verdict of every column."""
     from churn_lib import drift
-    from churn_lib.monitoring import in_threads
+    from churn_lib.window_metrics import in_threads
 
     def row(name: str) -> dict:
         now, then = drift.distribution(window[name]), drift.distribution(baseline[name])

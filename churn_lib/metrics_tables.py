@@ -24,21 +24,23 @@ from churn_lib.monitoring import (
     ANSWER,
     DECISION,
     DRIFT_METRICS,
-    DRIFT_SCHEMA,
     PROFILE_METRICS,
-    PROFILE_SCHEMA,
     Baseline,
     MonitoringError,
-    Observed,
     Window,
-    drift_rows,
     is_numeric,
-    observe,
-    profile_rows,
-    quality_row,
     read_baseline,
     read_rows,
     windows,
+)
+from churn_lib.window_metrics import (
+    DRIFT_SCHEMA,
+    PROFILE_SCHEMA,
+    Observed,
+    drift_rows,
+    observe,
+    profile_rows,
+    quality_row,
 )
 from .registry import Registry
 from .settings import Settings

@@ -18,14 +18,13 @@ from nbformat.v4 import new_code_cell, new_notebook
 from churn_lib import bundle
 from churn_lib.plan import Plan, make_plan
 from churn_lib.spark_tables import SparkTables
-from tools import spark as local_spark
 
 CHURN = Path(sys.executable).parent / "churn"
 STRIPPED = ("CHURN_", "MLFLOW_TRACKING", "MLFLOW_REGISTRY", "DATABRICKS_", "BUNDLE_VAR_")
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 # read before `own_environment` takes the variables away
 SPARK_WANTED = os.environ.get("CHURN_TEST_SPARK") != "0"
-SPARK_CACHE = local_spark.cache_folder()
+SPARK_CACHE = os.environ.get("CHURN_SPARK_CACHE")
 WITHOUT_SPARK = "CHURN_TEST_SPARK=0 leaves out what needs Spark"
 
 
@@ -44,10 +43,13 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The one Spark session of the run, with Delta; its catalog is `spark_catalog`."""
     if not SPARK_WANTED:
         pytest.skip(WITHOUT_SPARK)
+    from tools import spark as local_spark  # notebooks of tests import this file from elsewhere
+
     with ExitStack() as stack:
         try:
             warehouse = tmp_path_factory.mktemp("warehouse")
-            session = stack.enter_context(local_spark.session(warehouse, SPARK_CACHE))
+            cache = Path(SPARK_CACHE) if SPARK_CACHE else local_spark.cache_folder()
+            session = stack.enter_context(local_spark.session(warehouse, cache))
         except local_spark.SparkUnavailableError as error:
             pytest.fail(f"{error}; CHURN_TEST_SPARK=0 leaves these tests out", pytrace=False)
         yield session
@@ -60,6 +62,13 @@ def spark_tables(spark: Any) -> Iterator[SparkTables]:
     for schema in spark.catalog.listDatabases():
         if schema.name != "default":
             spark.sql(f"DROP SCHEMA `{schema.name}` CASCADE")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two workers share the tests by file, for the sake of what a module sets up once, and Spark once."""
+    for item in items:
+        group = "spark" if "spark" in item.path.name else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,5 +1,6 @@
 """A bundle that is right, broken in one place at a time: each mistake is found, at its line."""
 
+import configparser
 import json
 import shutil
 from collections.abc import Callable
@@ -123,22 +124,18 @@ resources:
           existing_cluster_id: 1234-567890-abcd
           notebook_task: {notebook_path: nbs/again.ipynb}
 """
-SETTINGS = """
-[DEFAULT]
-store = .churn
-model_name = churn
-experiment = /Shared/trials
-horizon_days = 90
-snapshots = 4
-holdout_share = 0.2
-estimator = gradient_boosting
-random_state = 1
-min_roc_auc = 0.8
-min_f1_score = 0.7
-min_precision = 0.7
-champion_margin = 0
-promote_on_tie = false
-catalog = shop_dev
+
+
+def default_settings(**changes: str) -> str:
+    """The project's [DEFAULT] section with some values changed."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(Path(__file__).parent.parent / "settings.ini")
+    values = {**parser.defaults(), **changes}
+    return "\n".join(["[DEFAULT]", *(f"{key} = {value}" for key, value in values.items())])
+
+
+SETTINGS = f"""
+{default_settings(model_name="churn", experiment="/Shared/trials", catalog="shop_dev")}
 [local]
 [dev]
 [production]

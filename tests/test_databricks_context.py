@@ -141,4 +141,8 @@ def test_a_real_job_notebook_takes_its_values_from_widgets(tmp_path: Path) -> No
     done = papermill.execute_notebook(
         tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, cwd=str(tmp_path)
     )
-    assert json.loads(done.cells[-1].outputs[0].text) == {**passed, "delta_feature_version": 9}
+    assert json.loads(done.cells[-1].outputs[0].text) == {
+        **passed,
+        "delta_feature_version": 9,
+        "rebuild": False,
+    }

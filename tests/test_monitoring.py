@@ -39,6 +39,19 @@ def day(number: int) -> datetime.date:
     return FIRST + datetime.timedelta(days=number)
 
 
+def event_rows(owner: np.ndarray, moment: np.ndarray, product: np.ndarray) -> pd.DataFrame:
+    """Rows of the events contract in time order; `moment` is in days since FIRST."""
+    frame = pd.DataFrame({"owner": owner, "product": product})
+    seconds = pd.to_timedelta((moment * 86_400).astype("int64"), unit="s")
+    frame["event_ts"] = pd.Timestamp(FIRST, tz="UTC") + seconds
+    frame = frame.sort_values(["event_ts", "owner"], ignore_index=True)
+    frame["customer_id"] = "c" + frame["owner"].astype(str).str.zfill(7)
+    frame["session_id"] = frame["customer_id"] + frame["event_ts"].dt.strftime("-%Y%m%d")
+    frame["product_id"] = "p" + frame["product"].astype(str)
+    frame["event_id"] = "e" + frame.index.astype(str).str.zfill(9)
+    return frame[events.EVENTS.names]
+
+
 def shop(customers: int = 2_500, seed: int = 0) -> tuple:
     """Customers who come all the time and buy at a personal rate, from day CHANGE on a third of it."""
     rng = np.random.default_rng(seed)
@@ -56,7 +69,7 @@ def shop(customers: int = 2_500, seed: int = 0) -> tuple:
             rng.uniform(np.maximum(arrival, CHANGE)[np.repeat(np.arange(customers), after)], END),
         ]
     )
-    frame = events._frame(owner, moment, rng.integers(0, 100, len(owner)), str(FIRST))
+    frame = event_rows(owner, moment, rng.integers(0, 100, len(owner)))
     return pa.Table.from_pandas(frame, events.EVENTS, preserve_index=False), events.customers_of(
         frame
     )
@@ -69,7 +82,7 @@ def make_settings(folder: Path) -> settings.Settings:
         "min_roc_auc": "0.6",
         "min_f1_score": "0.3",
         "min_precision": "0.3",
-        "champion_margin": "0.05",
+        "margin": "0.05",
     }
     lines = (ROOT / "settings.ini").read_text().splitlines()
     kept = [line for line in lines if line.split(" =")[0] not in changes]
