@@ -499,6 +499,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'churn_lib.evidence.Evidence': ('lib/evidence.html#evidence', 'churn_lib/evidence.py'),
                                     'churn_lib.evidence._fetch': ('lib/evidence.html#_fetch', 'churn_lib/evidence.py'),
                                     'churn_lib.evidence._hard_rows': ('lib/evidence.html#_hard_rows', 'churn_lib/evidence.py'),
+                                    'churn_lib.evidence._latencies': ('lib/evidence.html#_latencies', 'churn_lib/evidence.py'),
                                     'churn_lib.evidence._megabytes': ('lib/evidence.html#_megabytes', 'churn_lib/evidence.py'),
                                     'churn_lib.evidence._milliseconds': ('lib/evidence.html#_milliseconds', 'churn_lib/evidence.py'),
                                     'churn_lib.evidence._problem': ('lib/evidence.html#_problem', 'churn_lib/evidence.py'),

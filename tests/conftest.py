@@ -64,6 +64,7 @@ def spark_tables(spark: Any) -> Iterator[SparkTables]:
             spark.sql(f"DROP SCHEMA `{schema.name}` CASCADE")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two workers share the tests by file, for the sake of what a module sets up once, and Spark once."""
     for item in items:

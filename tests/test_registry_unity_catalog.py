@@ -137,6 +137,10 @@ def workspace(
     monkeypatch.setenv("DATABRICKS_TOKEN", "secret")
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    # the registry is the matter here: Spark has its own tests, and no cluster is at hand
+    monkeypatch.setattr(
+        tables, "connect", lambda known: tables.DeltaTables(known.store / "tables" / known.catalog)
+    )
     yield catalog, settings
     mlflow.set_tracking_uri(before[0])
     mlflow.set_registry_uri(before[1])
