@@ -70,6 +70,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "spark" if "spark" in item.path.name else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
+        if group == "spark":
+            item.add_marker(pytest.mark.spark)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
