@@ -64,13 +64,10 @@ def spark_tables(spark: Any) -> Iterator[SparkTables]:
             spark.sql(f"DROP SCHEMA `{schema.name}` CASCADE")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers share the tests by file, for the sake of what a module sets up once, and Spark once."""
+    """What needs Spark can be chosen by its mark."""
     for item in items:
-        group = "spark" if "spark" in item.path.name else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-        if group == "spark":
+        if "spark" in item.path.name:
             item.add_marker(pytest.mark.spark)
 
 
