@@ -38,6 +38,17 @@ def own_environment() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def own_registry() -> Iterator[None]:
+    """No file of tests inherits the MLflow store that another has chosen for the process."""
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "CHURN_STORE_TRACKING_URI")
+    for name in names:
+        os.environ.pop(name, None)
+    yield
+    for name in names:
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The one Spark session of the run, with Delta; its catalog is `spark_catalog`."""
