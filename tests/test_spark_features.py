@@ -86,7 +86,7 @@ def equal_everywhere(store: SparkTables, lives: dict[str, Life]) -> None:
     spark = on_spark(store, events, customers)
     rows = snapshot(ibis.memtable(events), ibis.memtable(customers), DAY, LATER, CONFIG)
     duckdb = CONNECTION.to_pyarrow(rows)
-    assert spark.schema.names == duckdb.schema.names == rows.columns
+    assert spark.schema.names == duckdb.schema.names == list(rows.columns)
     assert spark.schema.types == duckdb.schema.types
     assert by_customer(spark) == by_customer(duckdb) == expected(lives)
 
