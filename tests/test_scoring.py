@@ -275,7 +275,7 @@ def test_deciles_are_those_of_sorting_everybody(probability: list[float], seed: 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from churn_lib import registry, scoring, settings, tables
+from churn_lib import delta_tables, registry, scoring, settings, tables
 
 config = settings.load("local")
 scoring._BATCH = 300
@@ -289,7 +289,7 @@ if where == "while scoring":
     scoring.score(store, scoring.read_snapshot(store), scorer, "killed", lambda done, total: done > total / 2 and die())
 else:
     # the rows are read for the commit, which is not made yet
-    stream = tables._stream
+    stream = delta_tables._stream
     def half(*arguments):
         reader = stream(*arguments)
         def batches():
@@ -297,7 +297,7 @@ else:
             die()
         import pyarrow
         return pyarrow.RecordBatchReader.from_batches(reader.schema, batches())
-    tables._stream = half
+    delta_tables._stream = half
     scoring.score(store, scoring.read_snapshot(store), scorer, "killed")
 """
 
