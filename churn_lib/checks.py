@@ -9,6 +9,7 @@ __all__ = ['PASSED', 'FAILED', 'ADVISORY', 'NOT_APPLICABLE', 'NOT_MEASURED', 'Me
            'SingleRowLatency', 'BatchLatency', 'ModelSize']
 
 # %% ../nbs/lib/29_checks.ipynb #cac6af90
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -58,15 +59,15 @@ def _obstacle(case: Case, need: str) -> tuple[str, str] | None:  # verdict and s
     return None
 
 
-class Check:
+class Check(ABC):
     "One question; subclasses name it and measure."
 
     name: ClassVar[GateCheck]
     needs: ClassVar[tuple[str, ...]] = ()  # model, rows, labels, answers, champion
 
+    @abstractmethod
     def measure(self, case: Case) -> tuple[float | None, float | None, bool, str]:
         "Value, bound, whether it holds, and a sentence."
-        raise NotImplementedError
 
     def run(self, case: Case) -> Finding:
         "The finding, whatever the case is like."
