@@ -46,7 +46,7 @@ def test_a_package_edited_by_hand_is_found(project: Path) -> None:
 
 
 def test_a_module_without_its_notebook_is_found(project: Path) -> None:
-    (project / "nbs/lib/79_cli.ipynb").unlink()
+    (project / "nbs/lib/98_cli.ipynb").unlink()
     found = list(notebooks.problems(project))
     assert any("churn_lib/cli.py is not what its notebook exports" in line for line in found)
 
@@ -117,7 +117,9 @@ def imported(path: Path) -> set[str]:
 
 
 def test_every_module_imports_only_from_modules_before_it() -> None:
-    order = [path.stem[3:] for path in sorted((ROOT / "nbs/lib").glob("*.ipynb"))]
+    stems = sorted(path.stem for path in (ROOT / "nbs/lib").glob("*.ipynb"))
+    assert len({stem[:2] for stem in stems}) == len(stems), "two notebooks share a number"
+    order = [stem[3:] for stem in stems]
     assert "settings" in imported(ROOT / "churn_lib/delta_tables.py") | imported(
         ROOT / "churn_lib/tables.py"
     )
