@@ -33,6 +33,20 @@ SECTIONS = {
     "lib": "Library",
 }
 
+# The rooms of the library: the lowest number of a notebook in each.
+ROOMS = {
+    0: "Settings, jobs, tables",
+    10: "Data and features",
+    20: "Registry and promotion",
+    30: "Training and the gate",
+    45: "Serving",
+    57: "Scoring",
+    60: "Monitoring",
+    72: "The bundle",
+    85: "Reproduction",
+    90: "The command",
+}
+
 STYLE = """
 .md-grid { max-width: 68rem; }
 .md-typeset pre > code { font-size: .62rem; }
@@ -46,6 +60,7 @@ STYLE = """
 .md-typeset .dataframe table:not([class]) :is(th, td):not([align]) { min-width: 0;
   font-variant-numeric: tabular-nums; padding: .4em 1em; text-align: right; }
 .md-typeset .dataframe tbody th { border-top: .05rem solid var(--md-typeset-table-color); }
+.md-typeset td code { word-break: normal; overflow-wrap: normal; white-space: nowrap; }
 .md-typeset img { border-radius: .2rem; }
 """
 
@@ -128,8 +143,14 @@ def zensical_config(pages: list[Page]) -> dict:
     config = get_config()
     nav: dict[str, list] = {}
     for page in pages:
-        label = SECTIONS[posixpath.dirname(page.notebook)]
-        nav.setdefault(label, []).append({plain(page.title): f"{page.path}.md"})
+        folder, name = posixpath.split(page.notebook)
+        entries = nav.setdefault(SECTIONS[folder], [])
+        if folder == "lib":
+            room = ROOMS[max(first for first in ROOMS if first <= int(name[:2]))]
+            if not entries or room not in entries[-1]:
+                entries.append({room: []})
+            entries = entries[-1][room]
+        entries.append({plain(page.title): f"{page.path}.md"})
     palettes = [
         ("(prefers-color-scheme)", "default", "sun-moon", "Switch to light mode"),
         ("(prefers-color-scheme: light)", "default", "sun", "Switch to dark mode"),
@@ -143,7 +164,10 @@ def zensical_config(pages: list[Page]) -> dict:
         "extra_css": ["style.css"],
         "theme": {
             "font": False,
-            "features": ["content.code.copy", "navigation.tabs", "navigation.footer", "toc.follow"],
+            "features": [
+                *("content.code.copy", "navigation.tabs", "navigation.sections"),
+                *("navigation.footer", "toc.follow"),
+            ],
             "palette": [
                 {
                     "media": media,
