@@ -12,16 +12,11 @@ import re
 import signal
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import papermill
-from nbclient.exceptions import DeadKernelError
-from nbconvert import HTMLExporter
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, papermill_engines
-from papermill.exceptions import PapermillExecutionError
 
 # %% ../nbs/lib/76_execution.ipynb #2b639a64
 class Kernels:
@@ -66,7 +61,7 @@ class Kernels:
 
 
 def _kill(
-    client: PapermillNotebookClient,
+    client: Any,  # a PapermillNotebookClient
 ) -> None:  # its kernel, and everything that kernel has started
     group = getattr(getattr(client.km, "provisioner", None), "pgid", None)
     if group and group != os.getpgid(0):  # kernels lead a process group of their own
@@ -74,27 +69,33 @@ def _kill(
             os.killpg(group, signal.SIGKILL)
 
 # %% ../nbs/lib/76_execution.ipynb #9e3be104
-class _Engine(NBClientEngine):
-    "papermill's own engine, with an environment, a folder and a log for the kernel."
+@cache
+def _engine() -> str:  # the name by which papermill knows our engine
+    # imported here: papermill takes two seconds, and most commands run no notebook
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
 
-    @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-        client = PapermillNotebookClient(
-            nb_man,
-            kernel_name=kernel_name,
-            timeout=None,
-            startup_timeout=options["start_timeout"],
-            on_cell_execute=options["on_cell"],
-        )
-        options["on_client"](client)
-        # what libraries write past Python goes to a file, not across the live lines
-        with open(options["kernel_log"], "ab") as log:
-            return client.execute(
-                env=options["env"], cwd=options["kernel_folder"], stdout=log, stderr=log
+    class Engine(NBClientEngine):
+        "papermill's own engine, with an environment, a folder and a log for the kernel."
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+            client = PapermillNotebookClient(
+                nb_man,
+                kernel_name=kernel_name,
+                timeout=None,
+                startup_timeout=options["start_timeout"],
+                on_cell_execute=options["on_cell"],
             )
+            options["on_client"](client)
+            # what libraries write past Python goes to a file, not across the live lines
+            with open(options["kernel_log"], "ab") as log:
+                return client.execute(
+                    env=options["env"], cwd=options["kernel_folder"], stdout=log, stderr=log
+                )
 
-
-papermill_engines.register("churn", _Engine)
+    papermill_engines.register("churn", Engine)
+    return "churn"
 
 # %% ../nbs/lib/76_execution.ipynb #6b98df23
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -103,6 +104,8 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 def _write_html(
     notebook: Path,  # an executed notebook
 ) -> None:
+    from nbconvert import HTMLExporter
+
     exporter = HTMLExporter(
         # nothing in a report is fetched from elsewhere
         mathjax_url="",
@@ -118,7 +121,7 @@ def _write_html(
 
 
 def _failure(
-    error: PapermillExecutionError,
+    error: Any,  # a PapermillExecutionError
     notebook: Path,  # the executed notebook
 ) -> str:  # last frames of the traceback, and where to look
     frames = [_ANSI.sub("", frame) for frame in error.traceback]
@@ -140,6 +143,9 @@ def execute(
     on_cell: Callable[[int, int], None] = lambda number, total: None,  # told of each cell
 ) -> None:
     "Run a notebook in its own folder and keep its report; raises `ExecutionError`."
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
     total = len(nbformat.read(notebook, as_version=4).cells) + bool(parameters)
 
     def before_cell(cell: Any, cell_index: int) -> None:
@@ -152,7 +158,7 @@ def execute(
             notebook,
             output,
             parameters,
-            engine_name="churn",
+            engine_name=_engine(),
             kernel_name="python3",
             language="python",
             progress_bar=False,
@@ -162,7 +168,7 @@ def execute(
             env=environment,
             kernel_folder=str(notebook.parent),
         )
-    except PapermillExecutionError as error:
+    except papermill.PapermillExecutionError as error:
         raise ExecutionError(_failure(error, output)) from None
     except (DeadKernelError, RuntimeError) as error:
         log = output.with_suffix(".log")

@@ -8,7 +8,7 @@ __all__ = ['Drifts', 'simulate']
 # %% ../nbs/lib/93_simulation_command.ipynb #169c8390
 import datetime
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,9 +17,12 @@ from rich.table import Table
 
 from . import settings as settings_module
 from .console import AsJson, Target, print_json
-from .simulated_tables import Simulated, simulate_to
-from .simulation import Population, SimulationError, parse_drift
-from .tables import DeltaTables, connect
+from .settings import ChurnError
+
+if TYPE_CHECKING:  # every command waits for what stands above, only `simulate` for these
+    from churn_lib.simulated_tables import Simulated
+    from churn_lib.simulation import Population
+    from churn_lib.tables import DeltaTables
 
 # %% ../nbs/lib/93_simulation_command.ipynb #19614568
 def _day(
@@ -28,24 +31,26 @@ def _day(
     try:
         return datetime.date.fromisoformat(text)
     except ValueError:
-        raise SimulationError(f"--start {text!r} is not a date: write YYYY-MM-DD") from None
+        raise ChurnError(f"--start {text!r} is not a date: write YYYY-MM-DD") from None
 
 
 def _store(
     target: str,
-) -> DeltaTables:  # where a simulation goes
+) -> "DeltaTables":  # where a simulation goes
+    from churn_lib.tables import DeltaTables, connect
+
     store = connect(settings_module.load(target))
     if not isinstance(store, DeltaTables):
-        raise SimulationError("churn data simulate writes local tables; run it outside Databricks")
+        raise ChurnError("churn data simulate writes local tables; run it outside Databricks")
     return store
 
 # %% ../nbs/lib/93_simulation_command.ipynb #c43117aa
 def _shown(
-    store: DeltaTables,
-    population: Population,
+    store: "DeltaTables",
+    population: "Population",
     replace: bool,
     console: Console,  # standard error
-) -> Simulated:
+) -> "Simulated":
     "Simulate with a bar that counts days."
     columns = (
         TextColumn("day"),
@@ -54,6 +59,8 @@ def _shown(
         TextColumn("{task.fields[events]:,} events"),
         TimeRemainingColumn(),
     )
+    from churn_lib.simulated_tables import simulate_to
+
     with Progress(*columns, console=console) as bar:
         line = bar.add_task("simulate", total=population.days, events=0)
 
@@ -64,7 +71,7 @@ def _shown(
 
 
 def _summary(
-    done: Simulated,
+    done: "Simulated",
 ) -> Table:
     table = Table(title="simulated", show_header=False)
     table.add_row("customers", f"{done.customers:,}")
@@ -78,7 +85,7 @@ def _summary(
 
 
 def _json(
-    done: Simulated,
+    done: "Simulated",
 ) -> dict[str, Any]:  # JSON-ready
     values = asdict(done)
     times = {
@@ -112,6 +119,8 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     "Fill the raw tables with customers who arrive, buy at their own pace and leave."
+    from churn_lib.simulation import Population, parse_drift
+
     drifts = tuple(parse_drift(text) for text in drift or [])
     population = Population(customers, events_per_customer, seed, _day(start), days, drifts)
     done = _shown(_store(target), population, replace, Console(stderr=True, force_jupyter=False))
