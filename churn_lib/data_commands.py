@@ -74,7 +74,9 @@ def load(
     append: Annotated[bool, typer.Option("--append", help="Add to the events there are.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Put them in their place.")] = False,
     time_zone: Annotated[str, typer.Option(help="Of times without an offset.")] = "UTC",
-    time_format: Annotated[str, typer.Option(help="Of times in text, such as %d.%m.%Y.")] = "",
+    time_format: Annotated[
+        str, typer.Option(help="Of times: %d.%m.%Y and the like, epoch_s, epoch_ms, epoch_us.")
+    ] = "",
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:

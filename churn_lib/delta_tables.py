@@ -32,7 +32,16 @@ from churn_lib.table_interface import (
 )
 
 # %% ../nbs/lib/03_delta_tables.ipynb #3d76a79b
-_UNREADABLE = {"deletionVectors", "columnMapping"}
+def _foreign(
+    table: DeltaTable,  # one version of a table
+) -> str:  # what its files alone do not say; empty when they say all
+    features = set(table.protocol().reader_features or ())
+    if "columnMapping" in features:
+        return "column mapping"
+    # Databricks switches the feature on for every table; what matters is whether rows are deleted
+    if "deletionVectors" in features and any(b.num_rows for b in table.deletion_vectors()):
+        return "deletion vectors"
+    return ""
 
 
 def _open(
@@ -59,10 +68,9 @@ def delta_files(
     name: str,  # for messages
 ) -> list[str]:  # its Parquet files; these and nothing else are its rows
     "The files of a version; raises `TableError` when they alone would be misread."
-    foreign = _UNREADABLE & set(table.protocol().reader_features or ())
-    if foreign:
+    if foreign := _foreign(table):
         raise TableError(
-            f"table {name} uses {' and '.join(sorted(foreign))}, which is not supported here; "
+            f"table {name} uses {foreign}, which is not supported here; "
             "copy it with Spark into a table without, or export it as Parquet"
         )
     return table.file_uris()
@@ -177,9 +185,12 @@ class DeltaTables:
         self.folder = folder
         self.connection = ibis.duckdb.connect()
         self.connection.raw_sql("SET TimeZone = 'UTC'")
-        # what does not fit into memory spills beside the tables, not where the command was called
-        self.connection.raw_sql("SET memory_limit = '4GB'")
-        self.connection.raw_sql(f"SET temp_directory = '{folder / '.spill'}'")
+        # a quarter of a gigabyte for each thread is what DuckDB works well with: the rest spills, which
+        # costs next to nothing, beside the tables and not where the command was called
+        threads = self.connection.raw_sql("SELECT current_setting('threads')").fetchone()[0]
+        self.connection.raw_sql(f"SET memory_limit = '{min(max(threads, 2) * 250, 4000)}MB'")
+        spill = str(folder / ".spill").replace("'", "''")
+        self.connection.raw_sql(f"SET temp_directory = '{spill}'")
         # everything we use is built in: DuckDB need not look for extensions on the network
         self.connection.raw_sql("SET autoinstall_known_extensions = false")
 

@@ -24,7 +24,7 @@ import ibis
 from . import sources
 from churn_lib.column_mapping import (
     LoadError,
-    check_time_zone,
+    check_times,
     columns_of,
     read_mapping,
     stage_sql,
@@ -51,7 +51,7 @@ def _staging(
     store.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".loading-", dir=store.folder))
     try:
-        connection.raw_sql(f"ATTACH '{folder / 'stage.duckdb'}' AS stage")
+        connection.raw_sql(f"ATTACH {sources.text(str(folder / 'stage.duckdb'))} AS stage")
         connection.raw_sql(f"SET TimeZone = '{time_zone}'")
         with contextlib.suppress(duckdb.Error):  # a notebook without widgets has none
             connection.raw_sql("SET enable_progress_bar = true")
@@ -169,6 +169,24 @@ def _rejected_sql(
         FROM stage.judged_{table} WHERE reason IS NOT NULL"""
 
 
+def _worst(
+    rejected: ibis.Table,
+) -> str:  # the commonest reason, an example of it, and what helps
+    by_reason = rejected.group_by("reason").aggregate(rows=rejected.count())
+    reason = (
+        by_reason.order_by(ibis.desc("rows"), "reason").limit(1).to_pyarrow()["reason"][0].as_py()
+    )
+    alike = rejected.filter(rejected.reason == reason).order_by("source_file", "line", "row")
+    row = alike.limit(1).to_pyarrow().to_pylist()[0]
+    line = f" line {row['line']}" if row["line"] else ""
+    example = " ".join(row["row"].split())
+    shown = example if len(example) <= 200 else f"{example[:200]}..."
+    told = f"most often: {reason}, as in {Path(row['source_file']).name}{line}: {shown}"
+    if reason.endswith("is not a timestamp"):
+        return f"{told}; say how they are written with --time-format, such as %d.%m.%Y or epoch_s"
+    return f"{told}; correct the file or raise max_rejected_share in settings.ini"
+
+
 def _check_share(
     load: _Load,
     table: str,  # events or customers
@@ -183,14 +201,9 @@ def _check_share(
         return
     if not bad:
         raise LoadError(f"{source}: has no rows")
-    by_reason = rejected.group_by("reason").aggregate(
-        rows=rejected.count(), example=rejected.row.min()
-    )
-    worst = by_reason.order_by(ibis.desc("rows")).limit(1).to_pyarrow().to_pylist()[0]
     raise LoadError(
         f"{source}: {bad:,} of {good + bad:,} rows of {table} are bad, more than "
-        f"max_rejected_share = {bound:g}; most often: {worst['reason']}, as in {worst['example']}; "
-        "correct the file or raise max_rejected_share in settings.ini"
+        f"max_rejected_share = {bound:g}; {_worst(rejected)}"
     )
 
 # %% ../nbs/lib/14_loading.ipynb #35e7150a
@@ -304,14 +317,19 @@ def _stage(
     return columns["events"]["event_id"] is None
 
 
-def _set_aside(load: _Load, found: dict[str, Source]) -> None:  # makes stage.rejected
+def _set_aside(
+    load: _Load,
+    found: dict[str, Source],
+    content_key: bool,  # whether event_id is ours and says nothing about the file
+) -> None:  # makes stage.rejected
     kept = {
-        "events": ["event_id", "customer_id", "event_ts_given", "session_id", "product_id"],
+        "events": ["customer_id", "event_ts_given", "session_id", "product_id"],
         "customers": ["customer_id", "signup_ts_given"],
     }
+    kept["events"][:0] = [] if content_key else ["event_id"]
     parts = [_rejected_sql(table, kept[table]) for table in found]
     if any(source.kind == "csv" for source in found.values()):
-        events = ", ".join(f"'{file}'" for file in found["events"].files)
+        events = ", ".join(map(sources.text, found["events"].files))
         table = f"CASE WHEN source_file IN ({events}) THEN 'events' ELSE 'customers' END"
         broken = sources.broken_lines_sql()
         parts.append(
@@ -328,15 +346,15 @@ def load(
     mode: str = "",  # append or replace; needed where there are events
     mapping: list[str] | None = None,  # ours=theirs, besides the settings' column_mapping
     time_zone: str = "UTC",  # of times without an offset
-    time_format: str = "",  # of times in text; empty for ISO 8601
+    time_format: str = "",  # of times in text or numbers; empty for ISO 8601
     report: Report = _silent,  # told what is going on
 ) -> Profile:
     "Load files into the bronze tables; raises `SourceError` or `LoadError`, then nothing is written."
     if not isinstance(store, DeltaTables):
         raise LoadError("data is loaded on this machine only; on Databricks write bronze.events")
     _check_mode(store, mode)
-    check_time_zone(time_zone)
-    names = read_mapping([*settings.column_mapping.split(), *(mapping or [])])
+    check_times(time_zone, time_format)
+    names = read_mapping(settings.column_mapping.split()) | read_mapping(mapping or [])
     paths = {"events": events} | ({"customers": customers} if customers else {})
     found = {table: sources.find(path) for table, path in paths.items()}
     now = datetime.datetime.now(datetime.UTC)
@@ -344,7 +362,7 @@ def load(
         going = _Load(store, connection, report, now, append=mode == "append")
         content_key = _stage(going, found, names, (time_zone, time_format))
         going.events(going.customers(given="customers" in found), content_key)
-        _set_aside(going, found)
+        _set_aside(going, found, content_key)
         for table, source in found.items():
             _check_share(going, table, source, settings.max_rejected_share)
         judged = going.table("judged_events")

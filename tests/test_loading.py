@@ -2,7 +2,9 @@
 
 import datetime
 import gzip
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 
 from churn_lib import cli, events, settings
 from churn_lib.loading import Profile, load
@@ -216,7 +218,44 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "a column twice": ("a.csv", "customer_id,event_ts,event_ts\na,1,2\n", "stands twice"),
     "no header": ("a.csv", "a,2024-01-01\nb,2024-01-02\n", "has no column 'customer_id'"),
     "binary": ("a.csv", b"customer_id,event_ts\n\x00\x01\x02\n", "not a CSV file but binary"),
-    "Parquet called CSV": ("a.csv", b"PAR1 and so on\nPAR1", "not a CSV file but binary"),
+    "Parquet called CSV": ("a.csv", b"PAR1 and so on\nPAR1", "is Parquet and not CSV"),
+    "gzip called CSV": ("a.csv", gzip.compress(GOOD.encode()), "is gzip and not plain CSV"),
+    "gzip in gzip": ("a.csv.gz", gzip.compress(gzip.compress(b"a\n")), "is gzip and not plain"),
+    "a spreadsheet called CSV": (
+        "a.csv",
+        b"PK\x03\x04\x14\x00\x06",
+        "is a zip archive or a spread",
+    ),
+    "UTF-16": ("a.csv", GOOD.encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+    "a first line that is blank": ("a.csv", "\n" + GOOD, "begins with an empty line"),
+    "a column twice but for case": (
+        "a.csv",
+        "customer_id,event_ts, Customer_ID\na,2024-01-01,b\n",
+        "column 'customer_id' stands twice, as 'Customer_ID'",
+    ),
+    "days first": (
+        "a.csv",
+        "customer_id,event_ts\na,13/02/2024\n",
+        'a.csv: {"customer_id":"a","event_ts":"13/02/2024","session_id":null,"product_id":null}; '
+        "say how they are written with --time-format",
+    ),
+    "milliseconds": ("a.csv", "customer_id,event_ts\na,1700000000123\n", "or epoch_s"),
+    "an open quote": (
+        "a.csv",
+        'customer_id,event_ts\na,"2024-01-01\n' + "a,2024-01-01\n" * 999,
+        "unquoted value, as in a.csv line 2: a",
+    ),
+    "latin-1": ("a.csv", (GOOD + "m\xfcller,2024-01-01\n" * 9).encode("latin-1"), "line 72: "),
+    "words of databases for nothing": (
+        "a.csv",
+        "customer_id,event_ts\nNULL,2024-01-01\n\\N,2024-01-01\n",
+        "customer_id is missing",
+    ),
+    "no Delta table": (
+        "in/_delta_log/00000000000000000000.json",
+        "{",
+        "not a readable Delta table",
+    ),
     "CSV called Parquet": ("a.parquet", GOOD, "not a readable Parquet file"),
     "an empty Parquet": ("a.parquet", b"", "is empty"),
     "CSV called gzip": ("a.csv.gz", GOOD, "not a whole gzip file"),
@@ -250,12 +289,14 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it_and_nothing_is_written(
             written(tmp_path, f"in/{file}{other}", "customer_id,other\na,b\n")
     elif file:
         written(tmp_path, f"in/{file}", content)
+        path = path.parent.parent if "_delta_log" in file else path
     with pytest.raises(ChurnError) as refused:
         load(store, config, str(path))
     message = str(refused.value)
     assert told in message
     assert str(path).rstrip("/") in message
     assert "\n" not in message
+    assert len(message) < 600 + 2 * len(str(path))
     assert not list((tmp_path / "tables").rglob("*.parquet"))
     assert not list((tmp_path / "tables").glob(".loading-*"))
 
@@ -263,11 +304,14 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("column", "values", "told"),
     [
-        ("event_ts", range(20), "column 'event_ts' is BIGINT, not a timestamp"),
+        ("event_ts", range(20), "is BIGINT, not a timestamp (--time-format epoch_s or epoch_ms?)"),
         ("event_ts", [1.5] * 20, "column 'event_ts' is DOUBLE, not a timestamp"),
         ("customer_id", [1.5] * 20, "column 'customer_id' is DOUBLE, not text"),
         ("customer_id", [True] * 20, "column 'customer_id' is BOOLEAN, not text"),
-        ("customer_id", [["a"]] * 20, "column 'customer_id' is VARCHAR"),
+        ("customer_id", [["a"]] * 20, "column 'customer_id' is VARCHAR[], not text"),
+        ("customer_id", [{"id": "a"}] * 20, "column 'customer_id' is STRUCT(id VARCHAR), not text"),
+        ("customer_id", [b"a"] * 20, "column 'customer_id' is BLOB, not text"),
+        ("customer_id", [Decimal("1.5")] * 20, "column 'customer_id' is DECIMAL(2,1), not text"),
     ],
 )
 def test_a_column_of_the_wrong_type_is_refused(
@@ -292,6 +336,104 @@ def test_a_misspelt_column_gets_the_flag_that_would_mend_it(
     path = written(tmp_path, "a.csv", "customer,event_ts\na,2024-01-01\n")
     with pytest.raises(ChurnError, match=r"--map customer_id=customer\?"):
         load(store, config, path)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "told"),
+    [
+        (["customer_id=user", "customer_id=event_ts"], "mapped to both 'user' and 'event_ts'"),
+        (["customer_id=user", "session_id=user"], "'user' stands for customer_id and session_id"),
+        (["customer_id=user", "product_id=sku"], "has no column 'sku'"),
+        (["user"], "is not of the form ours=theirs"),
+    ],
+)
+def test_a_mapping_that_cannot_be_meant_is_refused(
+    mapping: list[str], told: str, tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    path = written(tmp_path, "a.csv", "user,event_ts\na,2024-01-01\n")
+    with pytest.raises(ChurnError, match=re.escape(told)):
+        load(store, config, path, mapping=mapping)
+
+
+def test_a_flag_wins_over_the_settings_and_names_are_found_in_any_case(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    own = config.model_copy(update={"column_mapping": "customer_id=account"})
+    path = written(tmp_path, "a.csv", "ACCOUNT,User,EVENT_TS,SESSION_ID\na,b,2024-01-01,s\n")
+    load(store, own, path, mapping=["customer_id=user"])
+    (row,) = rows(store, "bronze.events")
+    assert (row["customer_id"], row["session_id"]) == ("b", "s")
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us"])
+def test_numbers_are_times_when_their_unit_is_said(
+    unit: str, tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    moment = datetime.datetime(2024, 2, 29, 23, 59, 59, 250_000, tzinfo=datetime.UTC)
+    number = moment.timestamp() * {"s": 1, "ms": 1000, "us": 1_000_000}[unit]
+    load(
+        store,
+        config,
+        written(tmp_path, "a.csv", f"customer_id,event_ts\na,{number:.3f}\n"),
+        time_format=f"epoch_{unit}",
+        time_zone="Asia/Tokyo",
+    )
+    pq.write_table(pa.table({"customer_id": ["b"], "event_ts": [number]}), tmp_path / "b.parquet")
+    load(store, config, str(tmp_path / "b.parquet"), mode="append", time_format=f"epoch_{unit}")
+    assert {row["event_ts"] for row in rows(store, "bronze.events")} == {moment}
+
+
+def test_keys_stay_what_they_are(tmp_path: Path, store: DeltaTables, config: Settings) -> None:
+    text = (
+        "customer_id, event_ts\n007, 2024-01-01\n 007 ,2024-01-02\n7,2024-01-01\nΩ李,2024-01-01\n"
+    )
+    load(store, config, written(tmp_path, "a.csv", text))
+    assert {row["customer_id"] for row in rows(store, "bronze.customers")} == {"007", "7", "Ω李"}
+    large = pa.array([Decimal(2**64), Decimal(7)], pa.decimal128(38, 0))
+    for ids in (large, pa.array([2**64 - 1, 7], pa.uint64()), pa.array(["007", "7"])):
+        table = pa.table({"customer_id": ids, "event_ts": ["2024-01-01"] * 2})
+        pq.write_table(table, tmp_path / "a.parquet")
+        load(store, config, str(tmp_path / "a.parquet"), mode="replace")
+        found = {row["customer_id"] for row in rows(store, "bronze.customers")}
+        assert found == {str(each) for each in ids.to_pylist()}
+
+
+def test_names_of_files_and_folders_are_no_patterns_and_no_sql(
+    tmp_path: Path, config: Settings
+) -> None:
+    store = DeltaTables(tmp_path / "O'Brien" / "tables")
+    path = written(tmp_path, "it's [1].csv", GOOD)
+    written(tmp_path, "it's 1.csv", GOOD.replace("c", "wrong").replace("wrongus", "cus"))
+    profile = load(store, config, path)
+    assert (profile.events, profile.customers) == (70, 7)
+
+
+def test_a_partitioned_delta_table_brings_the_values_of_its_partitions(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    shops = ["north", "a b/c=d", "50 %", "O'Hara", None]
+    days = [datetime.date(2024, 1, day) for day in range(1, 6)]
+    table = pa.table({"customer_id": list("abcde"), "day": days, "shop": shops})
+    write_deltalake(tmp_path / "in", table, partition_by=["day", "shop"])
+    DeltaTable(tmp_path / "in").delete("shop = 'north'")  # its file stays, for older versions
+    mapping = ["event_ts=day", "product_id=shop"]
+    path = str(tmp_path / "in")
+    load(store, config, path, mapping=mapping, time_zone="Europe/Berlin")
+    found = sorted(rows(store, "bronze.events"), key=lambda row: row["customer_id"])
+    assert [row["product_id"] for row in found] == shops[1:]
+    assert [row["event_ts"].day for row in found] == [1, 2, 3, 4]
+    assert {row["event_ts"].hour for row in found} == {23}
+    with pytest.raises(ChurnError, match="is a Delta table; load one at a time, by its folder"):
+        load(store, config, f"{path}/*/*/*.parquet", mode="replace", mapping=mapping)
+
+
+def test_a_delta_table_whose_files_are_gone_is_refused(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    path = Path(as_delta(tmp_path))
+    next(path.glob("*.parquet")).unlink()
+    with pytest.raises(ChurnError, match=r"its log names .* which is not there; restore it"):
+        load(store, config, str(path))
 
 
 @pytest.mark.parametrize("name", ["bronze.customers", "bronze.events", "bronze.rejected"])
