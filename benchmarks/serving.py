@@ -286,9 +286,13 @@ def changes(config: settings.Settings, count: int, seconds: float) -> None:
         elif json.loads(content)["predictions"] != right[entity]:
             mixed += times
     total = sum(tally.answers.values())
+    p50, p99 = np.quantile(np.array(tally.seconds) * 1000, [0.5, 0.99])
     sys.stdout.write(
-        f"{count} changes, {total} answers by {len(right)} versions: {failed} failed, {mixed} mixed\n"
+        f"{count} changes, {total} answers by {len(right)} versions: {failed} failed, {mixed} mixed; "
+        f"p50 {p50:.1f} ms, p99 {p99:.1f} ms\n"
     )
+    if failed or mixed:
+        raise SystemExit(1)
 
 
 def main() -> None:

@@ -266,9 +266,19 @@ class Deployer:
 
     def bring_gateway(self, found: ServingEndpointDetailed) -> bool:
         "Give the endpoint the inference table and the limit of settings; whether that was a change."
-        wanted = desired_gateway(self.settings) or AiGatewayConfig()
-        has = (found.ai_gateway or AiGatewayConfig()).as_dict()
-        if {key: value for key, value in has.items() if value} == wanted.as_dict():
+        return self.change_gateway(found, desired_gateway(self.settings))
+
+    def change_gateway(
+        self,
+        found: ServingEndpointDetailed,  # as it is now
+        wanted: AiGatewayConfig | None,
+    ) -> bool:  # whether that was a change
+        "Give the endpoint this inference table and limit."
+        wanted = wanted or AiGatewayConfig()
+        has, wants = (found.ai_gateway or AiGatewayConfig()).as_dict(), wanted.as_dict()
+        if {key: value for key, value in has.items() if value} == {
+            key: value for key, value in wants.items() if value
+        }:
             return False
         self.client.serving_endpoints.put_ai_gateway(
             self.name,

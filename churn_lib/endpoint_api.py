@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ApiError', 'not_found', 'conflict', 'bad_value', 'ServedEntity', 'Route', 'TrafficConfig', 'EndpointConfig',
-           'InferenceTableConfig', 'RateLimit', 'AiGateway', 'Tag', 'CreateEndpoint', 'parse']
+           'InferenceTableConfig', 'RateLimit', 'AiGateway', 'Tag', 'PatchTags', 'CreateEndpoint', 'parse']
 
 # %% ../nbs/lib/47_endpoint_api.ipynb #a7bb1e9a
 from typing import Annotated, Any, Literal, TypeVar
@@ -174,6 +174,18 @@ class Tag(_Strict):
     value: str | None = None
 
 
+class PatchTags(_Strict):
+    "The body of PATCH /api/2.0/serving-endpoints/{name}/tags."
+
+    add_tags: list[Tag] = []
+    delete_tags: list[str] = []
+
+    def applied(self, tags: list[Tag]) -> list[Tag]:
+        "The tags of an endpoint after this; a tag that is added takes the place of its namesake."
+        gone = {*self.delete_tags, *(tag.key for tag in self.add_tags)}
+        return [*(tag for tag in tags if tag.key not in gone), *self.add_tags]
+
+
 class CreateEndpoint(_Strict):
     "The body of POST /api/2.0/serving-endpoints."
 
@@ -195,7 +207,10 @@ def parse(
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        found = error.errors()[0]
+        problems = error.errors()
+    # a field that is not there says more than what it would have stood for
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    found = problems[0]
     where = ".".join(str(part) for part in found["loc"]) or "the body"
     if found["type"] == "extra_forbidden":
         raise ApiError(

@@ -8,6 +8,7 @@ __all__ = ['Check', 'Record', 'Endpoint', 'Endpoints', 'shown']
 # %% ../nbs/lib/49_endpoints.ipynb #6cd53913
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import time
@@ -118,6 +119,7 @@ class Endpoint:
         return f"{limit} calls in a minute are allowed" if self._calls > limit else None
 
 # %% ../nbs/lib/49_endpoints.ipynb #c7620a48
+_log = logging.getLogger("churn.serving")
 Check = Callable[[str, int], None]  # raises ApiError where a version does not exist
 
 
@@ -216,7 +218,17 @@ class Endpoints:
     def restore(self) -> None:
         "Read the endpoints of an earlier server back and go on where it stopped."
         for path in sorted(self.folder.glob("*.json")):
-            record = Record.model_validate_json(path.read_text(encoding="utf-8"))
+            try:
+                record = Record.model_validate_json(path.read_bytes())
+            except ValueError:  # the other endpoints must come back all the same
+                aside = path.replace(path.with_suffix(".damaged"))
+                _log.error(
+                    "endpoint %s does not come back: its record is damaged and kept in %s; "
+                    "deploy it again",
+                    path.stem,
+                    aside,
+                )
+                continue
             endpoint = self.all[record.name] = Endpoint(record, self.folder)
             if record.config is not None:
                 endpoint.serve(record.config, self._versions(endpoint, record.config))

@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ SCHEMA = pa.schema(
     ]
 )
 _QUEUE = 20_000  # requests
-_COMMIT_ROWS = 20_000  # of one commit
+_QUEUE_BYTES = 256 * 1024 * 1024  # of requests and answers
 _log = logging.getLogger("churn.serving")
 
 
@@ -86,7 +87,8 @@ class Spool:
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         "Add rows to the spool."
-        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(lines).encode("utf-8", "replace")  # half a surrogate pair is no text
         with self.open.open("ab", buffering=0) as file:
             before = file.tell()
             try:
@@ -107,8 +109,14 @@ class Spool:
 
     def _commit(self, path: Path, tried: bool) -> int:
         tables, rows = self.connect(), _read_spool(path)
+        try:
+            table = _table(rows)
+        except (ValueError, KeyError, TypeError) as error:  # would keep all that follows waiting
+            aside = path.replace(path.with_suffix(".damaged"))
+            _log.error("inference table: %s holds no rows of %s: %s", aside, self.name, error)
+            return 0
         if rows and not (tried and self._committed(tables, path.stem)):
-            tables.append(self.name, ibis.memtable(_table(rows)), {"spool": path.stem})
+            tables.append(self.name, ibis.memtable(table), {"spool": path.stem})
         path.unlink()
         return len(rows)
 
@@ -132,6 +140,7 @@ class InferenceTables:
         self.spool_seconds, self.commit_seconds = spool_seconds, commit_seconds
         self.queue: deque[tuple[InferenceTableConfig, dict[str, Any]]] = deque()
         self.dropped = 0
+        self._put = self._drained = 0  # bytes, each counted by one thread only
         self._told = 0
         self._spools: dict[str, Spool] = {}
         self._stop = threading.Event()
@@ -139,9 +148,11 @@ class InferenceTables:
 
     def put(self, config: InferenceTableConfig, row: dict[str, Any]) -> None:
         "Keep a row; called in the event loop, never waits."
-        if len(self.queue) >= _QUEUE:
+        size = _size(row)
+        if len(self.queue) >= _QUEUE or self._put - self._drained + size > _QUEUE_BYTES:
             self.dropped += 1
         else:
+            self._put += size
             self.queue.append((config, row))
 
     def start(self) -> None:
@@ -169,35 +180,43 @@ class InferenceTables:
             config, row = self.queue.popleft()
             taken.setdefault(config, []).append(row)
         for config, rows in taken.items():
-            table = f"{config.table_name_prefix}_payload"
-            try:
-                self._spool(config.catalog_name, config.schema_name, table).write(rows)
-            except OSError:
-                self.queue.extendleft((config, row) for row in reversed(rows))
-                raise
+            self._try(partial(self._write, config, rows))
         if self.dropped > self._told:
             _log.error("inference table: %d rows dropped, the disk is too slow", self.dropped)
             self._told = self.dropped
 
+    def _write(self, config: InferenceTableConfig, rows: list[dict[str, Any]]) -> None:
+        table = f"{config.table_name_prefix}_payload"
+        try:
+            self._spool(config.catalog_name, config.schema_name, table).write(rows)
+        except OSError:
+            self.queue.extendleft((config, row) for row in reversed(rows))
+            raise
+        self._drained += sum(map(_size, rows))
+
     def _commit(self) -> None:
-        for spool in list(self._spools.values()):
-            spool.commit()
+        for spool in list(self._spools.values()):  # one that fails keeps no other waiting
+            self._try(spool.commit)
 
     def _run(self) -> None:
         waited = 0.0
         while not self._stop.wait(self.spool_seconds):
             waited += self.spool_seconds
-            self._try(self._drain)
+            self._drain()
             if waited >= self.commit_seconds:
-                self._try(self._commit)
+                self._commit()
                 waited = 0.0
-        self._try(self._drain)
-        self._try(self._commit)
+        self._drain()
+        self._commit()
+        if self.queue:
+            _log.error("inference table: %d rows lost, no spool took them", len(self.queue))
 
-    def _try(self, step: Callable[[], None]) -> None:
+    def _try(self, step: Callable[[], object]) -> None:
         try:
             step()
-        except (
-            Exception
-        ) as error:  # a full disk must not end the thread; the rows stay in the spool
+        except Exception as error:  # a full disk must not end the thread; the rows stay
             _log.error("inference table: %s: %s", type(error).__name__, error)
+
+
+def _size(row: dict[str, Any]) -> int:  # about what it takes in memory
+    return len(row["request"]) + len(row["response"])

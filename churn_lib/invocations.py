@@ -32,6 +32,7 @@ class Limits:
 
     body_bytes: int = 16 * 1024 * 1024  # as on Databricks
     rows: int = 10_000
+    body_seconds: float = 60  # until the whole body has to be there
     idle_seconds: float = 1800  # before a model that may scale to zero is unloaded, as there
     inline_bytes: int = 50_000  # a larger body is read in a thread
 
@@ -153,12 +154,17 @@ def _place(
     raise ApiError(404, "ENDPOINT_NOT_FOUND", f"No API found for {path[:200]!r}")
 
 
-def _check_content_type(headers: Headers) -> None:
+def _check_content(headers: Headers) -> None:
     given = headers.get(b"content-type", b"").decode("latin-1")
-    kind, _, parameter = given.lower().partition(";")
-    charset = parameter.strip().removeprefix("charset=").strip('"')
-    if kind.strip() != "application/json" or charset not in ("", "utf-8"):
-        raise InvalidRequest(f"content type {given[:80]!r} is not application/json in UTF-8")
+    if given != "application/json":
+        kind, *parameters = given.lower().replace(" ", "").split(";")
+        charsets = [each for each in parameters if each.startswith("charset=")]
+        in_utf8 = all(each[8:].strip('"') in ("utf-8", "utf8") for each in charsets)
+        if kind != "application/json" or not in_utf8:
+            raise InvalidRequest(f"content type {given[:80]!r} is not application/json in UTF-8")
+    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+    if encoding.lower() != "identity":
+        raise InvalidRequest(f"content encoding {encoding[:80]!r} is not taken: send it as it is")
 
 # %% ../nbs/lib/51_invocations.ipynb #9dd391af
 @dataclass
@@ -227,10 +233,10 @@ class Invocations:
             raise ApiError(405, "METHOD_NOT_ALLOWED", "invocations are asked for with POST")
         if limit := endpoint.spent():
             raise ApiError(429, "REQUEST_LIMIT_EXCEEDED", limit)
-        call.body = await _read_body(receive, self.limits.body_bytes)
+        call.body = await self._body(receive)
         call.began = time.perf_counter()
         call.version = find_version(endpoint, entity)
-        _check_content_type(headers)
+        _check_content(headers)
         model = call.version.model
         if model is None:
             model = await call.version.get()
@@ -242,6 +248,15 @@ class Invocations:
         if model.is_quick(request):
             return model.answer(request)
         return await self._in_thread(lambda: model.answer(request))
+
+    async def _body(self, receive: Receive) -> bytes:
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                return await _read_body(receive, self.limits.body_bytes)
+        except TimeoutError:
+            limit = self.limits.body_seconds
+            told = f"the body was not complete after {limit:g} s"
+            raise ApiError(408, "REQUEST_TIMEOUT", told) from None
 
     async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
@@ -305,5 +320,9 @@ async def _send_answer(send: Send, status: int, answer: bytes, call: Call) -> No
         headers.append((b"served-model-name", call.entity.encode()))
     if status == 429:
         headers.append((b"retry-after", str(60 - int(time.monotonic() % 60)).encode()))
+    if status == 405:
+        headers.append((b"allow", b"POST"))
+    if status == 408:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": answer})

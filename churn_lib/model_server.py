@@ -17,11 +17,19 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as ApiRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route as ApiRoute
 
-from .endpoint_api import AiGateway, ApiError, CreateEndpoint, EndpointConfig, parse
+from churn_lib.endpoint_api import (
+    AiGateway,
+    ApiError,
+    CreateEndpoint,
+    EndpointConfig,
+    PatchTags,
+    parse,
+)
 from .endpoints import Endpoints, shown
 from .inference_table import InferenceTables
 from .invocations import Invocations, Limits, Metrics, authorize, find_version
@@ -31,7 +39,10 @@ from .served_model import Version
 async def _json(
     request: ApiRequest,
 ) -> Any:
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise ApiError(400, "BAD_REQUEST", "the client left before its body was there") from None
     if len(body) > 1_000_000:
         raise ApiError(400, "BAD_REQUEST", "the body has more than 1,000,000 bytes")
     try:
@@ -74,6 +85,13 @@ class Api:
         endpoint.save()
         return JSONResponse(gateway.model_dump(exclude_none=True))
 
+    async def tags(self, request: ApiRequest) -> Response:
+        endpoint = self.endpoints.get(request.path_params["name"])
+        patch = parse(PatchTags, await _json(request))
+        endpoint.record.tags = patch.applied(endpoint.record.tags)
+        endpoint.save()
+        return JSONResponse({"tags": shown(endpoint)["tags"]})
+
     async def delete(self, request: ApiRequest) -> Response:
         self.endpoints.delete(request.path_params["name"])
         return JSONResponse({})
@@ -97,9 +115,28 @@ _MANAGING = (
     (_ONE, "DELETE", Api.delete),
     (f"{_ONE}/config", "PUT", Api.update),
     (f"{_ONE}/ai-gateway", "PUT", Api.gateway),
+    (f"{_ONE}/tags", "PATCH", Api.tags),
     (f"{_ONE}/served-models/{{entity}}/logs", "GET", Api.logs),
     (f"{_ONE}/served-models/{{entity}}/build-logs", "GET", Api.build_logs),
 )
+
+# calls of the workspace's API that exist there and not here
+_ELSEWHERE = (
+    (f"{_ONE}/rate-limits", "rate limits are set with PUT .../ai-gateway"),
+    (f"{_ONE}/metrics", "GET /metrics tells of every endpoint"),
+    (f"{_ONE}/openapi", "/docs says how to ask"),
+    (f"{_ONE}/notifications", "this server sends no e-mail"),
+    ("/api/2.0/serving-endpoints/pt", "there is no provisioned throughput"),
+    ("/api/2.0/permissions/serving-endpoints/{name:path}", "there is one user with one token"),
+    ("/api/2.0/external-function", "there are no external connections"),
+)
+
+
+async def _elsewhere(
+    why: str,
+    request: ApiRequest,
+) -> Response:
+    raise ApiError(501, "NOT_IMPLEMENTED", f"this local server cannot do that: {why}")
 
 # %% ../nbs/lib/52_model_server.ipynb #024d9712
 _OPEN = ("/health", "/docs", "/.well-known/databricks-config")  # need no token
@@ -131,11 +168,16 @@ class ModelServer:
             ApiRoute("/metrics", self._metrics),
             ApiRoute(_OPEN[2], self._discovery),
         ]
+        methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+        elsewhere = [
+            ApiRoute(path, partial(_elsewhere, why), methods=methods) for path, why in _ELSEWHERE
+        ]
         self.api = Starlette(
-            routes=[*managing, *own],
+            routes=[*elsewhere, *managing, *own],
             exception_handlers={ApiError: _told, HTTPException: _told, Exception: _told},
             lifespan=self._lifespan,
         )
+        self.api.router.redirect_slashes = False  # a path is right or it is not
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -145,7 +187,7 @@ class ModelServer:
                 try:
                     authorize(dict(scope["headers"]), self.token)
                 except ApiError as error:
-                    answer = JSONResponse(error.body(), error.status)
+                    answer = await _told(ApiRequest(scope), error)
                     return await answer(scope, receive, send)
         await self.api(scope, receive, send)
 

@@ -7,6 +7,7 @@ __all__ = ['FORMATS', 'InvalidRequest', 'Column', 'RequestReader', 'Request', 'r
 
 # %% ../nbs/lib/46_request_validation.ipynb #2ba0e867
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -44,7 +45,10 @@ class Column:
 
 
 def _shown(value: Any) -> str:  # a value as a message quotes it
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # it could just be read
+        return "a value nested too deeply to show"
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
 # %% ../nbs/lib/46_request_validation.ipynb #ec4add1c
@@ -109,6 +113,11 @@ class RequestReader:
         "Names of the columns that may be left out."
         return {column.name for column in self.columns if not column.required}
 
+    def refuse_too_many(self, count: int, where: str) -> None:
+        "Raise `InvalidRequest` when that many rows are more than one request may have."
+        if count > self.max_rows:
+            raise InvalidRequest(f"{where} has {count} rows, at most {self.max_rows} are taken")
+
     @property
     def only_numbers(self) -> bool:
         "Whether every column is a double that has to be there."
@@ -130,13 +139,15 @@ class RequestReader:
         return list(map(itemgetter(*names), records))
 
     def from_columns(self, columns: dict[str, Any], where: str) -> list[Any]:
-        "Values by row of an object with a list, or one value, for each column."
+        "Values by row of an object with a list, or one value for all rows, for each column."
         _check_names(list(columns), self.names, self.optional, where)
+        lengths = [len(values) for values in columns.values() if isinstance(values, list)]
+        count = max(lengths, default=1)
+        self.refuse_too_many(count, where)  # before one value becomes as many
         lists = {
-            name: values if isinstance(values, list) else [values]
+            name: values if isinstance(values, list) else [values] * count
             for name, values in columns.items()
         }
-        count = max(map(len, lists.values()), default=0)
         for name, values in lists.items():
             if len(values) != count:
                 raise InvalidRequest(
@@ -183,11 +194,26 @@ FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _BESIDES = ("params", "client_request_id")
 
 
+def _unique(
+    pairs: list[tuple[str, Any]],  # of one object
+) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # json would keep the last without a word
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise InvalidRequest(f"key {_shown(twice)} stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def _parsed(
     body: bytes,  # of the request
 ) -> dict[str, Any]:
+    if not body:
+        raise InvalidRequest(f"the body is empty; it needs one of {', '.join(FORMATS)}")
     try:
-        content = json.loads(body)
+        content = _DECODER.decode(body.decode())
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
     except ValueError as error:  # no JSON, no UTF-8, a number of too many digits
@@ -269,8 +295,7 @@ def read(
     rows = _rows(reader, form, content[form])
     if not rows:
         raise InvalidRequest(f"{form} has no rows")
-    if len(rows) > reader.max_rows:
-        raise InvalidRequest(f"{form} has {len(rows)} rows, at most {reader.max_rows} are taken")
+    reader.refuse_too_many(len(rows), form)
     params, request_id = content.get("params"), content.get("client_request_id")
     if params is not None and not isinstance(params, dict):
         raise InvalidRequest(f"params: {_shown(params)} is not an object")

@@ -9,7 +9,9 @@ __all__ = ['Progress', 'ScoringError', 'Snapshot', 'read_snapshot', 'Scorer', 'p
 # %% ../nbs/lib/58_scoring.ipynb #9d2c3c2d
 import datetime
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,28 +139,30 @@ def _batches(
         yield batch.to_pandas()
 
 
+@contextmanager
 def _score_here(
     snapshot: Snapshot,
     scorer: Scorer,
-    folder: Path,  # for the scored rows
     progress: Progress,
-) -> ibis.Table:  # customer_id, churn_probability, reasons
+) -> Iterator[ibis.Table]:  # customer_id, churn_probability, reasons
     total = int(snapshot.rows.count().to_pyarrow().as_py())
-    path, done = folder / "scored.parquet", 0
-    with pq.ParquetWriter(path, _SCORED) as writer:
-        for rows in _batches(snapshot):
-            writer.write_table(score_batch(scorer, rows))
-            told, done = done * 20 // total, done + len(rows)
-            if done * 20 // total > told:
-                progress(done, total)
-    return ibis.memtable(ds.dataset(path))
+    with tempfile.TemporaryDirectory(prefix="churn-scoring-") as folder:
+        path, done = Path(folder) / "scored.parquet", 0
+        with pq.ParquetWriter(path, _SCORED) as writer:
+            for rows in _batches(snapshot):
+                writer.write_table(score_batch(scorer, rows))
+                told, done = done * 20 // total, done + len(rows)
+                if done * 20 // total > told:
+                    progress(done, total)
+        yield ibis.memtable(ds.dataset(path))
 
 # %% ../nbs/lib/58_scoring.ipynb #ac1d4247
+@contextmanager
 def _score_on_spark(
     snapshot: Snapshot,
     scorer: Scorer,
     backend: Any,  # Ibis on Spark
-) -> ibis.Table:  # customer_id, churn_probability, reasons
+) -> Iterator[ibis.Table]:  # customer_id, churn_probability, reasons
     import mlflow
     from pyspark.sql import functions
 
@@ -171,9 +175,13 @@ def _score_on_spark(
     reasons = _spark_reasons(scorer.explainer)(functions.struct(*names))
     # kept: the deciles and the table each read it
     kept = scored.select("customer_id", "churn_probability", reasons.alias("reasons")).persist()
-    view = f"scored_{scorer.version}_{snapshot.feature_date:%Y%m%d}"
-    kept.createOrReplaceTempView(view)
-    return backend.table(view)
+    view = f"scored_{uuid.uuid4().hex}"
+    kept.createTempView(view)
+    try:
+        yield backend.table(view)
+    finally:
+        session.catalog.dropTempView(view)
+        kept.unpersist()
 
 # %% ../nbs/lib/58_scoring.ipynb #0d17c124
 _SPARK_REASONS = "array<struct<feature: string, value: double, contribution: double>>"
@@ -302,11 +310,11 @@ def score(
     partition = {"feature_date": snapshot.feature_date, "model_version": scorer.version}
     tags = {"git_sha": git_sha, "delta_feature_version": str(snapshot.feature_version)}
     backend = snapshot.rows.get_backend()
-    with tempfile.TemporaryDirectory(prefix="churn-scoring-") as folder:
-        if backend.name == "pyspark":
-            scored = _score_on_spark(snapshot, scorer, backend)
-        else:
-            scored = _score_here(snapshot, scorer, Path(folder), progress)
+    if backend.name == "pyspark":
+        scoring = _score_on_spark(snapshot, scorer, backend)
+    else:
+        scoring = _score_here(snapshot, scorer, progress)
+    with scoring as scored:
         rows = _predictions(with_decile(scored), snapshot, scorer, git_sha)
         version = tables.overwrite("gold.predictions", rows, partition, tags)
     written = read_predictions(tables, snapshot.feature_date, scorer.version, version)

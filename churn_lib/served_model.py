@@ -178,7 +178,7 @@ class Version:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             if isinstance(error, TimeoutError):
-                reason = f"not loaded after {self._limit:.0f} s"
+                reason = f"not loaded after {self._limit:g} s"
             for line in traceback.format_exc(limit=-3).splitlines():
                 self._log_build(line)
             self.failure, self._failed = " ".join(reason.split())[:500], time.monotonic()

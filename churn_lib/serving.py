@@ -6,11 +6,12 @@
 __all__ = ['Deployment', 'Task', 'deploy', 'move', 'status', 'example_customer', 'how_to_ask']
 
 # %% ../nbs/lib/56_serving.ipynb #40ebd3b0
+import contextlib
 import datetime
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,8 @@ from churn_lib.deployer import (
     on_databricks,
 )
 from .features import FEATURES
-from .registry import Registry, RegistryError
+from .promotion import rollback
+from .registry import PRODUCTION, Registry, RegistryError
 from .settings import Settings
 from .smoke_test import Sample, SmokeReport, asker, holdout_sample, smoke_test
 
@@ -158,10 +160,25 @@ def _switch(
     return _smoke(task, sample, addressed=False)
 
 
-def _restore(task: Task, found: ServingEndpointDetailed | None, former: Former) -> str:
-    # what serves instead, for the message
+def _restore_alias(task: Task, former: int, reason: str) -> None:
+    if task.alias != PRODUCTION:
+        task.registry.set_alias(task.alias, former)
+        return
+    why = f"its deployment failed: {reason.splitlines()[0][:300]}"
+    # by way of the ledger: history shows it, and the gate does not put it back by itself
+    rollback(task.registry, task.store, why, task.git_sha, to=former, force=True)
+
+
+def _restore(
+    task: Task,
+    found: ServingEndpointDetailed | None,  # as it was before
+    former: Former,
+    reason: str,  # why the deployment failed
+) -> str:  # what serves instead, for the message
     told = []
     now = task.deployer.find()
+    if found is not None and now is not None:
+        task.deployer.change_gateway(now, found.ai_gateway)
     if former.entities:
         task.deployer.bring(former.entities, former.traffic)
         task.deployer.await_entity(former.entities[0])
@@ -170,7 +187,7 @@ def _restore(task: Task, found: ServingEndpointDetailed | None, former: Former) 
         task.deployer.client.serving_endpoints.delete(task.deployer.name)
         told.append("the endpoint, made for it, is removed")
     if task.alias and former.version and task.registry.version_of(task.alias) == task.version:
-        task.registry.set_alias(task.alias, former.version)
+        _restore_alias(task, former.version, reason)
         told.append(f"{task.alias} is version {former.version} again")
     return "; ".join(told) or "nothing else was changed"
 
@@ -191,7 +208,7 @@ def _run(task: Task) -> Deployment:
             report = _switch(task, found, former, sample)
     except Exception as error:  # whatever it was, customers must not be left with it
         try:
-            instead = _restore(task, found, former)
+            instead = _restore(task, found, former, str(error))
         except Exception as second:
             instead = f"and it could not be put back: {second}"
         reason = f"{type(error).__name__}: {error}"
@@ -207,6 +224,24 @@ def _run(task: Task) -> Deployment:
     return Deployment(*names, former.version, task.version, outcome, report, url, example, seconds)
 
 
+@contextlib.contextmanager
+def _alone(settings: Settings, tell: Callable[[str], None]) -> Iterator[None]:
+    # two canaries at once would each take the other's traffic for a mistake; in a workspace the
+    # job runs once at a time
+    folder, limit = server_process.serving_folder(settings), settings.deploy_timeout_seconds
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline, told = time.monotonic() + limit, False
+    with (folder / "deploy.lock").open("w") as file:
+        while not server_process.locked(file):
+            if not told:
+                tell("another deployment is under way, which is waited for")
+            told = True
+            if time.monotonic() > deadline:
+                raise DeploymentFailed(f"waited {limit} s for another deployment of this store")
+            time.sleep(0.2)
+        yield
+
+
 def deploy(
     settings: Settings,
     registry: Registry,
@@ -218,14 +253,15 @@ def deploy(
     client: WorkspaceClient | None = None,  # found by settings when None
 ) -> Deployment:
     "Bring the endpoint to a version and prove it; raises `DeploymentFailed` with all put back."
-    number = registry.candidate(version) if version else registry.version_of(alias)
-    if number is None:
-        raise RegistryError(
-            f"model {settings.model_name} has no alias {alias}: run validation_job first"
-        )
-    deployer = Deployer(client or connect(settings), settings, tell)
-    named = "" if version else alias
-    return _run(Task(settings, registry, store, deployer, number, named, git_sha))
+    with _alone(settings, tell):
+        number = registry.candidate(version) if version else registry.version_of(alias)
+        if number is None:
+            raise RegistryError(
+                f"model {settings.model_name} has no alias {alias}: run validation_job first"
+            )
+        deployer = Deployer(client or connect(settings), settings, tell)
+        named = "" if version else alias
+        return _run(Task(settings, registry, store, deployer, number, named, git_sha))
 
 
 def move(

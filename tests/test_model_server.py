@@ -1,5 +1,6 @@
 """The local model server as its clients see it: over HTTP, with real models, under load and after a crash."""
 
+import gzip
 import json
 import os
 import signal
@@ -16,14 +17,18 @@ import numpy as np
 import pytest
 import requests
 import serving_store
-from databricks.sdk import WorkspaceClient
+from databricks.sdk import WorkspaceClient, errors
 from databricks.sdk.errors import BadRequest, NotFound, ResourceConflict
 from databricks.sdk.service.serving import (
     AiGatewayConfig,
     AiGatewayInferenceTableConfig,
+    AiGatewayRateLimit,
+    AiGatewayRateLimitKey,
+    AiGatewayRateLimitRenewalPeriod,
     EndpointCoreConfigInput,
     EndpointStateConfigUpdate,
     EndpointStateReady,
+    EndpointTag,
     ServedEntityInput,
 )
 from mlflow.pyfunc import scoring_server
@@ -109,6 +114,11 @@ def test_the_sdk_creates_updates_gets_queries_and_deletes(workspace: WorkspaceCl
     assert answer.served_model_name == "second"
     assert "loaded after" in api.build_logs("other", "second").logs
     assert {each.name for each in api.list()} == {NAME, "other"}
+    api.patch("other", add_tags=[EndpointTag("team", "growth"), EndpointTag("old", "1")])
+    api.patch("other", add_tags=[EndpointTag("team", "sales")], delete_tags=["old"])
+    assert api.get("other").tags == [EndpointTag("team", "sales")]
+    with pytest.raises(errors.NotImplemented, match="one user with one token"):
+        api.get_permissions("other")
     api.delete("other")
     with pytest.raises(NotFound, match="'other' does not exist"):
         api.get("other")
@@ -132,6 +142,7 @@ def test_answers_equal_those_of_mlflows_own_server(
             {"inputs": frame.to_dict("list")},
             {"inputs": frame.to_dict("records"), "params": None},
             {"inputs": frame.iloc[0].to_dict()},
+            {"inputs": {**frame.to_dict("list"), FEATURES[0]: 3}},
         ]
         for body in bodies:
             theirs = scoring_server.invocations(
@@ -161,9 +172,12 @@ def raw(value: str) -> bytes:
 
 LACKING = {name: value for name, value in GOOD.items() if name != FIRST}
 MALFORMED: list[tuple[object, str]] = [
-    (b"", "the body is not JSON"),
+    (b"", "the body is empty"),
     (b"{", "the body is not JSON"),
     (b"\xff\xfe\xfa", "the body is not JSON"),
+    (json.dumps({"inputs": GOOD}).encode("utf-16"), "the body is not JSON: 'utf-8' codec"),
+    (b'{"inputs": {}, "inputs": {}}', 'key "inputs" stands twice in one object'),
+    (raw("[" * 100 + "]" * 100), f"row 1, column {FIRST}: [[["),
     (b"[" * 100_000, "nested too deeply"),
     (raw("9" * 5_000), "the body is not JSON"),
     ([GOOD], "the body is not an object"),
@@ -209,12 +223,73 @@ def test_each_malformed_request_gets_a_precise_400_and_a_line_in_the_log(
     answers = [(post(workspace, body), words) for body, words in MALFORMED]
     wrong_type = post(workspace, split(), **{"Content-Type": "text/csv"})
     answers.append((wrong_type, "content type 'text/csv' is not application/json"))
+    packed = post(workspace, gzip.compress(b"{}"), **{"Content-Encoding": "gzip"})
+    answers.append((packed, "content encoding 'gzip' is not taken"))
     log = (server_process.serving_folder(store) / "server.log").read_text()
     for answer, words in answers:
         assert answer.status_code == 400, words
         assert answer.json()["error_code"] == "BAD_REQUEST"
         assert words in answer.json()["message"]
         assert answer.headers["x-request-id"] in log
+    assert post(workspace, split()).status_code == 200
+
+
+def opened(client: WorkspaceClient) -> socket.socket:
+    host, _, port = client.config.host.removeprefix("http://").rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def exchange(client: WorkspaceClient, *sent: bytes) -> bytes:
+    """What the server answers to bytes as they stand, until it closes the connection."""
+    with opened(client) as connection:
+        for each in sent:
+            connection.sendall(each)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_chunks_pipelines_and_broken_http_are_answered_and_the_server_goes_on(
+    workspace: WorkspaceClient,
+) -> None:
+    body = json.dumps(split()).encode()
+    lines = ["Host: here", f"Authorization: Bearer {workspace.config.token}"]
+    lines += ["Content-Type: application/json", ""]
+    path = f"/serving-endpoints/{NAME}/invocations HTTP/1.1"
+    head = "\r\n".join([f"POST {path}", *lines]).encode()
+    whole = head + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+    parts = [body[at : at + 100] for at in range(0, len(body), 100)]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in [*parts, b""])
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+    closing = whole.replace(b"Host: here", b"Host: here\r\nConnection: close")
+    answered = exchange(workspace, whole[:50], whole[50:] + chunked + closing)
+    assert answered.count(b"HTTP/1.1 200 OK") == answered.count(b'{"predictions": [') == 3
+    for method in ("GET", "HEAD", "OPTIONS", "TRACE"):
+        told = exchange(workspace, f"{method} {path}\r\n".encode() + closing.partition(b"\r\n")[2])
+        assert told.startswith(b"HTTP/1.1 405 ")
+        assert b"allow: POST" in told
+    for broken in (b"\x16\x03\x01\r\n\r\n", head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"):
+        assert exchange(workspace, broken).startswith(b"HTTP/1.1 400 ")
+    with opened(workspace) as leaving:
+        leaving.sendall(whole[:-10])  # a client that leaves in the middle of its body
+    assert post(workspace, split()).status_code == 200
+
+
+def test_more_calls_in_a_minute_than_the_limit_are_429_until_it_is_lifted(
+    workspace: WorkspaceClient,
+) -> None:
+    kept = workspace.serving_endpoints.get(NAME).ai_gateway.inference_table_config
+    limit = AiGatewayRateLimit(
+        calls=2,
+        renewal_period=AiGatewayRateLimitRenewalPeriod.MINUTE,
+        key=AiGatewayRateLimitKey.USER,
+    )
+    put = workspace.serving_endpoints.put_ai_gateway
+    put(NAME, rate_limits=[limit], inference_table_config=kept)
+    answers = [post(workspace, split()) for _ in range(5)]  # a minute may end in between
+    put(NAME, inference_table_config=kept)
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert refused[0].json()["message"] == "2 calls in a minute are allowed"
+    assert 0 < int(refused[0].headers["retry-after"]) <= 60
     assert post(workspace, split()).status_code == 200
 
 
@@ -307,6 +382,8 @@ def test_killed_and_started_again_it_serves_and_a_graceful_stop_keeps_every_row(
     ids = [post(workspace, split()).headers["x-request-id"] for _ in range(20)]
     while "churn_inference_rows_queued 0.0" not in metrics(workspace):
         time.sleep(0.02)  # what kill -9 may lose is what is still in memory
+    for _ in range(20):  # these may be lost; what is lost must not spoil the rest
+        post(workspace, {**split(), "client_request_id": "\ud800"})
     address = server_process.running(store)
     os.kill(address.pid, signal.SIGKILL)
     again = connect(store)

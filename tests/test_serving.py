@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import serving_store
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.serving import Route, TrafficConfig
 
-from churn_lib import deployer, registry, serving, tables
+from churn_lib import deployer, promotion, registry, server_process, serving, tables
 from churn_lib.deployer import DeploymentFailed
 from churn_lib.registry import PRODUCTION
 from churn_lib.settings import Settings
@@ -94,6 +95,32 @@ def test_a_failed_smoke_test_in_the_canary_puts_everything_back(served: Settings
         deploy(strict)
     assert models.version_of(PRODUCTION) == 1
     assert traffic(served) == {"churn-prediction-gbm-1": 100}
+
+
+def test_a_failed_deployment_is_in_the_history_and_leaves_the_inference_table_alone(
+    served: Settings,
+) -> None:
+    before = client_of(served).serving_endpoints.get(served.endpoint_name).ai_gateway
+    models, store = registry.connect(served), tables.connect(served)
+    models.set_alias(PRODUCTION, 2)
+    changes = {"inference_table_prefix": "other", "max_endpoint_latency_ms": 0.001}
+    with pytest.raises(DeploymentFailed, match="Production is version 1 again"):
+        deploy(served.model_copy(update=changes))
+    assert client_of(served).serving_endpoints.get(served.endpoint_name).ai_gateway == before
+    newest = promotion.history(models, store)[0]
+    assert (newest["action"], newest["from_version"], newest["to_version"]) == ("rollback", 2, 1)
+    assert "its deployment failed" in newest["reason"]
+
+
+def test_two_deployments_at_once_to_a_server_that_is_down_end_at_the_version(
+    served: Settings,
+) -> None:
+    registry.connect(served).set_alias(PRODUCTION, 2)
+    server_process.stop(served)
+    with ThreadPoolExecutor(2) as pool:
+        done = [each.result() for each in [pool.submit(deploy, served) for _ in range(2)]]
+    assert sorted(each.outcome for each in done) == ["unchanged", "updated"]
+    assert traffic(served) == {"churn-prediction-gbm-2": 100}
 
 
 def test_an_endpoint_that_answers_otherwise_than_the_registry_fails(
