@@ -6,6 +6,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'churn_lib.alerts.Finding': ('lib/alerts.html#finding', 'churn_lib/alerts.py'),
                                   'churn_lib.alerts.Finding.fires': ('lib/alerts.html#finding.fires', 'churn_lib/alerts.py'),
                                   'churn_lib.alerts._alert': ('lib/alerts.html#_alert', 'churn_lib/alerts.py'),
+                                  'churn_lib.alerts._host': ('lib/alerts.html#_host', 'churn_lib/alerts.py'),
                                   'churn_lib.alerts._is_over': ('lib/alerts.html#_is_over', 'churn_lib/alerts.py'),
                                   'churn_lib.alerts._raised': ('lib/alerts.html#_raised', 'churn_lib/alerts.py'),
                                   'churn_lib.alerts._write': ('lib/alerts.html#_write', 'churn_lib/alerts.py'),

@@ -314,12 +314,22 @@ def payload(alert: Alert) -> dict[str, Any]:  # JSON-ready
     }
 
 # %% ../nbs/lib/63_alerts.ipynb #f0bca781
+def _host(address: str) -> str:  # all that may be told: the path of such an address is its password
+    try:
+        parts = urllib.parse.urlsplit(address)
+    except ValueError:
+        parts = urllib.parse.SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AlertError(f"{WEBHOOK} is no address: it begins with http:// or https:// and a host")
+    return parts.hostname
+
+
 def post(
     address: str,  # http or https
     alert: Alert,
 ) -> None:
     "Send an alert to a webhook; raises `AlertError` when it is not taken after four attempts."
-    host = urllib.parse.urlsplit(address).hostname  # the path of such an address is its password
+    host = _host(address)
     try:
         for attempt in Retrying(**_ATTEMPTS):
             with attempt:
