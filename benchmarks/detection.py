@@ -1,7 +1,10 @@
 """Which changes does the monitor find, how soon, and how often does it cry wolf?
 
-    python -m benchmarks.detection            # 20 draws of each world, some minutes
-    python -m benchmarks.detection --draws 5
+    python -m benchmarks.detection --kept .cache/detection.jsonl    # 20 draws of each world
+    python -m benchmarks.detection --draws 5 --world seasonal
+
+A draw that is in the kept file is not made again, so a run that was stopped goes on where it was; one
+that was made by other code or other settings does not count.
 
 Each world is a population of customers whose features, churn and number are drawn week by week; one
 thing changes at a known week. Features, predictions and labels go through the monitor's own statistics,
@@ -10,20 +13,36 @@ limits and rule. Labels are known 13 weeks late, as with a horizon of 90 days.
 
 import argparse
 import datetime
+import hashlib
+import inspect
+import itertools
+import json
 import math
-from collections.abc import Callable
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from churn_lib import alerts, settings, verdict
+from churn_lib import (
+    alerts,
+    drift,
+    monitoring,
+    performance_estimation,
+    settings,
+    verdict,
+    window_metrics,
+)
 from churn_lib.features import FEATURES, LABEL
 from churn_lib.model import ChurnModel, make_estimator
 from churn_lib.monitoring import ANSWER, DECISION, Baseline, Window, make_baseline
 from churn_lib.window_metrics import drift_rows, observe, profile_rows, quality_row
 
-ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 32, 100
+ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 26, 52
 START = datetime.date(2025, 1, 6)
 THRESHOLD = 0.5
 
@@ -173,7 +192,7 @@ def findings_at(
 
 def live(
     name: str, draw: int, config: settings.Settings, weeks: int
-) -> list[tuple[int, str, list[str]]]:
+) -> list[tuple[int, str, list[str]]]:  # Fired
     """Week, verdict and causes of every week in which something fires."""
     rng = np.random.default_rng([draw, *name.encode()])
     baseline, model = trained(WORLDS[name], config, rng)
@@ -190,27 +209,63 @@ def live(
     return fired
 
 
-def row(name: str, draws: int, config: settings.Settings) -> str:
+STILL = ("none", "seasonal")
+Fired = list[tuple[int, str, list[str]]]
+
+
+def weeks_of(name: str) -> int:
+    """How long a world is watched."""
+    return QUIET if name in STILL else WEEKS
+
+
+def measured_code(config: settings.Settings) -> str:
+    """Changes with the worlds, with the code that watches them and with the settings."""
+    modules = (alerts, drift, monitoring, performance_estimation, verdict, window_metrics)
+    parts = [Path(__file__).read_text(), *map(inspect.getsource, modules), str(config)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
+
+
+def one(given: tuple[str, int]) -> tuple[str, int, Fired]:
+    """A draw of a world, for a worker."""
+    name, draw = given
+    return name, draw, live(name, draw, settings.load("local"), weeks_of(name))
+
+
+def draws(wanted: list[tuple[str, int]], kept: Path | None) -> Iterator[tuple[str, int, Fired]]:
+    """What happened in each draw, those first that are kept."""
+    code, found = measured_code(settings.load("local")), set()
+    lines = kept.read_text().splitlines() if kept and kept.exists() else []
+    for line in map(json.loads, lines):
+        if line["code"] == code and (key := (line["world"], line["draw"])) in wanted:
+            found.add(key)
+            yield *key, line["fired"]
+    os.environ["OMP_NUM_THREADS"] = "1"  # of each worker: their threads would wait for each other
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), context) as pool:
+        for name, draw, fired in pool.map(one, [each for each in wanted if each not in found]):
+            if kept:
+                line = {"code": code, "world": name, "draw": draw, "fired": fired}
+                with kept.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            yield name, draw, fired
+
+
+def row(name: str, lives: list[Fired]) -> str:
     """One line of the table."""
-    still = name in ("none", "seasonal")
-    weeks = QUIET if still else WEEKS
-    delays, alarms, quiet, words = [], 0, 0, set[str]()
-    for draw in range(draws):
-        fired = live(name, draw, config, weeks)
-        calm = weeks if still else CHANGE
-        alarms += sum(week < calm for week, _, _ in fired)
-        quiet += calm
+    calm = weeks_of(name) if name in STILL else CHANGE
+    delays, words = [], set[str]()
+    alarms = sum(week < calm for fired in lives for week, _, _ in fired)
+    for fired in lives:
         hits = [(week, word, causes) for week, word, causes in fired if week >= calm]
         if hits:
             week, _, causes = hits[0]
             delay = week - CHANGE + 1
             delays.append(delay - LATE if causes[0] in NEEDS_LABELS else delay)
-            words |= {word for _, word, _ in hits}
-            words |= {f"({cause})" for cause in causes}
-    found = f"{len(delays)} of {draws}" if not still else "nothing to find"
+            words |= {word for _, word, _ in hits} | {f"({causes[0]})"}
+    found = "nothing to find" if name in STILL else f"{len(delays)} of {len(lives)}"
     soon = f"{np.median(delays):.0f} ({min(delays)} to {max(delays)})" if delays else "-"
     said = " ".join(sorted(words)) or "ok"
-    return f"| {name} | {found} | {soon} | {said} | {alarms} in {quiet:,} |"
+    return f"| {name} | {found} | {soon} | {said} | {alarms} in {calm * len(lives):,} |"
 
 
 def main() -> None:
@@ -218,12 +273,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=20, help="draws of each world")
     parser.add_argument("--world", choices=[*WORLDS], help="this one only")
+    parser.add_argument("--kept", type=Path, help="file that keeps what has been drawn")
     given = parser.parse_args()
-    config = settings.load("local")
+    names = [given.world] if given.world else [*WORLDS]
+    lives: dict[str, list[Fired]] = {name: [] for name in names}
+    # draw by draw, so that a run that is stopped has seen every world
+    wanted = [(name, draw) for draw, name in itertools.product(range(given.draws), names)]
+    for name, _, fired in draws(wanted, given.kept):
+        lives[name].append(fired)
     print("| world | detected | windows until the alert | verdict and first cause | false alarms |")
     print("|---|---|---|---|---|")
-    for name in [given.world] if given.world else WORLDS:
-        print(row(name, given.draws, config), flush=True)
+    for name in names:
+        print(row(name, lives[name]))
 
 
 if __name__ == "__main__":

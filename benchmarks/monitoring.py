@@ -2,15 +2,17 @@
 
     python -m benchmarks.monitoring --peer .cache/evidently/bin/python
 
-Evidently is installed for this benchmark only, in an environment of its own:
+Evidently is installed for this benchmark only, in an environment of its own, and its telemetry is off:
 
-    uv venv .cache/evidently && uv pip install --python .cache/evidently evidently "pandas<3" pyarrow
+    python -m venv .cache/evidently
+    .cache/evidently/bin/pip install evidently==0.7.23 "pandas<3" pyarrow
 
 Both get the same two tables of numbers in memory, a baseline and a window, and compute what they offer
 for every column: here six statistics, a profile and the verdict; there the preset for data drift.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -77,7 +79,8 @@ def peer(python: Path, window: pd.DataFrame, baseline: pd.DataFrame, times: int)
         for frame, path in zip((window, baseline), paths, strict=True):
             frame.to_parquet(path)
         command = [str(python), "-c", PEER, *paths, str(times)]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        quiet = {**os.environ, "DO_NOT_TRACK": "1"}
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
     if answer.returncode:
         sys.stderr.write(answer.stderr[-800:])
         return None

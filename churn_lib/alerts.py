@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RETRAIN', 'INVESTIGATE', 'NO_DATA', 'OK', 'SEVERITY', 'TABLE', 'WEBHOOK', 'AlertError', 'fires', 'recovers',
-           'Finding', 'firing', 'verdict', 'Alert', 'events', 'open_alerts', 'update', 'acknowledge', 'as_text',
-           'payload', 'post', 'notify']
+           'Finding', 'firing', 'verdict', 'Alert', 'events', 'still_open', 'open_alerts', 'update', 'acknowledge',
+           'as_text', 'payload', 'post', 'notify']
 
 # %% ../nbs/lib/63_alerts.ipynb #1d0c8f95
 import datetime
@@ -147,19 +147,26 @@ def events(
     return tables.read(TABLE).order_by("at").to_pandas()
 
 
-def open_alerts(
-    tables: Any,
-    model_name: str,  # name in the registry
+def still_open(
+    log: pd.DataFrame,  # events of one model, oldest first
 ) -> list[Alert]:  # raised and not recovered, oldest first
-    "The alerts of a model that are open, acknowledged ones included."
-    log = events(tables)
+    "The alerts that the log leaves open, acknowledged ones included."
     found = []
-    for alert_id, rows in log[log.model_name == model_name].groupby("alert_id", sort=False):
+    for alert_id, rows in log.groupby("alert_id", sort=False):
         if "RECOVERED" in set(rows.event) or "RAISED" not in set(rows.event):
             continue
         first = rows[rows.event == "RAISED"].iloc[0]
         found.append(_alert(str(alert_id), first, rows))
     return found
+
+
+def open_alerts(
+    tables: Any,
+    model_name: str,  # name in the registry
+) -> list[Alert]:  # oldest first
+    "The open alerts of a model."
+    log = events(tables)
+    return still_open(log[log.model_name == model_name])
 
 
 def _alert(alert_id: str, first: pd.Series, rows: pd.DataFrame) -> Alert:
@@ -307,12 +314,22 @@ def payload(alert: Alert) -> dict[str, Any]:  # JSON-ready
     }
 
 # %% ../nbs/lib/63_alerts.ipynb #f0bca781
+def _host(address: str) -> str:  # all that may be told: the path of such an address is its password
+    try:
+        parts = urllib.parse.urlsplit(address)
+    except ValueError:
+        parts = urllib.parse.SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AlertError(f"{WEBHOOK} is no address: it begins with http:// or https:// and a host")
+    return parts.hostname
+
+
 def post(
     address: str,  # http or https
     alert: Alert,
 ) -> None:
     "Send an alert to a webhook; raises `AlertError` when it is not taken after four attempts."
-    host = urllib.parse.urlsplit(address).hostname  # the path of such an address is its password
+    host = _host(address)
     try:
         for attempt in Retrying(**_ATTEMPTS):
             with attempt:

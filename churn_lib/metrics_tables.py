@@ -42,7 +42,7 @@ from churn_lib.window_metrics import (
     profile_rows,
     quality_row,
 )
-from .registry import Registry
+from .registry import PRODUCTION, Registry
 from .settings import Settings
 from .tables import TableError
 
@@ -125,7 +125,8 @@ class Refresher:
     tables: Any
     registry: Registry
     settings: Settings
-    as_of: datetime.date
+    today: datetime.date  # the day to stand on
+    as_of: datetime.date  # the day up to which events are known, and so labels
     git_sha: str = ""
     problems: list[str] = field(default_factory=list)  # what could not be compared, and why
     computed: list[Window] = field(default_factory=list)  # by `refresh`, oldest first
@@ -133,7 +134,8 @@ class Refresher:
     def __post_init__(self) -> None:
         self.baseline = lru_cache(maxsize=4)(self._baseline)
         self.observed = lru_cache(maxsize=2)(self._observed)
-        self.all = windows(self.tables, self.settings, self.as_of)
+        production = self.registry.version_of(PRODUCTION)
+        self.all = windows(self.tables, self.settings, self.today, production)
 
     def _baseline(self, number: int) -> Baseline | None:
         try:
@@ -175,11 +177,11 @@ def _serving(
     window: Window,
 ) -> list[Observed]:  # what the endpoint answered in the window, if anything
     log = inference_log.read(refresher.tables, refresher.settings, window.end)
-    if log is None:
+    if log is None or window.online:  # it is made of them as a whole
         return []
     span = (window.end - window.start).days
     days = [window.start + datetime.timedelta(days=each) for each in range(span)]
-    rows = inference_log.unpack(log, days)
+    rows = inference_log.unpack(log, days, window.model_version)
     part = {"slice_key": SOURCE, "slice_value": "serving"}
     return [observe(window, rows, **part)] if len(rows) else []
 

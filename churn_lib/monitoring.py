@@ -13,6 +13,7 @@ from typing import Any
 
 import ibis
 import pandas as pd
+from . import inference_log
 from churn_lib.drift import (
     Distribution,
     distribution,
@@ -49,6 +50,7 @@ class Window:
     end: datetime.date  # day after the last
     model_version: int
     days: tuple[datetime.date, ...] = ()  # feature dates with predictions
+    online: bool = False  # whether they are answers of an endpoint
 
 
 def bounds(
@@ -65,24 +67,38 @@ def bounds(
     return day, day + datetime.timedelta(days=1)
 
 # %% ../nbs/lib/65_monitoring.ipynb #4cf3ef2d
-def windows(
+def _scored_days(
     tables: Any,
-    settings: Settings,  # model_name and monitor_granularity
-    as_of: datetime.date,  # predictions for later days do not count
-) -> list[Window]:  # oldest first
-    "The windows that have predictions."
+    settings: Settings,  # model_name
+    as_of: datetime.date,
+) -> list[tuple[int, datetime.date]]:  # model version and feature date
     if not tables.exists(PREDICTIONS):
         return []
     made = tables.read(PREDICTIONS)
     made = made.filter(made.model_name == settings.model_name, made.feature_date <= as_of)
     found = made.select("model_version", "feature_date").distinct().to_pandas()
+    rows = found.itertuples(index=False)
+    return [(int(version), pd.Timestamp(moment).date()) for version, moment in rows]
+
+
+def windows(
+    tables: Any,
+    settings: Settings,  # model_name, monitor_granularity and inference_table_prefix
+    as_of: datetime.date,  # predictions for later days do not count, nor do requests from this day on
+    production: int
+    | None = None,  # the version at Production: who answers when the log does not tell
+) -> list[Window]:  # oldest first
+    "The windows that have predictions; without any, those that have answers of an endpoint."
+    found = _scored_days(tables, settings, as_of)
+    online = not found
+    if online and (log := inference_log.read(tables, settings, as_of)) is not None:
+        found = inference_log.answered_days(log, production)
     days: dict[tuple[datetime.date, datetime.date, int], list[datetime.date]] = {}
-    for version, moment in found.itertuples(index=False):
-        day = pd.Timestamp(moment).date()
+    for version, day in found:
         start, end = bounds(day, settings.monitor_granularity)
-        days.setdefault((start, end, int(version)), []).append(day)
+        days.setdefault((start, end, version), []).append(day)
     return sorted(
-        Window(start, end, version, tuple(sorted(listed)))
+        Window(start, end, version, tuple(sorted(listed)), online)
         for (start, end, version), listed in days.items()
     )
 
@@ -212,6 +228,9 @@ def make_baseline(
     )
 
 # %% ../nbs/lib/65_monitoring.ipynb #1cf88c8b
+_KEYS = ["customer_id", "feature_date"]
+
+
 def _labels(
     tables: Any,
     day: datetime.date,
@@ -225,6 +244,30 @@ def _labels(
     return rows.select("customer_id", LABEL).to_pandas()
 
 
+def _scored(
+    tables: Any,
+    window: Window,
+    settings: Settings,  # model_name
+) -> pd.DataFrame:  # customer_id, feature_date, churn_probability, features
+    made, features = tables.read(PREDICTIONS), tables.read("gold.features")
+    made = made.filter(
+        made.model_name == settings.model_name,
+        made.model_version == window.model_version,
+        made.feature_date.isin(window.days),
+    ).select(*_KEYS, ANSWER, "scored_at")
+    known = features.filter(features.feature_date.isin(window.days)).select(*_KEYS, *FEATURES)
+    rows = made.left_join(known, _KEYS).select(*made.columns, *FEATURES).to_pandas()
+    rows["feature_date"] = pd.to_datetime(rows["feature_date"]).dt.date
+    return rows.sort_values("scored_at").drop_duplicates(_KEYS, keep="last", ignore_index=True)
+
+
+def _asked(tables: Any, window: Window, settings: Settings) -> pd.DataFrame:  # as `_scored`
+    log = inference_log.read(tables, settings, window.end)
+    rows = inference_log.unpack(log, window.days, window.model_version)
+    again = rows.customer_id.notna() & rows.duplicated(_KEYS)  # the newest answer comes first
+    return rows[~again].reset_index(drop=True)
+
+# %% ../nbs/lib/65_monitoring.ipynb #5e1c0a13
 def read_rows(
     tables: Any,
     window: Window,
@@ -233,20 +276,10 @@ def read_rows(
 ) -> (
     pd.DataFrame
 ):  # customer_id, feature_date, features, churn_probability, churned (null: unknown)
-    "What was predicted in a window, joined to its features and to labels that have come."
-    made, features = tables.read(PREDICTIONS), tables.read("gold.features")
-    keys = ["customer_id", "feature_date"]
-    made = made.filter(
-        made.model_name == settings.model_name,
-        made.model_version == window.model_version,
-        made.feature_date.isin(window.days),
-    ).select(*keys, ANSWER, "scored_at")
-    known = features.filter(features.feature_date.isin(window.days)).select(*keys, *FEATURES)
-    rows = made.left_join(known, keys).select(*made.columns, *FEATURES).to_pandas()
-    rows = rows.sort_values("scored_at").drop_duplicates(keys, keep="last", ignore_index=True)
+    "What was predicted in a window, with its features and with labels that have come."
+    rows = (_asked if window.online else _scored)(tables, window, settings)
     labels = {day: _labels(tables, day, as_of, settings) for day in window.days}
     came = [found.assign(feature_date=day) for day, found in labels.items() if found is not None]
-    rows["feature_date"] = pd.to_datetime(rows["feature_date"]).dt.date
     if came:
-        return rows.merge(pd.concat(came), how="left", on=keys)
+        return rows.merge(pd.concat(came), how="left", on=_KEYS)
     return rows.assign(**{LABEL: pd.Series(pd.NA, rows.index, dtype="Int64")})

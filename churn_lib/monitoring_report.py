@@ -22,7 +22,7 @@ from churn_lib.monitoring_pictures import (
     GOOD,
     THEN,
     Picture,
-    _figures,
+    figures,
     calibration_picture,
     distributions_picture,
     most_moved,
@@ -243,10 +243,10 @@ def quality_table(report: Report) -> pd.DataFrame:
     totals = report.totals().tail(12).set_index("window_date")
     shown = pd.DataFrame({"rows": totals["count"], "labelled": totals.labelled_rows})
     for name in ESTIMATED:
-        shown[f"{name} estimated"] = _figures(totals[f"estimated_{name}"]).value
-        shown[f"{name} measured"] = _figures(totals[f"measured_{name}"]).value
+        shown[f"{name} estimated"] = figures(totals[f"estimated_{name}"]).value
+        shown[f"{name} measured"] = figures(totals[f"measured_{name}"]).value
         shown[f"{name} error"] = totals[f"estimate_error_{name}"].astype(float)
-    shown["calibration gap"] = _figures(totals.measured_calibration_gap).value
+    shown["calibration gap"] = figures(totals.measured_calibration_gap).value
     return shown.assign(quality=totals.quality).round(4).fillna("unknown")
 
 # %% ../nbs/lib/71_monitoring_report.ipynb #5e50ee28

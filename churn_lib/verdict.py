@@ -125,6 +125,11 @@ def volume_finding(
     return Finding("volume", violations, tuple(counts.index), message)
 
 
+_NOTHING = (
+    "there are no predictions and no answers of an endpoint: run scoring_job or ask the endpoint"
+)
+
+
 def no_data_finding(
     newest: datetime.date | None,  # the newest day with predictions
     as_of: datetime.date,
@@ -132,7 +137,7 @@ def no_data_finding(
 ) -> Finding:
     "Whether nothing has been predicted for too long."
     if newest is None:
-        return Finding("no_data", (True,), (as_of,), "there are no predictions: run scoring_job")
+        return Finding("no_data", (True,), (as_of,), _NOTHING)
     silent = (as_of - newest).days
     message = f"the newest predictions are for {newest}, {silent} days before {as_of}"
     return Finding("no_data", (silent > settings.max_days_without_predictions,), (as_of,), message)
@@ -264,9 +269,10 @@ def read_verdict(
 ) -> Verdict:
     "The verdict that the tables lead to; computes no window and changes nothing."
     day, name = today(tables, as_of, settings), settings.model_name
-    made = refresher.all if refresher else windows(tables, settings, labels_until(tables, day))
+    production = registry.version_of(PRODUCTION)
+    made = refresher.all if refresher else windows(tables, settings, day, production)
     newest = max(made, key=lambda each: (each.days[-1], each.model_version), default=None)
-    version = newest.model_version if newest else registry.version_of(PRODUCTION) or 0
+    version = newest.model_version if newest else production or 0
     found = findings(tables, settings, day, version, newest.days[-1] if newest else None)
     causes = alerts.firing(found, settings.alert_violations, settings.alert_windows)
     standing, quality = alerts.open_alerts(tables, name), _known_quality(found)
@@ -294,8 +300,9 @@ def monitor(
     git_sha: str = "",
 ) -> Verdict:
     "Compute what is due, raise and close alerts, tell them; the same call again changes nothing."
-    known = labels_until(tables, today(tables, as_of, settings))
-    refresher = Refresher(tables, registry, settings, known, git_sha)
+    day = today(tables, as_of, settings)
+    known = labels_until(tables, day)
+    refresher = Refresher(tables, registry, settings, day, known, git_sha)
     refresh(refresher)
     said = read_verdict(tables, registry, settings, as_of, refresher)
     name, rule = settings.model_name, (settings.alert_violations, settings.alert_windows)

@@ -154,6 +154,16 @@ def test_an_address_that_nobody_listens_at_is_a_problem_not_a_crash(
     assert "cannot be reached" in problem and "s3cret" not in problem
 
 
+@pytest.mark.parametrize("address", ["hooks.example/s3cret", "ftp://a/s3cret", "http://[s3cret"])
+def test_an_address_that_is_none_is_told_without_being_shown(
+    tables: DeltaTables, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv(alerts.WEBHOOK, address)
+    update(tables, finding(True, True))
+    (problem,) = alerts.notify(tables, "churn")
+    assert "CHURN_ALERT_WEBHOOK is no address" in problem and "s3cret" not in problem
+
+
 def test_a_monitor_that_dies_after_telling_tells_again_and_says_which(
     tables: DeltaTables, receiver: type[Receiver]
 ) -> None:

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from churn_lib import (
     alerts,
     events,
     features,
+    inference_log,
     metrics_tables,
     monitoring,
     registry,
@@ -99,6 +101,7 @@ class Shop:
         self.folder, self.settings = folder, make_settings(folder)
         self.tables = tables_module.connect(self.settings)
         self.models = registry.connect(self.settings)
+        self.unscored = folder.with_name("unscored")  # as it is before anything is predicted
         for name, rows in zip(("events", "customers"), shop(), strict=True):
             self.tables.overwrite(f"bronze.{name}", ibis.memtable(rows))
 
@@ -170,6 +173,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A shop with version 1 at Production, trained the day before customers buy less."""
     found = Shop(tmp_path_factory.mktemp("shop"))
     assert found.train(CHANGE) == 1
+    shutil.copytree(found.folder, found.unscored)
     return found
 
 
@@ -250,6 +254,71 @@ def test_the_label_of_the_monitor_is_that_of_the_features(trained: Shop) -> None
     assert (merged.churned == merged.churned_truth).all()
     early = monitoring.read_rows(trained.tables, window, day(CHANGE + 89), trained.settings)
     assert early.churned.isna().all()
+
+
+class OnlineShop:
+    """A copy of the shop that has never scored a batch: its endpoint alone is asked."""
+
+    def __init__(self, shop: Shop, folder: Path):
+        shutil.copytree(shop.unscored, folder)
+        self.settings, self.models = settings.load("local", folder / "settings.ini"), shop.models
+        self.tables = tables_module.connect(self.settings)
+        self.model = shop.models.load(1)
+
+    def ask(self, number: int, named: bool, smoke_test: bool = False) -> int:
+        """Ask about some customers of a day, one by one; how many those are."""
+        raw, customers = (self.tables.read(f"bronze.{name}") for name in ("events", "customers"))
+        when = day(number)
+        rows = features.snapshot(raw, customers, when, when, self.settings).to_pandas().head(600)
+        values = rows[features.FEATURES].astype(float)
+        split = {"columns": features.FEATURES}
+        calls = pd.DataFrame(
+            {
+                "request_time": pd.Timestamp(when, tz="UTC") + pd.Timedelta(hours=12),
+                "status_code": 200,
+                "execution_duration_ms": 5.0,
+                "request": [
+                    json.dumps({"dataframe_split": {**split, "data": [row]}})
+                    for row in values.to_numpy().tolist()
+                ],
+                "response": [f'{{"predictions": [{p}]}}' for p in self.model.predict(values)],
+                "client_request_id": rows.customer_id if named else None,
+                "model_version": 1,
+            }
+        )
+        calls["client_request_id"] = calls.client_request_id.astype("string")
+        if smoke_test:
+            calls["client_request_id"] = "smoke-test"
+        name = inference_log.table_name(self.settings)
+        self.tables.append(name, ibis.memtable(calls.assign(request_date=when)))
+        return len(rows)
+
+    def monitor(self, number: int) -> verdict.Verdict:
+        """What the monitor says on a day."""
+        return verdict.monitor(self.tables, self.models, self.settings, str(day(number)), "abc")
+
+
+def test_answers_of_an_endpoint_are_enough(trained: Shop, tmp_path: Path) -> None:
+    online = OnlineShop(trained, tmp_path / "online")
+    online.ask(CHANGE, named=True, smoke_test=True)
+    assert online.monitor(CHANGE + 1).verdict == "no_data"  # nobody else has asked
+
+    for number in (CHANGE, CHANGE + 30):
+        assert online.ask(number, named=True) == 600
+    online.ask(CHANGE + 60, named=False)
+    early = online.monitor(CHANGE + 61)
+    assert (early.model_version, early.quality) == (1, "unknown")
+    assert early.verdict != "no_data"
+    found = totals(online.tables)
+    assert found["count"].tolist() == [600] * 3
+    assert found.estimated_roc_auc_score.notna().all()
+
+    # labels are found of requests that name their customer; nothing is said about the others
+    late = online.monitor(CHANGE + 160)
+    assert late.quality == "lost" and late.retrain
+    assert totals(online.tables).labelled_rows.tolist() == [600, 600, 0]
+    assert totals(online.tables).quality.tolist() == ["lost", "lost", "unknown"]
+    assert not online.tables.exists(monitoring.PREDICTIONS)
 
 
 def test_a_broken_column_and_a_drop_of_volume_are_found_and_start_no_training(
