@@ -14,11 +14,11 @@ from typing import Any
 
 from . import bundle as bundle_module
 from . import deployment_rules, job_rules
-from .bundle import Bundle
-from .bundle_files import BundleError, Place, place_of, read_sources
+from .bundle import Bundle, UnsetError
+from .bundle_files import BundleError, read_sources
 from .findings import Finding, Problem, dig, jobs_of, listed, located, merged_over_targets
 from .plan import make_plan
-from .resource_fields import resource_problems
+from .resource_fields import outline_problems, resource_problems
 from .schedule_rules import schedule_problems
 from .settings import ChurnError
 
@@ -26,16 +26,32 @@ from .settings import ChurnError
 def _plan_problem(
     bundle: Bundle,
     key: str,  # of a job
-) -> str | None:
+) -> Problem | None:
     declared = [
         str(item.get("name")) for _, item in listed(dict(jobs_of(bundle))[key], "parameters")
     ]
     given = {"git_sha": "check"} if "git_sha" in declared and not bundle.git_sha else {}
     try:
         make_plan(bundle, key, given)
+    except UnsetError:
+        return None  # a deployment sets it
     except ChurnError as error:
-        return f"churn run {key} refuses this: {error}".replace(f"{bundle.root}/", "")
+        problem = f"churn run {key} refuses this: {error}".replace(f"{bundle.root}/", "")
+        return getattr(error, "parts", ()) or ("resources", "jobs", key), problem
     return None
+
+
+def _reached(
+    jobs: dict[str, dict[str, Any]],
+    key: str,
+) -> set[str]:  # the job and all that it runs
+    found, waiting = {key}, [key]
+    while waiting:
+        for _, task in listed(jobs.get(waiting.pop()), "tasks"):
+            if (name := str(dig(task, "run_job_task", "job_id"))) not in found and name in jobs:
+                found.add(name)
+                waiting.append(name)
+    return found
 
 
 def run_problems(
@@ -45,17 +61,29 @@ def run_problems(
     "Jobs that `churn run` refuses for a reason not yet found, and notebooks that no job runs."
     wrong = {parts[2] for parts, _ in known if parts[:2] == ("resources", "jobs") and parts[2:]}
     used: set[Path] = set()
-    for key, body in jobs_of(bundle):
-        for _, task in listed(body, "tasks"):
-            used.add(bundle.root / str(dig(task, "notebook_task", "notebook_path")))
-        if key not in wrong and (problem := _plan_problem(bundle, key)):
-            yield ("resources", "jobs", key), problem
+    jobs = dict(jobs_of(bundle))
+    for key, body in jobs.items():
+        tasks = [task for _, task in listed(body, "tasks")]
+        bodies = [task["notebook_task"] for task in tasks if "notebook_task" in task]
+        used |= {bundle.root / str(dig(body, "notebook_path") or "") for body in bodies}
+        # what runs no notebook, a pipeline or a query, is right though it runs on Databricks alone
+        here = bool(bodies) or not tasks
+        if here and not wrong & _reached(jobs, key) and (problem := _plan_problem(bundle, key)):
+            wrong.add(key)
+            yield problem
+    if any(not path.is_file() for path in used):
+        return  # a misspelt path, another finding, is why its notebook is idle
     for folder in sorted({path.parent for path in used if path.is_file()}):
         for path in sorted(set(folder.glob("*.ipynb")) - used):
             name = path.relative_to(bundle.root)
-            yield ("resources",), f"no job runs {name}; add a task or move the notebook"
+            yield (), f"no job runs {name}; add a task or move the notebook"
 
 # %% ../nbs/lib/84_bundle_check.ipynb #4de771df
+_SOURCE_RULES = (
+    outline_problems,
+    deployment_rules.repeated_keys,
+    deployment_rules.include_problems,
+)
 _RULES = (
     resource_problems,
     job_rules.name_problems,
@@ -84,8 +112,10 @@ def _as_finding(
     text = str(error)
     path, _, rest = text.partition(": ")
     line = re.search(r"\bline (\d+)", text)
-    file = Path(path) if path.endswith((".yml", ".yaml")) else main
-    return Finding(file, int(line.group(1)) if line else 1, rest if file != main or rest else text)
+    named = path.endswith((".yml", ".yaml"))
+    file = Path(path) if named else main
+    said = (rest if named else text).removeprefix(f"line {line.group(1)}: " if line else "")
+    return Finding(file, int(line.group(1)) if line else 1, said)
 
 
 def check_target(
@@ -93,20 +123,27 @@ def check_target(
     target: str,
 ) -> list[Finding]:
     "What is wrong with one target."
-    main = root / "databricks.yml"
+    main, found = root / "databricks.yml", []
     try:
         sources = read_sources(root, target)
-        found = located(sources.content, main, deployment_rules.unknown_references(sources))
-        for content, parts, message in deployment_rules.repeated_keys(sources):
-            place = place_of(content, parts) or Place(main, 1)
-            found.append(Finding(place.path, place.line, message))
-        if found:
-            return found
+        found = [
+            finding
+            for rule in _SOURCE_RULES
+            for content, parts, message in rule(sources)
+            for finding in located(content, main, [(parts, message)])
+        ]
+        unknown = located(sources.content, main, deployment_rules.unknown_references(sources))
+        if unknown:
+            return [*found, *unknown]
         bundle = bundle_module.resolve(sources)
     except ChurnError as error:
+        if parts := getattr(error, "parts", ()):
+            text = str(error).removeprefix(f"{main}: ")
+            return [*found, *located(sources.content, main, [(parts, text)])]
         return [_as_finding(main, error)]
     problems = [problem for rule in _RULES for problem in rule(bundle)]
-    return located(bundle.written, main, [*problems, *run_problems(bundle, problems)])
+    problems += run_problems(bundle, problems)
+    return [*found, *located(bundle.written, main, problems)]
 
 # %% ../nbs/lib/84_bundle_check.ipynb #e797c296
 def check(

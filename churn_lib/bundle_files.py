@@ -22,6 +22,14 @@ from .settings import ChurnError
 class BundleError(ChurnError):
     "databricks.yml or one of its includes is wrong; the message names file, place and cure."
 
+    def __init__(
+        self,
+        message: str,
+        parts: Iterable[str | int] = (),  # keys and indices of what is wrong, where that is known
+    ):
+        super().__init__(message)
+        self.parts = tuple(parts)
+
 
 class Place(NamedTuple):
     "Where something is written."
@@ -123,9 +131,30 @@ def _check_outline(
     except ValidationError as error:
         found = error.errors()[0]
         where = place + ".".join(str(part) for part in found["loc"])
-        raise BundleError(f"{path}: {where} = {found['input']!r}: {found['msg']}") from None
+        written = place_of(content, found["loc"])
+        line = f"line {written.line}: " if written else ""
+        raise BundleError(
+            f"{path}: {line}{where} = {found['input']!r:.80}: {found['msg']}"
+        ) from None
 
 # %% ../nbs/lib/73_bundle_files.ipynb #35d45874
+def _kind_of(content: Any) -> str:
+    return "a list" if isinstance(content, list) else f"{content!r:.40}"
+
+
+def _check_circles(
+    content: Any,  # any part of a file
+    path: Path,  # that file
+    around: tuple[Any, ...] = (),  # what it stands in
+) -> None:
+    if any(content is outer for outer in around):
+        raise BundleError(f"{path}: an alias stands inside its own anchor; write the part out")
+    parts = content.values() if isinstance(content, dict) else content
+    if isinstance(content, dict | list):
+        for part in parts:
+            _check_circles(part, path, (*around, content))
+
+
 def read_yaml(
     path: Path,  # a YAML file of the bundle
 ) -> Mapping:  # its content
@@ -134,16 +163,17 @@ def read_yaml(
         loader = _Loader(path.read_text(encoding="utf-8"))
         loader.path = path
         content = loader.get_single_data()
-    except FileNotFoundError:
-        raise BundleError(f"{path}: no such file") from None
+    except OSError as error:  # not there, a folder, not ours to read
+        raise BundleError(f"{path}: cannot be read: {error.strerror}; correct include") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return Mapping()
     if not isinstance(content, Mapping):
         raise BundleError(
-            f"{path}: expected keys and values at the top, found {type(content).__name__}"
+            f"{path}: keys and values are needed at the top, found {_kind_of(content)}"
         )
+    _check_circles(content, path)
     _check_outline(content, path)
     return content
 
@@ -216,6 +246,11 @@ def _rebase_paths(
     return content
 
 # %% ../nbs/lib/73_bundle_files.ipynb #6d9ca10d
+def _with_targets(content: Mapping) -> Iterator[Mapping]:  # a file, and each target in it
+    yield content
+    yield from (target for target in (content.get("targets") or {}).values() if target)
+
+
 @dataclass(frozen=True)
 class Sources:
     "What is written, for one target."
@@ -225,6 +260,12 @@ class Sources:
     targets: list[str]  # names of all targets
     content: Mapping  # everything merged, references not yet resolved
     files: dict[Path, Mapping]  # each file by itself
+
+    @property
+    def has_resources(self) -> bool:
+        "Whether there is anything to deploy, in any target."
+        parts = [part for content in self.files.values() for part in _with_targets(content)]
+        return any(found for part in parts for found in (part.get("resources") or {}).values())
 
 
 def _included(

@@ -35,6 +35,8 @@ def on_compute(
     "The job on one kind of compute; raises `ComputeError` when there is no such kind."
     if compute not in COMPUTE:
         raise ComputeError(f"variable compute = {compute!r}: use {' or '.join(COMPUTE)}")
+    if any("environment_key" in task for task in job.get("tasks") or []):
+        return job  # on serverless compute whatever the variable says
     if compute == "classic":
         return {key: part for key, part in job.items() if key != "environments"}
     keys = [item.get("environment_key") for item in job.get("environments") or []]

@@ -18,7 +18,7 @@ import nbformat
 
 from .bundle import Bundle
 from .bundle_files import LIST_KEYS
-from .findings import Parts, Problem, dig, jobs_of, listed, meant
+from .findings import Parts, Problem, dig, is_unset, jobs_of, listed, meant
 from .plan import PlanError, declared_parameters, references
 
 # %% ../nbs/lib/81_job_rules.ipynb #cb825d10
@@ -48,9 +48,11 @@ def _types(task: dict[str, Any]) -> list[str]:
     return [name for name in task if str(name).endswith("_task")]
 
 
-def _compute_problems(
-    task: dict[str, Any], body: dict[str, Any], place: Parts
-) -> Iterator[Problem]:
+def _body_problems(task: dict[str, Any], body: dict[str, Any], place: Parts) -> Iterator[Problem]:
+    found = _types(task)
+    if len(found) != 1:
+        cure = "keep one; make it two tasks" if found else "add notebook_task or another"
+        yield place, f"a task has one type, found {', '.join(found) or 'none'}; {cure}"
     given = [name for name in _COMPUTE if task.get(name)]
     if not given and any(kind in _NEEDS_COMPUTE for kind in _types(task)):
         yield place, f"task {task.get('task_key')} has no compute; add one of {', '.join(_COMPUTE)}"
@@ -72,16 +74,14 @@ def task_problems(
         keys = [str(task.get("task_key")) for _, task in tasks]
         for index, task in tasks:
             place: Parts = ("resources", "jobs", key, "tasks", index)
-            found = _types(task)
-            if len(found) != 1:
-                cure = "keep one; make it two tasks" if found else "add notebook_task or another"
-                yield place, f"a task has one type, found {', '.join(found) or 'none'}; {cure}"
             for number, dependency in listed(task, "depends_on"):
                 name = str(dependency.get("task_key"))
                 if name not in keys:
                     problem = f"depends_on {name}, which is no task of {key}; {meant(name, keys)}"
                     yield (*place, "depends_on", number), problem
-            yield from _compute_problems(task, body, place)
+            yield from _body_problems(task, body, place)
+            if isinstance(each := dig(task, "for_each_task", "task"), dict):
+                yield from _body_problems(each, body, (*place, "for_each_task", "task"))
 
 # %% ../nbs/lib/81_job_rules.ipynb #de64f54e
 def _circle(graph: dict[str, list[str]]) -> list[str]:  # its members, empty without one
@@ -210,12 +210,16 @@ def _notebook_problems(
     bundle: Bundle, task: dict[str, Any], body: dict[str, Any], place: Parts
 ) -> Iterator[Problem]:
     where = str(dig(task, "notebook_task", "notebook_path") or "")
+    if not where or is_unset(where):
+        return  # another finding, or known later
     if where.startswith("/") or not where.endswith(".ipynb"):
-        return  # refused by the plan
+        problem = f"{where} is no .ipynb file of the bundle, which churn run needs; name one"
+        yield (*place, "notebook_task", "notebook_path"), problem
+        return
     try:
         declared = declared_parameters(bundle.root / where)
     except PlanError as error:
-        yield (*place, "notebook_task"), str(error).replace(f"{bundle.root}/", "")
+        yield (*place, "notebook_task", "notebook_path"), str(error).replace(f"{bundle.root}/", "")
         return
     own = dig(task, "notebook_task", "base_parameters") or {}
     for name in own:
@@ -269,6 +273,8 @@ def _clusters(bundle: Bundle) -> Iterator[tuple[Parts, dict[str, Any]]]:
             for index, item in listed(body, field):
                 if isinstance(item.get("new_cluster"), dict):
                     yield (*base, field, index, "new_cluster"), item["new_cluster"]
+    for key, body in (bundle.config["resources"].get("clusters") or {}).items():
+        yield ("resources", "clusters", key), body or {}
 
 
 def cluster_problems(
@@ -277,7 +283,8 @@ def cluster_problems(
     "Runtimes that are not pinned, and more workers at least than at most."
     for place, cluster in _clusters(bundle):
         version = str(cluster.get("spark_version") or "")
-        if not _PINNED.fullmatch(version):
+        of_policy = not version and cluster.get("policy_id")  # which may say it
+        if not (_PINNED.fullmatch(version) or is_unset(version) or of_policy):
             problem = (
                 f"runtime {version!r} is not pinned; name a release such as 18.x-cpu-ml-scala2.13"
             )

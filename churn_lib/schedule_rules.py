@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import available_timezones
 
 from .bundle import Bundle
-from .findings import Parts, Problem, dig, jobs_of
+from .findings import Parts, Problem, dig, is_unset
 
 # %% ../nbs/lib/82_schedule_rules.ipynb #cb720c6a
 _FIELDS = (
@@ -74,9 +74,8 @@ def cron_problem(
 
 # %% ../nbs/lib/82_schedule_rules.ipynb #dc3db15d
 def _schedules(bundle: Bundle) -> Iterator[tuple[Parts, dict[str, Any]]]:
-    alerts = bundle.config["resources"].get("alerts") or {}
-    for kind, found in (("jobs", jobs_of(bundle)), ("alerts", list(alerts.items()))):
-        for key, body in found:
+    for kind in ("jobs", "alerts", "quality_monitors"):
+        for key, body in (bundle.config["resources"].get(kind) or {}).items():
             schedule = dig(body, "schedule")
             if isinstance(schedule, dict):
                 yield ("resources", kind, key, "schedule"), schedule
@@ -86,12 +85,19 @@ def schedule_problems(
     bundle: Bundle,
 ) -> Iterator[Problem]:
     "Schedules that a workspace would refuse, or run at another hour than was meant."
+    for key, body in (bundle.config["resources"].get("jobs") or {}).items():
+        starts = [name for name in ("schedule", "trigger", "continuous") if dig(body, name)]
+        if len(starts) > 1:
+            yield (
+                ("resources", "jobs", key, starts[1]),
+                f"{' and '.join(starts)} start it; keep one",
+            )
     zones = available_timezones()
     for place, schedule in _schedules(bundle):
         field = "quartz_cron_schedule" if place[1] == "alerts" else "quartz_cron_expression"
-        if problem := cron_problem(str(schedule.get(field) or "")):
+        cron, zone = schedule.get(field), schedule.get("timezone_id")  # missing: another finding
+        if cron is not None and not is_unset(cron) and (problem := cron_problem(str(cron))):
             yield (*place, field), problem
-        zone = schedule.get("timezone_id")
-        if zone not in zones:
+        if zone is not None and not is_unset(zone) and zone not in zones:
             problem = f"time zone {zone!r} is unknown; use a name such as Europe/Berlin or UTC"
             yield (*place, "timezone_id"), problem

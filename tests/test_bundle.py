@@ -299,7 +299,7 @@ def test_an_unknown_job_is_named_with_the_known_ones(
         (b"resources: {jobs: {a: {}, a: {}}}", "line 1: key 'a' stands twice"),
         (b"resources: [", "not valid YAML"),
         (b"resources: \xff", "not valid YAML"),
-        (b"just text", "expected keys and values at the top, found str"),
+        (b"just text", "keys and values are needed at the top, found 'just text'"),
     ],
 )
 def test_a_broken_include_is_the_file_that_is_named(

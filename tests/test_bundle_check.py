@@ -3,6 +3,7 @@
 import configparser
 import json
 import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from conftest import Project, notebook
 from databricks.bundles.core import Bundle as DeployedBundle
 from databricks.bundles.jobs import Job
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -187,7 +188,8 @@ def test_a_bundle_without_a_mistake_has_no_findings(bundle: Project) -> None:
 BREAKS = [
     # fields
     ("max_concurrent_runs: 1", "max_concurent_runs: 1", "did you mean max_concurrent_runs", "concurent"),
-    ("max_concurrent_runs: 1", "max_concurrent_runs: many", "a number is needed, found 'many'", "many"),
+    ("max_concurrent_runs: 1", "max_concurrent_runs: many", "a whole number is needed, found 'many'", "many"),
+    ("max_concurrent_runs: 1", "max_concurrent_runs: 1.5", "a whole number is needed, found 1.5", "1.5"),
     ("max_concurrent_runs: 1", "tags: [a]", "keys and values are needed", "tags"),
     ("max_concurrent_runs: 1", "name2: a\n      id: 7", "id is set by Databricks", "id: 7"),
     ("volume_type: MANAGED", "volume_type: MANGED", "did you mean MANAGED", "volume_type"),
@@ -210,6 +212,8 @@ BREAKS = [
     ("          job_cluster_key: main\n          notebook", "          job_cluster_key: mian\n          notebook", "job_cluster_key mian is not in job_clusters", "mian"),
     ("          environment_key: light\n          notebook", "          notebook", "task use has no compute", "task_key: use"),
     ("          environment_key: light\n          notebook", "          environment_key: light\n          job_cluster_key: main\n          notebook", "two kinds of compute", "_key"),
+    ("          environment_key: light\n          notebook_task:\n            notebook_path: nbs/use.ipynb\n            base_parameters:\n              made: \"{{tasks.make.values.made}}\"\n              size: \"{{job.parameters.git_sha}}\"\n",
+     "          for_each_task: {inputs: \"[1]\", task: {task_key: each, spark_python_task: {python_file: a.py}}}\n", "task each has no compute", "for_each_task"),
     # references
     ("{{tasks.make.values.made}}", "{{tasks.mak.values.made}}", "mak is no task that ends before use; did you mean make", "notebook_task"),
     ("{{tasks.make.values.made}}", "{{tasks.make.values.mad}}", "sets no value mad; did you mean made", "notebook_task"),
@@ -220,10 +224,12 @@ BREAKS = [
     ("${resources.jobs.second.id}", "4711", "job_id 4711 is no job of the bundle", "4711"),
     ("${resources.jobs.second.id}", "${resources.jobs.first.id}", "jobs run each other: first -> first", "tasks"),
     ("          name: files\n", "          name: ${var.fils}\n", "no variable fils; known: catalog", "fils"),
+    ("name: first\n", "name: first-${bundl.target}\n", "Interpolation key 'bundl.target' not found", "bundl"),
+    ("${resources.schemas.gold_schema.name}\n          name: churn", "${resources.schemas.gold_schema.nam}\n          name: churn", "gold_schema.nam' not found", ".nam}"),
     # parameters
     ("base_parameters: {size: 3}", "base_parameters: {sise: 3}", "declares no parameter sise; did you mean size", "sise"),
     ("          default: ${bundle.git.commit}\n", "          default: a\n        - {name: more, default: b}\n", "make.ipynb declares no parameter more", "more"),
-    ("nbs/make.ipynb", "nbs/gone.ipynb", "nbs/gone.ipynb: no such notebook", "notebook_task"),
+    ("nbs/make.ipynb", "nbs/gone.ipynb", "nbs/gone.ipynb: no such notebook", "gone"),
     # clusters
     ("min_workers: 1", "min_workers: 9", "min_workers 9 is above max_workers 4", "min_workers"),
     ("18.x-cpu-ml-scala2.13", "auto:latest-lts", "runtime 'auto:latest-lts' is not pinned", "spark_version"),
@@ -231,6 +237,17 @@ BREAKS = [
     ('"0 30 6 * * ?"', '"30 6 * * *"', "has 5 fields; Quartz wants 6 or 7", "quartz"),
     ('"0 30 6 * * ?"', '"0 30 26 * * ?"', "26 is no hours", "quartz"),
     ("Europe/Berlin", "Europe/Berln", "time zone 'Europe/Berln' is unknown", "Berln"),
+    ("      schedule:\n", "      continuous: {pause_status: PAUSED}\n      schedule:\n", "schedule and continuous start it; keep one", "continuous"),
+    # around the resources
+    ("resources:\n  jobs:\n    first", "resource: {}\nresources:\n  jobs:\n    first", "resource is no key of a bundle; did you mean resources?", "resource:"),
+    ("    mode: development", "    mode: developing", "mode 'developing' is not allowed; did you mean development?", "mode"),
+    ("    mode: development", "    mode: development\n    preset: {}", "preset is no key of targets.dev; did you mean presets?", "preset"),
+    ("    mode: development", "    mode: development\n    presets: {name_prefx: a}", "name_prefx is no key of targets.dev.presets", "prefx"),
+    ("    mode: development", "    mode: development\n    variables: {catlog: a}", "variable catlog is declared nowhere; did you mean catalog?", "catlog"),
+    ("{default: shop_dev}", "{defalt: shop_dev}", "defalt is no key of variables.catalog", "defalt"),
+    ("bundle: {name: tiny}", "bundle: {name: tiny, cli_version: 1}", "cli_version is no key of bundle", "cli_version"),
+    ("- {level: CAN_VIEW, group", "- {level: CAN_SEE, group", "level: 'CAN_SEE' is not allowed", "CAN_SEE"),
+    ("- {level: CAN_VIEW, group", "- {level: CAN_VIEW, user_name: a, group", "a permission is of one principal, found group_name, user_name", "user_name"),
     # deployment
     ("/Workspace/Bundles/${bundle.name}", "/Workspace/Shared/${bundle.name}", "can be written by everybody", "root_path"),
     ('    workspace: {root_path: "/Workspace/Bundles/${bundle.name}/${bundle.target}"}\n', "", "production without workspace.root_path", "mode: production"),
@@ -239,10 +256,12 @@ BREAKS = [
     ("      run_as: {user_name: somebody}\n      max", "      max", "production runs first as whoever deployed last", "first:"),
     ("  production:\n    mode: production\n", "  production:\n    mode: production\n    run_as: {user_name: me}\n", "does not go together with quality_monitors", "run_as"),
     ("          schema_name: ${resources.schemas.gold_schema.name}\n          name: files", "          schema_name: gold\n          name: files", "write ${resources.schemas.gold_schema.name}", "schema_name"),
-    ("            resource_id: /subscriptions/x\n", "", "a Key Vault scope needs keyvault_metadata.resource_id", "vault:"),
+    ("            resource_id: /subscriptions/x\n", "", "AzureKeyVaultSecretScopeMetadata needs resource_id", "keyvault_metadata"),
+    ("          keyvault_metadata:\n            dns_name: https://v.vault.azure.net/\n            resource_id: /subscriptions/x\n", "", "a Key Vault scope needs keyvault_metadata with", "vault:"),
     ("          backend_type: AZURE_KEYVAULT\n", "", "keyvault_metadata is ignored", "vault:"),
     ("/Bundles/tiny/production/trials", "/teams/churn/trials", "nobody creates the folder /teams/churn", "trials"),
     ("include: [more.yml]", "include: [more.yml]\nartifacts: {lib: {type: whl, build: make, dynamic_version: true}}", "updates every job on every deploy", "artifacts"),
+    ("        gold_schema: {", "        second: {catalog_name: a, name: b}\n        gold_schema: {", "schemas.second and jobs.second in more.yml share a key", "second"),
     ("        gold_schema: {", "        gold_schema: {comment: [a], ", "comment: text is needed", "gold_schema"),
 ]  # fmt: skip
 
@@ -314,30 +333,75 @@ def test_a_notebook_that_no_job_runs_is_found(bundle: Project) -> None:
     assert "no job runs nbs/idle.ipynb" in said(bundle.root)[0]
 
 
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        ("notebook_task: {notebook_path: nbs/again.py}", "is not an .ipynb file of the bundle"),
-        ("notebook_task: {notebook_path: /Shared/a.ipynb}", "is not an .ipynb file of the bundle"),
-        (
-            "python_wheel_task: {package_name: a, entry_point: b}",
-            "python_wheel_task cannot run here",
-        ),
-    ],
-)
-def test_a_task_that_churn_run_does_not_run_is_found(
-    bundle: Project, task: str, message: str
+@pytest.mark.parametrize("path", ["nbs/again.py", "nbs/again", "/Shared/a.ipynb"])
+def test_a_notebook_that_churn_run_does_not_run_is_found_once(bundle: Project, path: str) -> None:
+    edit(bundle.root, "nbs/again.ipynb", path, "more.yml")
+    assert said(bundle.root) == [
+        f"more.yml:11: {path} is no .ipynb file of the bundle, which churn run needs; name one"
+    ]
+
+
+def test_a_job_with_a_notebook_and_a_task_that_runs_on_databricks_alone_is_found(
+    bundle: Project,
 ) -> None:
-    edit(bundle.root, "notebook_task: {notebook_path: nbs/again.ipynb}", task, "more.yml")
-    found = said(bundle.root)
-    assert any(line.startswith("more.yml:4: ") and message in line for line in found), found
+    edit(
+        bundle.root,
+        "notebook_task: {notebook_path: nbs/again.ipynb}",
+        "python_wheel_task: {package_name: a, entry_point: b}",
+        "more.yml",
+    )
+    (bundle.root / "nbs/again.ipynb").unlink()
+    (line,) = said(bundle.root)  # the job without a notebook is left alone
+    assert line.startswith("databricks.yml:47: churn run first refuses this: second.again: ")
 
 
 def test_a_key_that_two_resources_share_is_found_where_the_second_stands(bundle: Project) -> None:
     edit(bundle.root, "resources:\n", "resources:\n  volumes: {first: {name: x}}\n", "more.yml")
-    assert said(bundle.root) == [
+    assert (
         "more.yml:3: volumes.first and jobs.first in databricks.yml share a key; rename one"
+        in said(bundle.root)
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"- a\n- b\n", "more.yml:1: keys and values are needed at the top, found a list"),
+        (b"resources: {jobs: [a]}", "more.yml:1: resources.jobs = ['a']: Input should be"),
+        (b"\n\nresources:\n\tjobs: {}", "more.yml:4: not valid YAML"),
+        (b"resources: {jobs: {a: {name: \xff}}}", "more.yml:1: not valid YAML"),
+        (b"resources: &a\n  jobs: {j: {tags: *a}}", "more.yml:1: an alias stands inside its own"),
+        (b"resources: *nowhere", "more.yml:1: not valid YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_finding(
+    bundle: Project, content: bytes, message: str
+) -> None:
+    (bundle.root / "more.yml").write_bytes(content)
+    (line,) = said(bundle.root)
+    assert line.startswith(message)
+    (bundle.root / "more.yml").unlink()
+    (bundle.root / "more.yml").mkdir()
+    assert said(bundle.root) == ["more.yml:1: cannot be read: Is a directory; correct include"]
+
+
+def test_includes_that_bring_in_nothing_are_found(bundle: Project) -> None:
+    (bundle.root / "databricks.yml").write_text("bundle: {name: a}\ninclude: [resource/*.yml]\n")
+    assert said(bundle.root) == [
+        "databricks.yml:2: include resource/*.yml matches no file; correct or remove it"
     ]
+    (bundle.root / "databricks.yml").write_text("bundle: {name: a}\ntargets: {dev: {}}\n")
+    assert said(bundle.root) == [
+        "databricks.yml:1: the bundle has no resources; add them here or include their files"
+    ]
+
+
+def test_two_default_targets_are_found_where_the_second_stands(bundle: Project) -> None:
+    text = (bundle.root / "databricks.yml").read_text()
+    text = text.replace("    mode: ", "    default: true\n    mode: ")
+    (bundle.root / "databricks.yml").write_text(text)
+    (line,) = said(bundle.root)
+    assert line == "databricks.yml:11: dev is the default target already; keep one"
 
 
 def test_two_jobs_that_run_each_other_are_found(bundle: Project) -> None:
@@ -372,6 +436,151 @@ def test_a_finding_of_one_target_says_which(bundle: Project) -> None:
 def test_an_unknown_target_is_refused(bundle: Project) -> None:
     with pytest.raises(BundleError, match="has no target 'prod'; it has dev, production"):
         check(bundle.root, "prod")
+
+
+# --- bundles that are right and not like ours ------------------------------------------------------
+
+RIGHT = {
+    "a wheel, a pipeline and includes for later": """
+        bundle: {name: sales, uuid: 0b3a3b52-0000-4000-8000-000000000000}
+        include: [jobs/*.yml, "jobs/*/*.yml"]
+        variables:
+          catalog: {description: given when deploying}
+          schema: {}
+          warehouse: {lookup: {warehouse: Shared}}
+        artifacts: {wheel: {type: whl, build: uv build --wheel}}
+        targets:
+          dev:
+            mode: development
+            default: true
+            presets: {name_prefix: "dev_${workspace.current_user.short_name}_"}
+            variables: {schema: "${workspace.current_user.short_name}"}
+          prod:
+            mode: production
+            workspace: {root_path: "/Workspace/Users/a@example.com/.bundle/${bundle.name}"}
+            run_as: {user_name: a@example.com}
+            permissions: [{user_name: a@example.com, level: CAN_MANAGE}]
+        resources:
+          pipelines:
+            etl:
+              name: etl
+              catalog: ${var.catalog}
+              schema: ${var.schema}
+              libraries: [{glob: {include: src/etl/**}}]
+              environment: {dependencies: ["--editable ${workspace.file_path}"]}
+          jobs:
+            refresh:
+              trigger: {periodic: {interval: 1, unit: DAYS}}
+              email_notifications: {on_failure: ["${workspace.current_user.userName}"]}
+              tasks:
+                - task_key: pipeline
+                  pipeline_task: {pipeline_id: "${resources.pipelines.etl.id}"}
+                - task_key: wheel
+                  depends_on: [{task_key: pipeline}]
+                  environment_key: default
+                  python_wheel_task: {package_name: a, entry_point: main, parameters: ["${var.catalog}"]}
+                - task_key: query
+                  sql_task: {warehouse_id: "${var.warehouse}", file: {path: a.sql}}
+              environments:
+                - environment_key: default
+                  spec: {environment_version: "4", dependencies: [dist/*.whl]}
+    """,
+    "anchors, a complex variable and a target that says more": """
+        bundle: {name: sales, databricks_cli_version: ">=0.250.0", git: {branch: main}}
+        x-defaults: &defaults {max_retries: 2, timeout_seconds: 600}
+        variables:
+          cluster:
+            type: complex
+            default: {spark_version: 16.4.x-scala2.12, node_type_id: a, num_workers: 1}
+          least: 1
+        targets:
+          dev:
+            resources:
+              jobs:
+                nightly:
+                  tasks: [{task_key: load, max_retries: 0}]
+          prod:
+            mode: production
+            workspace: {root_path: "/Workspace/Bundles/${bundle.name}/${bundle.environment}"}
+            run_as: {service_principal_name: a}
+            presets: {trigger_pause_status: UNPAUSED, tags: {team: sales}}
+            variables:
+              cluster:
+                spark_version: 16.4.x-photon-scala2.12
+                node_type_id: a
+                autoscale: {min_workers: "${var.least}", max_workers: 4}
+        resources:
+          jobs:
+            nightly:
+              continuous: {pause_status: PAUSED}
+              webhook_notifications: {on_failure: [{id: a}]}
+              job_clusters: [{job_cluster_key: main, new_cluster: "${var.cluster}"}]
+              tasks:
+                - <<: *defaults
+                  task_key: load
+                  job_cluster_key: main
+                  notebook_task:
+                    notebook_path: load.ipynb
+                    base_parameters: {run: "{{job.run_id}}"}
+            each:
+              schedule: {quartz_cron_expression: "0 0/15 8-18 ? * MON-FRI", timezone_id: America/Sao_Paulo}
+              tasks:
+                - task_key: each
+                  for_each_task:
+                    inputs: "[1, 2]"
+                    task:
+                      task_key: one
+                      new_cluster: {policy_id: a, num_workers: 0}
+                      spark_python_task: {python_file: a.py, parameters: ["{{input}}"]}
+    """,
+    "experiments, models, monitors and what a deployment knows": """
+        bundle: {name: ml}
+        permissions: [{level: CAN_VIEW, group_name: users}, {level: CAN_RUN, group_name: ops}]
+        targets:
+          test: {workspace: {root_path: ~/.bundle/test}}
+          prod:
+            mode: production
+            workspace: {root_path: "/Workspace/Deployments/${bundle.name}"}
+            resources: {jobs: {train: {run_as: {service_principal_name: a}}}}
+        resources:
+          schemas:
+            ml: {catalog_name: main, name: ml, grants: [{principal: users, privileges: [SELECT]}]}
+          volumes:
+            data: {catalog_name: main, schema_name: "${resources.schemas.ml.name}", name: data}
+          experiments:
+            own: {name: "/Users/${workspace.current_user.userName}/own"}
+            of_somebody: {name: /Users/a@example.com/trials}
+            below: {name: "${workspace.root_path}/below/trials"}
+          quality_monitors:
+            watch:
+              table_name: main.ml.predictions
+              assets_dir: /Workspace/Users/a
+              output_schema_name: main.${resources.schemas.ml.name}
+              snapshot: {}
+              schedule: {quartz_cron_expression: "0 0 8 L * ?", timezone_id: UTC}
+          database_instances: {online: {name: online, capacity: CU_1}}
+          clusters:
+            shared: {spark_version: 15.4.x-scala2.12, node_type_id: a, num_workers: 1}
+          jobs:
+            train:
+              tasks:
+                - task_key: load
+                  existing_cluster_id: ${resources.clusters.shared.id}
+                  spark_python_task:
+                    python_file: a.py
+                    parameters: ["${resources.volumes.data.volume_path}", "${resources.jobs.train.url}"]
+    """,
+}
+
+
+@pytest.mark.parametrize("content", RIGHT.values(), ids=RIGHT)
+def test_a_bundle_that_is_right_has_no_findings(project: Project, content: str) -> None:
+    notebook(project.root / "load.ipynb", "1", parameters="run = ''\n")
+    (project.root / "databricks.yml").write_text(textwrap.dedent(content))
+    if "load.ipynb" not in content:
+        (project.root / "load.ipynb").unlink()
+    project.commit()
+    assert said(project.root) == []
 
 
 # --- the commands -----------------------------------------------------------------------------------
@@ -498,6 +707,7 @@ def test_a_plain_moment_is_a_schedule(fields: tuple[int, ...], weekly: bool) -> 
     assert cron_problem(f"{minute} {hour} {days}") is not None
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_is_a_schedule_or_a_sentence(text: str) -> None:
     problem = cron_problem(text)

@@ -1,6 +1,7 @@
 """The project's own bundle, for every target, without a workspace."""
 
 import copy
+import functools
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,15 @@ TARGETS = ["local", "dev", "staging", "production"]
 JOBS = bundle.load("local", ROOT).job_keys
 
 
-def definition(target: str, key: str) -> dict:
+@functools.cache
+def loaded(target: str, compute: str = "classic") -> bundle.Bundle:
+    """The bundle for a target, read once; `compute` is what BUNDLE_VAR_compute says."""
+    return bundle.load(target, ROOT)
+
+
+def definition(target: str, key: str, compute: str = "classic") -> dict:
     """A job as Databricks gets it."""
-    body = copy.deepcopy(bundle.load(target, ROOT).config["resources"]["jobs"][key])
+    body = copy.deepcopy(loaded(target, compute).config["resources"]["jobs"][key])
     del body["id"]  # added here, so that references to it resolve
     for task in body["tasks"]:
         if "run_job_task" in task:  # deploying puts the number of the job here
@@ -46,15 +53,15 @@ def test_a_field_that_databricks_does_not_know_would_be_caught(field: str, value
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("key", JOBS)
 def test_every_job_can_be_planned(target: str, key: str) -> None:
-    plan = make_plan(bundle.load(target, ROOT), key, {"git_sha": "abc"})
+    plan = make_plan(loaded(target), key, {"git_sha": "abc"})
     assert plan.parameters["git_sha"] == "abc"
     assert ("as_of" in plan.parameters) == (key != "promotion_job")  # which computes nothing
 
 
 @pytest.mark.parametrize("key", JOBS)
 def test_git_sha_is_the_bundles_commit_by_default(key: str) -> None:
-    loaded = bundle.load("dev", ROOT)
-    assert make_plan(loaded, key).parameters["git_sha"] == loaded.git_sha != ""
+    dev = loaded("dev")
+    assert make_plan(dev, key).parameters["git_sha"] == dev.git_sha != ""
 
 
 @pytest.mark.parametrize("target", TARGETS[1:])
@@ -70,9 +77,9 @@ def test_every_task_has_a_cluster_of_its_job(target: str, key: str) -> None:
 
 
 def test_every_job_notebook_belongs_to_a_job() -> None:
-    loaded = bundle.load("local", ROOT)
+    local = loaded("local")
     used = {
-        step.notebook for key in JOBS for step in make_plan(loaded, key, {"git_sha": "a"}).steps
+        step.notebook for key in JOBS for step in make_plan(local, key, {"git_sha": "a"}).steps
     } - {None}
     assert used == set((ROOT / "nbs" / "jobs").glob("*.ipynb"))
 
@@ -80,7 +87,7 @@ def test_every_job_notebook_belongs_to_a_job() -> None:
 def test_every_target_has_settings_and_the_other_way_round() -> None:
     assert settings.targets(ROOT / "settings.ini") == TARGETS
     for target in TARGETS:
-        assert bundle.load(target, ROOT).target == target
+        assert loaded(target).target == target
 
 
 # --- what every job of this project has -------------------------------------------------------------
@@ -116,7 +123,7 @@ def test_one_variable_puts_every_job_on_serverless_compute(
     monkeypatch.setenv("BUNDLE_VAR_compute", compute)
     assert check(ROOT, "production") == []
     for key in JOBS:
-        body = definition("production", key)
+        body = definition("production", key, compute)
         Job.from_dict(body)
         clusters = any("job_cluster_key" in task for task in body["tasks"])
         environments = any("environment_key" in task for task in body["tasks"])
@@ -126,12 +133,12 @@ def test_one_variable_puts_every_job_on_serverless_compute(
 def test_what_holds_state_is_kept_from_loss_and_out_of_development() -> None:
     kinds = ("schemas", "volumes", "registered_models", "experiments", "secret_scopes")
     for target in ("staging", "production"):
-        resources = bundle.load(target, ROOT).config["resources"]
+        resources = loaded(target).config["resources"]
         for kind in kinds:
             for key, body in resources[kind].items():
                 assert body["lifecycle"] == {"prevent_destroy": True}, key
         assert "model_serving_endpoints" not in resources  # deployment_job makes it
-    assert set(bundle.load("dev", ROOT).config["resources"]) == {"jobs"}
+    assert set(loaded("dev").config["resources"]) == {"jobs"}
 
 
 def test_every_variable_says_what_it_is_for_and_no_host_is_written_down() -> None:

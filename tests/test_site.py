@@ -13,6 +13,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from tools import pages
+
 ROOT = Path(__file__).parents[1]
 PNG = base64.b64encode(
     bytes.fromhex(
@@ -231,6 +233,12 @@ def test_backticks_lead_to_the_entry_of_a_public_name_only(project):
     assert '<a href="../lib/core.html#double"><code>double</code></a>' in html
     assert '<a href="../lib/core.html#scale"><code>Scale.apply</code></a>' in html
     assert "never <code>_half</code>" in html
+
+
+def test_a_task_that_shares_its_name_with_a_function_is_no_link(monkeypatch):
+    monkeypatch.setattr(pages, "task_names", lambda: frozenset({"monitor"}))
+    text = "[`monitor`](a.ipynb), [`monitor()`](a.ipynb) and [`alert`](b.ipynb#alert)"
+    assert pages.unlink_tasks(text) == text.replace("[`monitor`](a.ipynb)", "`monitor`")
 
 
 def test_entry_shows_the_signature_as_written(project):

@@ -5,6 +5,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -15,6 +16,8 @@ from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
+
+from churn_lib import bundle
 
 # Quarto has five callouts; two of them have another name among Zensical's admonitions.
 ADMONITIONS = {"important": "info", "caution": "danger"}
@@ -122,16 +125,34 @@ def first_line(node: ast.stmt) -> int:
 # From a staged notebook to Markdown
 
 
+@cache
+def task_names() -> frozenset[str]:
+    """The tasks of the bundle's jobs: words in backticks that name no function."""
+    root = get_config().config_path
+    if not (root / "databricks.yml").exists():
+        return frozenset()
+    found = bundle.load("local", root)
+    return frozenset(task.task_key for key in found.job_keys for task in found.job(key).tasks)
+
+
+def unlink_tasks(text: str) -> str:
+    """Take the link from a task that a function happens to share its name with; `name()` keeps it."""
+    link = re.compile(r"\[(`(\w+)`)\]\([^()\s]*\)")
+    return link.sub(lambda found: found[1] if found[2] in task_names() else found[0], text)
+
+
 def export(staged: Path, page: Page) -> tuple[str, dict[str, bytes]]:
     """Convert a staged notebook to Markdown and the images beside it."""
     notebook = nbformat.read(staged, as_version=4)
     # nbdev puts front matter and a warning about generated files in place of the first cell.
-    opening = NbdevLookup().linkify(page.opening)
+    opening = unlink_tasks(NbdevLookup().linkify(page.opening) or "")
     notebook.cells[:2] = [new_markdown_cell(opening)] if opening else []
     for cell in notebook.cells:
         if cell.cell_type == "code":
             follow_directives(cell)
             show_entries(cell, page)
+        elif cell.cell_type == "markdown":
+            cell.source = unlink_tasks(cell.source)
     exporter = MarkdownExporter(raw_template=TEMPLATE)
     exporter.register_filter("fence", fence)
     exporter.register_filter("embed", embed)
