@@ -263,6 +263,12 @@ class LeakageCustomers(Check):
         rows = case.candidate.training_rows
         if rows is None or rows.empty:
             return None, 0.0, False, _SILENT
+        theirs, ours = (type(ids["customer_id"].iloc[0]).__name__ for ids in (rows, case.holdout))
+        if theirs != ours:  # 7 and "007" would never meet
+            said = (
+                f"the training rows name customers by {theirs}, the holdout by {ours}: log the ids "
+            )
+            return None, 0.0, False, said + "as gold.features has them"
         shared = set(rows["customer_id"]) & set(case.holdout["customer_id"])
         said = f"{len(shared)} of {len(case.holdout)} held-out customers are in the training rows"
         return float(len(shared)), 0.0, not shared, said

@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['SLICED', 'classification_metrics', 'single_column_auc', 'slices', 'blank_axes', 'roc_plot', 'precision_recall_plot',
-           'calibration_plot', 'importance_plot', 'measure', 'figures']
+           'calibration_plot', 'importance_plot', 'measure', 'figures', 'document']
 
 # %% ../nbs/lib/32_evaluation.ipynb #01f57769
+import html
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -193,3 +195,22 @@ def figures(
         "calibration.png": calibration_plot(y, {"candidate": probability}),
         "importance.png": importance_plot(model, holdout, random_state),
     }
+
+# %% ../nbs/lib/32_evaluation.ipynb #7aed942e
+_STYLE = """:root{color-scheme:light dark}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
+table{border-collapse:collapse;font-size:13px}
+td,th{border:0;border-bottom:1px solid #8884;padding:.3rem .6rem;vertical-align:top}
+code,pre{background:#8882;border-radius:3px;padding:.1rem .3rem}.anchor-link{display:none}
+.wide{overflow-x:auto}.plots{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
+img{max-width:100%;background:#fff;border-radius:4px}"""
+
+
+def document(
+    title: str,  # of the window
+    body: str,  # HTML
+) -> str:
+    "A whole HTML file in the house style, which needs nothing from elsewhere."
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'

@@ -61,7 +61,7 @@ def _problem(
     rows: int,  # rows it was asked about
 ) -> str:  # what is wrong with it, empty when it is one probability a row
     values = np.asarray(answered)
-    if values.shape not in ((rows,), (rows, 1)):
+    if values.shape != (rows,):  # an endpoint would hand a column on as lists or records
         return f"answers have shape {values.shape}, expected ({rows},): one probability a row"
     if not np.issubdtype(values.dtype, np.number):
         return f"answers are {values.dtype}, expected numbers"
@@ -75,7 +75,7 @@ def _problem(
 Predict = Callable[[pd.DataFrame], Any]  # a model's predict
 
 
-def _reason(action: str, error: Exception) -> str:
+def _reason(action: str, error: BaseException) -> str:
     text = " ".join(str(error).split())[:300]
     return f"{action} raised {type(error).__name__}: {text}"
 
@@ -87,9 +87,9 @@ def _try(
     try:
         answered = predict(rows[FEATURES])
         problem = _problem(answered, len(rows))
-    except Exception as error:  # whatever a foreign model raises belongs into the report
+    except (Exception, SystemExit) as error:  # whatever a foreign model raises goes into the report
         return None, _reason("predict", error)
-    return (None, problem) if problem else (np.asarray(answered, dtype=float).reshape(-1), "")
+    return (None, problem) if problem else (np.asarray(answered, dtype=float), "")
 
 
 def ask(
@@ -131,13 +131,11 @@ _SAME = 1e-9  # sums in another order differ in the last digits
 
 def repeat_problem(
     predict: Predict,
-    rows: pd.DataFrame,  # features; the first 200 are asked about
+    rows: pd.DataFrame,  # features
+    first: np.ndarray,  # what it answered before, shape (rows,)
 ) -> str:  # empty when it repeats itself
-    "Whether the same rows get the same answers: twice, in reverse, and each one alone."
-    sample = rows[FEATURES].head(200)
-    first, problem = _try(predict, sample)
-    if first is None:
-        return problem
+    "Whether the same rows get the same answers: asked again, in reverse, and ten of them alone."
+    sample = rows[FEATURES]
     again = {
         "asked twice": _try(predict, sample)[0],
         "in reverse order": _try(predict, sample.iloc[::-1])[0],
@@ -223,15 +221,18 @@ def observe(
 ) -> Evidence:
     "Ask, vex and time a model."
     asked = ask(predict, holdout, version, threshold)
-    usable = asked.probability is not None
-    single, batch = latencies(predict, holdout) if usable else (None, None)
+    answered, again = asked.probability, ""
+    single, batch = None, None
+    if answered is not None:
+        again = repeat_problem(predict, holdout, answered)
+        single, batch = latencies(predict, holdout)
     return Evidence(
         version,
         asked.probability,
         asked.problem,
         threshold,
         extreme_problem=extreme_input_problem(predict),
-        repeat_problem=repeat_problem(predict, holdout) if usable else "",
+        repeat_problem=again,
         single_row_ms=single,
         batch_ms=batch,
         **known,

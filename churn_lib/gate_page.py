@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .comparison import Comparison
-from .evaluation import blank_axes, calibration_plot, roc_plot
+from .evaluation import blank_axes, calibration_plot, document, roc_plot
 from .validation import GateReport, heading, report_html
 
 # %% ../nbs/lib/40_gate_page.ipynb #95d6f5a1
@@ -61,18 +61,18 @@ def slices_plot(
 def figures(
     report: GateReport,
 ) -> dict[str, Figure]:  # title to plot; none where the holdout or the answers cannot be used
-    "ROC and calibration of both models, the distribution of the difference, the slices."
+    "ROC and calibration of both models and, unless they tie, the distribution of the difference and the slices."
     case = report.case
     if case.label_problem or case.candidate.probability is None:
         return {}
     curves = {f"version {report.candidate}": case.candidate.probability}
-    if case.comparison is not None and case.champion is not None:
-        assert case.champion.probability is not None  # it has been compared with
-        if report.candidate != report.champion:
-            curves[f"version {report.champion} (Production)"] = case.champion.probability
+    rival = None if case.champion is None else case.champion.probability
+    if rival is not None and not report.tie:  # of a tie both curves are one
+        curves[f"version {report.champion} (Production)"] = rival
     found = {"ROC": roc_plot(case.y, curves), "Calibration": calibration_plot(case.y, curves)}
-    if case.comparison is not None:
-        found["Difference"] = difference_plot(case.comparison, case.settings.margin)
+    if case.comparison is None or report.tie:
+        return found
+    found["Difference"] = difference_plot(case.comparison, case.settings.margin)
     if case.slices["difference"].notna().any():
         found["Slices"] = slices_plot(case.slices, case.settings.slice_margin)
     return found
@@ -82,18 +82,17 @@ def slices_table(
     report: GateReport,
 ) -> pd.DataFrame:  # one row for each slice
     "Rows, churn rate, ROC-AUC and its difference to Production, with the corrected interval."
-    table = report.case.slices.set_index("slice")
-    figured = ["churn_rate", "roc_auc", "difference", "lower", "upper"]
-    table[figured] = table[figured].astype(float).round(4)
-    return table.astype(object).where(table.notna(), "")
+    table = report.case.slices.set_index("slice").rename_axis(None)
+    table = table.dropna(axis="columns", how="all")  # without Production there is no difference
+    for name in table.columns.intersection(
+        ["churn_rate", "roc_auc", "difference", "lower", "upper"]
+    ):
+        table[name] = table[name].map("{:.4f}".format, na_action="ignore")
+    if "fell" in table:
+        table["fell"] = table["fell"].map({True: "yes", False: "no"})
+    return table.fillna("")
 
 # %% ../nbs/lib/40_gate_page.ipynb #ddc9912a
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
-table{border-collapse:collapse;font-size:13px}td,th{border-bottom:1px solid #ddd;padding:.3rem .6rem;
-text-align:right}td:first-child,th:first-child{text-align:left}img{max-width:100%}
-.plots{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}"""
-
-
 def _image(title: str, figure: Figure) -> str:
     packed = io.BytesIO()
     figure.savefig(packed, format="png", dpi=110)
@@ -111,11 +110,10 @@ def page(
     known = "".join(
         f"<li>{html.escape(name)}: {html.escape(value)}</li>" for name, value in facts.items()
     )
-    slices = "" if report.case.slices.empty else f"<h2>Slices</h2>{slices_table(report).to_html()}"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}: {html.escape(heading(report))}</title>"
-        f"<style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        f'{report_html(report)}<ul>{known}</ul><div class="plots">{images}</div>{slices}'
-        "</body></html>"
+    slices = slices_table(report).to_html(border=0, justify="right")
+    slices = f'<h2>Slices</h2><div class="wide">{slices}</div>' if report.case.slices.size else ""
+    body = (
+        f'<h1>{html.escape(title)}</h1><div class="wide">{report_html(report)}</div><ul>{known}</ul>'
+        f'<div class="plots">{images}</div>{slices}'
     )
+    return document(f"{title}: {heading(report)}", body)

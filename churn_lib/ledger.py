@@ -86,6 +86,11 @@ class Ledger:
         "The latest move; None when nothing was ever at Production."
         return self.moves[-1] if self.moves else None
 
+    @property
+    def production(self) -> int | None:
+        "The version that belongs at Production; None when nothing was ever there."
+        return self.last.to_version if self.last else None
+
 
 def read(
     tables: Tables,
@@ -174,8 +179,11 @@ def unfinished(
     seen: Ledger,
 ) -> Move | None:  # None when every step of every move was taken
     "The move that a crash has left half done."
+    created = registry.created()
+    if seen.last is None or (created and created > seen.last.promoted_at):
+        return None  # the model was deleted and registered anew: its numbers mean other versions
     finished = int(registry.model_tags().get(FINISHED, 0))
-    return seen.last if seen.last and seen.last.sequence > finished else None
+    return seen.last if seen.last.sequence > finished else None
 
 
 def settle(

@@ -30,6 +30,15 @@ def log_training_rows(
         mlflow.log_artifact(str(path))
 
 # %% ../nbs/lib/30_lineage.ipynb #0ecb6e84
+def _keys(path: str) -> pd.DataFrame | None:
+    try:
+        rows = pd.read_parquet(path, columns=KEYS)
+        days = pd.to_datetime(rows["feature_date"], utc=True).dt.tz_localize(None)
+    except ValueError:  # no Parquet, other columns, no dates: another program has written it
+        return None
+    return rows.assign(feature_date=days)
+
+
 def read_training_rows(
     run_id: str | None,  # a model version's run
 ) -> pd.DataFrame | None:  # customer_id and feature_date; None when the run does not say
@@ -46,4 +55,4 @@ def read_training_rows(
     if TRAINING_ROWS not in known:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        return pd.read_parquet(client.download_artifacts(run_id, TRAINING_ROWS, folder))[KEYS]
+        return _keys(client.download_artifacts(run_id, TRAINING_ROWS, folder))

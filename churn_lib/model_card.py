@@ -16,7 +16,8 @@ import pandas as pd
 from nbconvert.filters import markdown2html
 from sklearn.metrics import roc_auc_score
 
-from .evaluation import classification_metrics
+from . import evaluation
+from .evaluation import classification_metrics, document
 from .features import FEATURES, LABEL
 from .promotion import latest_report
 from .registry import Registry
@@ -72,48 +73,46 @@ def intervals(
     return table.assign(low=low, high=high)
 
 # %% ../nbs/lib/36_model_card.ipynb #b3e379c4
-_TIERS = {0: "up to 7 days", 1: "8 to 30 days", 2: "31 to 90 days", 3: "more than 90 days"}
-
-
-def _groups(
-    rows: pd.DataFrame,  # recency_tier, customer_tenure_days, events_last_90d
-) -> dict[str, pd.Series]:  # name of the slicing to a label for each row
-    tenure, events = rows["customer_tenure_days"], rows["events_last_90d"]
-    bands = ["under 90 days", "90 to 364 days", "a year or more"]
-    counts = ["none", "1 to 3", "4 or more"]
-    return {
-        "last event": rows["recency_tier"].map(_TIERS),
-        "tenure": pd.cut(tenure, [-np.inf, 90, 365, np.inf], right=False, labels=bands),
-        "events in 90 days": pd.cut(events, [-np.inf, 1, 4, np.inf], right=False, labels=counts),
-    }
-
-
 def slices(
     rows: pd.DataFrame,  # the holdout with its answers, as the run logs it
+    extra: tuple[str, ...] = (),  # features to slice by beside the usual ones
 ) -> pd.DataFrame:  # a row for each slice
     "Size, churn rate, mean prediction and ROC-AUC of each slice; no ROC-AUC where all are alike."
     found = []
-    for name, labels in _groups(rows).items():
-        for label, part in rows.groupby(labels, observed=True):
-            y, p = part[LABEL], part["churn_probability"]
-            auc = roc_auc_score(y, p) if y.nunique() == 2 else None
-            found.append((f"{name}: {label}", len(part), y.mean(), p.mean(), auc))
+    for name, at in evaluation.slices(rows, extra).items():
+        y, p = rows[LABEL].iloc[at], rows["churn_probability"].iloc[at]
+        auc = roc_auc_score(y, p) if y.nunique() == 2 else None
+        found.append((name, len(at), y.mean(), p.mean(), auc))
     columns = ["slice", "customers", "churn rate", "mean prediction", "ROC-AUC"]
     return pd.DataFrame(found, columns=columns)
+
+
+def _sliced(record: Record) -> pd.DataFrame | None:  # None when the run has not kept what it takes
+    extra = tuple((record.settings or {}).get("extra_slices", ()))
+    rows, needed = record.predictions, {*evaluation.SLICED, *extra}
+    return None if rows is None or not needed <= set(rows) else slices(rows, extra)
 
 # %% ../nbs/lib/36_model_card.ipynb #1697e326
 def _shown(value: Any) -> str:
     if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.3f}"
+        whole = value.is_integer() and abs(value) >= 10
+        return "" if np.isnan(value) else f"{value:,.0f}" if whole else f"{value:.3f}"
     text = "" if value is None else str(value)
     return html.escape(text.replace("|", "/").replace("\n", " "), quote=False)
+
+
+def _numeric(value: Any) -> bool:  # an empty cell is no objection
+    return value is None or isinstance(value, int | float)
 
 
 def _table(
     titles: list[str],
     rows: list[list[Any]],
 ) -> str:  # a markdown table
-    lines = [titles, ["---"] * len(titles), *([_shown(cell) for cell in row] for row in rows)]
+    columns = zip(*rows, strict=True)
+    sides = ["---:" if all(map(_numeric, column)) else "---" for column in columns]
+    sides = sides or ["---"] * len(titles)
+    lines = [titles, sides, *([_shown(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -176,9 +175,9 @@ def _metrics(record: Record) -> str:
 
 # %% ../nbs/lib/36_model_card.ipynb #0d2aee1b
 def _slices(record: Record) -> str:
-    if record.predictions is None:
+    found = _sliced(record)
+    if found is None:
         return "Not recorded."
-    found = slices(record.predictions)
     return _table(list(found.columns), found.astype(object).to_numpy().tolist())
 
 
@@ -190,8 +189,7 @@ def _limits(record: Record) -> str:
             "customers, or the same ones in other times, need their own check."
         )
     lines.append("It knows counts and times of events only, and no reason behind them.")
-    if record.predictions is not None:
-        found = slices(record.predictions)
+    if (found := _sliced(record)) is not None:
         small = found[found["customers"] < 100]["slice"].tolist()
         weak = found[found["ROC-AUC"].astype(float) < 0.6]["slice"].tolist()
         off = found[(found["mean prediction"] - found["churn rate"]).abs() > 0.05]["slice"].tolist()
@@ -217,15 +215,10 @@ def _gate(
     )
     checks = json.loads(row["report"]).get("checks", [])
     body = [
-        [check.get("name"), check.get("value"), check.get("bound"), _mark(check)]
+        [check.get("name"), check.get("value"), check.get("bound"), check.get("verdict")]
         for check in checks
     ]
     return f"{head}\n\n{_table(['check', 'value', 'bound', 'verdict'], body)}" if body else head
-
-
-def _mark(check: dict[str, Any]) -> str:
-    passed = check.get("passed")
-    return "" if passed is None else "passed" if passed else "FAILED"
 
 
 def _rebuild(record: Record) -> str:
@@ -254,12 +247,7 @@ class ModelCard:
 
     def to_html(self) -> str:
         "A page that needs nothing from elsewhere."
-        style = "body{font:16px sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
-        cells = "table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left}"
-        head = f"<meta charset='utf-8'><title>{html.escape(self.title)}</title>"
-        body = markdown2html(self.markdown)
-        page = f"<head>{head}<style>{style}{cells}</style></head><body>{body}</body>"
-        return f"<!doctype html><html lang='en'>{page}</html>\n"
+        return document(self.title, markdown2html(self.markdown))
 
     def _repr_markdown_(self) -> str:
         return self.markdown

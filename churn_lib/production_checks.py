@@ -42,14 +42,11 @@ class Champion(Check):
 
     def measure(self, case: Case) -> Measured:
         champion, recorded = case.champion, case.recorded
-        if champion is None and recorded == case.candidate.version:
-            # a first promotion that was cut short between its record and its alias
-            return None, None, True, "the candidate itself is on record as Production"
         if champion is None and recorded is not None:
             said = (
                 f"version {recorded} was made Production, but the alias is gone: put it back with"
             )
-            return None, None, False, f"{said} churn rollback --to {recorded} --reason ..."
+            return None, None, False, f'{said} churn rollback --to {recorded} --reason "..."'
         if champion is None:
             return None, None, True, "nothing is at Production, and nothing ever was"
         if champion.probability is None and not case.holdout.empty:
@@ -92,7 +89,8 @@ class BestSoFar(Check):
         found = case.best_comparison
         if found is None:
             said = (
-                f"version {case.best.version}, the best so far, has no answers: {case.best.problem}"
+                f"version {case.best.version}, the best so far, has no answers, and counts until it "
+                f"is deleted: {case.best.problem}"
             )
             return None, None, False, said
         return _non_inferior(found, case.settings)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from . import ledger
 from .features import LABEL
 from .ledger import Follow, Ledger, Move, MoveLost
-from .registry import PRODUCTION, Registry
+from .registry import PRODUCTION, STAGING, Registry
 from .settings import ChurnError, Settings
 from .tables import Tables
 
@@ -160,7 +160,10 @@ def approve(
     own = f"{models.model_name}/{version}"
     tags = {"approved_by": by.strip(), "approved_at": moment, "approved_for": own}
     models.tag(version, {**tags, "approval": APPROVED})  # the tag that counts is written last
-    return f"Version {version} is approved by {by.strip()}: the next validation_job promotes it."
+    told = f"Version {version} is approved by {by.strip()}: "
+    if models.version_of(STAGING) == version:
+        return f"{told}the next validation_job promotes it."
+    return f"{told}`churn run validation_job -p model_version={version}` promotes it."
 
 # %% ../nbs/lib/24_promotion.ipynb #939477db
 @dataclass(frozen=True)
@@ -292,9 +295,15 @@ def _target(
     to: int | None,  # what was asked for
     force: bool,
 ) -> int:
-    if current is None:
-        raise PromotionRefused("nothing is at Production: there is nothing to roll back")
-    target = _before(seen, current) if to is None else to
+    if to is not None:
+        target = to
+    elif current is None:
+        last = f"--to {seen.production}" if seen.production else "validation_job"
+        raise PromotionRefused(
+            f"nothing is at Production to go back from: put one there with {last}"
+        )
+    else:
+        target = _before(seen, current)
     if target == current:
         raise PromotionRefused(f"version {target} already is Production")
     served = {number for move in seen.moves for number in (move.from_version, move.to_version)}

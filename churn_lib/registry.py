@@ -9,6 +9,7 @@ __all__ = ['STAGING', 'PRODUCTION', 'PREVIOUS', 'TABLE_VERSIONS', 'RegistryError
 # %% ../nbs/lib/22_registry.ipynb #9919f137
 import logging
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,13 @@ class Registry:
         "Tags of the model itself, not of one version; empty when it has not been registered yet."
         found = self._model()
         return dict(found.tags) if found else {}
+
+    def created(self) -> datetime | None:
+        "When the model was registered; None when it has not been, or the store does not say."
+        found = self._model()
+        if found is None or not found.creation_timestamp:
+            return None
+        return datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
 
     def version_of(self, alias: str) -> int | None:
         "The version that `alias` points at, or None when there is no such alias."

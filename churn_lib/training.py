@@ -37,7 +37,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from threadpoolctl import threadpool_limits
 
-from .evaluation import classification_metrics, figures, measure
+from .evaluation import SLICED, classification_metrics, figures, measure
 from .features import FEATURES, LABEL, feature_dates
 from .lineage import log_training_rows
 from .model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
@@ -263,14 +263,15 @@ def _log_data(
 
 # %% ../nbs/lib/34_training.ipynb #67917ab8
 PREDICTIONS = "holdout_predictions.parquet"
-_SLICED = ["recency_tier", "customer_tenure_days", "events_last_90d"]
 
 
 def _log_predictions(
     model: ChurnModel,
     holdout: pd.DataFrame,
+    extra: tuple[str, ...],  # features to slice by, beside `SLICED`
 ) -> None:
-    rows = holdout[["customer_id", "feature_date", *_SLICED, LABEL]]
+    sliced = dict.fromkeys([*SLICED, *extra])  # the model card slices as the gate does
+    rows = holdout[["customer_id", "feature_date", *sliced, LABEL]]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PREDICTIONS
         answered = rows.assign(churn_probability=model.predict(holdout[FEATURES]))
@@ -315,7 +316,7 @@ def train(
         plots = figures(model, data.holdout, settings.random_state)
         for name, figure in plots.items():
             mlflow.log_figure(figure, name)
-        _log_predictions(model, data.holdout)
+        _log_predictions(model, data.holdout, settings.extra_slices)
         model_uri = _log_model(model, data.training)
     return Trained(model, run.info.run_id, model_uri, tags, measured, plots)
 

@@ -149,17 +149,26 @@ def _as_dict(report: GateReport) -> dict[str, Any]:
 
 # %% ../nbs/lib/39_validation.ipynb #b6e8574f
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
-_COLOURS = {FAILED: "#c62828", NOT_MEASURED: "#c62828", ADVISORY: "#b26a00", PASSED: "#2e7d32"}
+# to be read on white and on black
+_COLOURS = {FAILED: "#d13438", NOT_MEASURED: "#d13438", ADVISORY: "#b26a00", PASSED: "#1e8e3e"}
 
 
 def _row_html(finding: Finding) -> str:
     cells = (finding.name, _number(finding.value), _number(finding.bound))
-    shown = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+    aligned = zip(cells, ("left", "right", "right"), strict=True)
+    shown = "".join(
+        f"<td style='text-align:{side}'>{html.escape(cell)}</td>" for cell, side in aligned
+    )
     colour = _COLOURS.get(finding.verdict, "#757575")
-    mark = f"<td style='color:{colour};white-space:nowrap'><b>{finding.verdict}</b></td>"
+    style = f"color:{colour};white-space:nowrap;text-align:left"
+    mark = f"<td style='{style}'><b>{finding.verdict}</b></td>"
     sentence = html.escape(finding.sentence)
     return f"<tr>{shown}{mark}<td style='text-align:left'>{sentence}</td></tr>"
 
@@ -184,7 +193,7 @@ def report_html(
 ) -> str:  # a heading and a table
     "The findings as a table for a notebook or a page."
     titles = "".join(
-        f"<th style='text-align:left'>{title}</th>"
+        f"<th style='text-align:{'right' if title in ('value', 'bound') else 'left'}'>{title}</th>"
         for title in ("check", "value", "bound", "verdict", "meaning")
     )
     rows = "".join(_row_html(finding) for finding in report.findings)

@@ -1,9 +1,12 @@
 """What no candidate can get away with, on random holdouts, and what settings can and cannot do."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 from gate_cases import answers, blurred, evidence, given, good, make_holdout
 from hypothesis import assume
@@ -12,9 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from churn_lib import comparison
 from churn_lib import settings as settings_module
 from churn_lib.evidence import Answers, Evidence, extreme_input_problem, repeat_problem
-from churn_lib.features import LABEL
+from churn_lib.features import FEATURES, LABEL
 from churn_lib.production_checks import CHECKS
 from churn_lib.settings import GateCheck
 from churn_lib.validation import judge
@@ -23,6 +27,14 @@ CONFIG = settings_module.load("local", Path(__file__).parent.parent / "settings.
 HOLDOUT = make_holdout(0)
 SEEDS = st.integers(0, 2**32 - 1)
 MANY = hypothesis_settings(max_examples=25, deadline=None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_draws() -> Iterator[None]:
+    """How many draws there are is the matter of test_gate_statistics."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "DRAWS", 200)
+        yield
 
 
 def noisy(seed: int, amount: float) -> np.ndarray:
@@ -85,10 +97,12 @@ def test_inverted_probabilities_are_refused(seed: int, noise: float) -> None:
     ("predict", "problem"),
     [
         (lambda rows: np.zeros((len(rows), 2)), "shape (1000, 2)"),
+        (lambda rows: pd.DataFrame({"churn": good(rows)}), "shape (1000, 1)"),
         (lambda rows: np.zeros(len(rows) - 1), "shape (999,)"),
         (lambda rows: np.array(["churn"] * len(rows)), "expected numbers"),
         (lambda rows: 0.5, "shape ()"),
         (lambda rows: rows["no such column"], "predict raised KeyError"),
+        (lambda rows: sys.exit(0), "predict raised SystemExit"),
     ],
 )
 def test_answers_of_the_wrong_make_are_a_finding_and_no_crash(
@@ -133,13 +147,67 @@ def test_without_a_threshold_nothing_is_decided() -> None:
     assert named == dict.fromkeys(("f1_score", "precision"), known["threshold_problem"])
 
 
+def ranked(rows: pd.DataFrame) -> np.ndarray:
+    """Answers that depend on who else is asked about."""
+    return rows[FEATURES].rank(pct=True).mean(axis=1).to_numpy()
+
+
 def test_a_model_whose_answer_depends_on_its_company_is_found() -> None:
-    assert "each row alone" in repeat_problem(
-        lambda rows: rows.rank(pct=True).mean(axis=1), HOLDOUT
-    )
+    assert "each row alone" in repeat_problem(ranked, HOLDOUT, ranked(HOLDOUT))
     rng = np.random.default_rng(0)
-    assert "asked twice" in repeat_problem(lambda rows: rng.random(len(rows)), HOLDOUT)
-    assert repeat_problem(good, HOLDOUT) == ""
+    guessed = rng.random(len(HOLDOUT))
+    assert "asked twice" in repeat_problem(lambda rows: rng.random(len(rows)), HOLDOUT, guessed)
+    assert repeat_problem(good, HOLDOUT, np.asarray(good(HOLDOUT))) == ""
+
+
+class Moody:
+    """Right the first time, a little off afterwards, or only ever in a large batch."""
+
+    def __init__(self, batch: int):
+        self.batch, self.asked = batch, 0
+
+    def __call__(self, rows: pd.DataFrame) -> pd.Series:
+        self.asked += 1
+        off = 0.001 * self.asked * (len(rows) >= self.batch)
+        return (good(rows) - off).clip(0, 1)
+
+
+@pytest.mark.parametrize("batch", [1, 900])
+def test_a_model_that_changes_its_mind_is_refused_by_that_alone(batch: int) -> None:
+    report = judge(evidence(HOLDOUT, Moody(batch)), None, HOLDOUT, CONFIG)
+    assert [found.name for found in report.failures] == ["repeatability"]
+
+
+def test_a_model_that_writes_into_its_input_changes_nothing_for_the_gate() -> None:
+    def scribble(rows: pd.DataFrame) -> pd.Series:
+        answer = good(rows)
+        rows.loc[:, :] = -1.0
+        return answer
+
+    before = HOLDOUT.copy()
+    report = judge(evidence(HOLDOUT, scribble), None, HOLDOUT, CONFIG)
+    assert report.verdict == "PASS"
+    pd.testing.assert_frame_equal(HOLDOUT, before)
+
+
+def test_a_model_that_raises_on_a_null_is_refused_by_that_alone() -> None:
+    def strict(rows: pd.DataFrame) -> pd.Series:
+        if rows.isna().any(axis=None):
+            raise ValueError("null in features")
+        return good(rows)
+
+    report = judge(evidence(HOLDOUT, strict), None, HOLDOUT, CONFIG)
+    said = {found.name: found.sentence for found in report.failures}
+    assert said == {"extreme_input": "predict raised ValueError: null in features"}
+
+
+def test_training_rows_with_other_ids_prove_nothing() -> None:
+    rows = HOLDOUT.assign(customer_id=[f"{number:05}" for number in range(len(HOLDOUT))])
+    seen = pd.DataFrame({"customer_id": [7], "feature_date": pd.Timestamp("1998-01-02")})
+    report = judge(evidence(rows, training_rows=seen), None, rows, CONFIG)
+    said = {found.name: found.sentence for found in report.failures}
+    assert list(said) == ["leakage_customers"]
+    assert "name customers by int, the holdout by str" in said["leakage_customers"]
 
 
 def test_a_model_that_does_not_survive_nulls_is_found() -> None:

@@ -1,5 +1,6 @@
 """Twenty ways to get a bad model to Production; each is refused by the check that should refuse it."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,14 +17,22 @@ from mlflow.types import ColSpec, DataType, Schema
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from churn_lib import comparison, gate_records, ledger, lineage, registry, settings, tables
 from churn_lib import evidence as observing
-from churn_lib import gate_records, lineage, registry, settings, tables
 from churn_lib.features import FEATURES, LABEL
-from churn_lib.promotion import GateFailed, PromotionRefused, promote
+from churn_lib.promotion import REPORTS, GateFailed, PromotionRefused, promote
 from churn_lib.validation import GateReport, judge
 
 CONFIG = settings.load("local", Path(__file__).parent.parent / "settings.ini")
 HOLDOUT = make_holdout(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_draws() -> Iterator[None]:
+    """How many draws there are is the matter of test_gate_statistics."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "DRAWS", 200)
+        yield
 
 
 def refused(report: GateReport) -> dict[str, str]:
@@ -231,15 +240,24 @@ class Shop:
             for version in (champion, best)
         ]
         candidate = observing.examine(self.models, number, HOLDOUT, registry.STAGING)
-        recorded = gate_records.promoted_last(self.store, self.models)
+        recorded = ledger.settle(self.models, self.store).production
         report = judge(candidate, asked[0], HOLDOUT, self.settings, asked[1], recorded)
         gate_records.record(report, self.models, self.store, 0, "abc123")
         return report
 
 
+@pytest.fixture(scope="module")
+def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store: making one takes seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("blank")
+    registry.connect(CONFIG.model_copy(update={"store": folder, "experiment": "/another"}))
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    yield Shop(tmp_path)
+def shop(blank: Path, tmp_path: Path) -> Shop:
+    shutil.copy(blank, tmp_path)
+    return Shop(tmp_path)
 
 
 def test_metrics_logged_by_hand_as_099(shop: Shop) -> None:
@@ -302,7 +320,7 @@ def test_every_judgement_leaves_a_row_and_artifacts(shop: Shop) -> None:
     number = shop.register(0.0)
     shop.judge(number)
     shop.judge(number)
-    rows = shop.store.read(gate_records.GATE_REPORTS).to_pandas()
+    rows = shop.store.read(REPORTS).to_pandas()
     assert list(rows.columns) == gate_records.SCHEMA.names
     assert (rows.verdict == "PASS").all() and rows.report_id.nunique() == 2
     assert (pd.to_datetime(rows.feature_date) == JUDGED).all()

@@ -12,29 +12,45 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import ibis
 import mlflow
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
+from gate_cases import answers, blurred, given, good, make_holdout
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from churn_lib import environments, ledger, promotion, registry, tables
+from churn_lib import (
+    comparison,
+    environments,
+    gate_records,
+    ledger,
+    promotion,
+    registry,
+    tables,
+)
 from churn_lib import settings as settings_module
 from churn_lib.promotion import GateFailed, PromotionRefused
 from churn_lib.registry import Registry
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
+from churn_lib.validation import judge
 
 ROOT = Path(__file__).parent.parent
 NEWEST = date(2025, 3, 26)
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["churn_lib.environments", "churn_lib.promotion"])
+PROCESSES.set_forkserver_preload(["churn_lib.environments", "churn_lib.gate_records", "gate_cases"])
 WRITES = [
+    (DeltaTables, "append"),
     (DeltaTables, "append_if_unchanged"),
+    (mlflow.MlflowClient, "log_text"),
+    (mlflow.MlflowClient, "log_dict"),
     (mlflow.MlflowClient, "set_registered_model_alias"),
     (mlflow.MlflowClient, "set_registered_model_tag"),
     (mlflow.MlflowClient, "set_model_version_tag"),
@@ -236,12 +252,14 @@ def test_approval_waits_for_a_person_and_counts_for_one_version_only(place: Sett
     assert promote(careful, 1).state == "PENDING"
     assert models.version(1).tags["approval"] == "pending"
     assert models.aliases() == {}
+    models.set_alias("Staging", 1)
     assert "next validation_job" in promotion.approve(models, 1, " Ann ")
     assert "already been approved by Ann" in promotion.approve(models, 1, "Bob")
     assert promote(careful, 1).state == "PROMOTED"
     assert promotion.history(models, store)[0]["reason"] == "passed the gate, approved by Ann"
     judged(store, place.model_name, 2, 1)
     assert promote(careful, 2).state == "PENDING"
+    assert "`churn run validation_job -p model_version=2`" in promotion.approve(models, 2, "Ann")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +312,7 @@ def test_rollback_goes_back_one_step_at_a_time_and_refuses_what_never_served(
     local: Settings,
 ) -> None:
     models, store = make(local, versions=4)
-    with pytest.raises(PromotionRefused, match="nothing is at Production"):
+    with pytest.raises(PromotionRefused, match="nothing is at Production to go back from"):
         promotion.rollback(models, store, "why", "abc")
     for version, champion in ((1, None), (2, 1), (3, 2)):
         judged(store, local.model_name, version, champion)
@@ -325,6 +343,34 @@ def test_an_alias_moved_by_hand_stays_and_shows_in_the_history(local: Settings) 
         (e["action"], e["from_version"], e["to_version"]) for e in promotion.history(models, store)
     ]
     assert told == [("promote", 3, 2), ("unrecorded", 1, 3), ("promote", None, 1)]
+
+
+def test_an_alias_that_is_gone_comes_back_by_the_command_that_the_gate_names(
+    local: Settings,
+) -> None:
+    models, store = make(local)
+    judged(store, local.model_name, 1, None)
+    promote(local, 1)
+    models.client.delete_registered_model_alias("churn", "Production")
+    assert ledger.settle(models, store).production == 1
+    assert models.version_of("Production") is None  # nobody guesses why it is gone
+    with pytest.raises(PromotionRefused, match="put one there with --to 1"):
+        promotion.rollback(models, store, "somebody deleted it", "abc")
+    with pytest.raises(PromotionRefused, match="version 3 was never at Production"):
+        promotion.rollback(models, store, "somebody deleted it", "abc", to=3)
+    promotion.rollback(models, store, "somebody deleted it", "abc", to=1)
+    assert models.version_of("Production") == 1
+
+
+def test_a_model_that_was_registered_anew_inherits_no_alias(local: Settings) -> None:
+    models, store = make(local)
+    judged(store, local.model_name, 1, None)
+    promote(local, 1)
+    models.client.delete_registered_model("churn")
+    models.client.create_registered_model("churn")
+    models.client.create_model_version("churn", "s3://nobody/another-model")
+    assert ledger.settle(models, store).production == 1
+    assert models.aliases() == {}
 
 
 def test_what_follows_the_alias_is_made_up_for_when_it_failed(local: Settings) -> None:
@@ -365,6 +411,21 @@ def _approve(settings: Settings) -> None:
 def _copy(settings: Settings) -> None:
     there = settings.model_copy(update={"catalog": "there", "model_name": "there"})
     environments.copy(settings, there, "abc", by="ann")
+
+
+def _judge_and_promote(settings: Settings) -> None:
+    """What validation_job does, with few draws and without plots."""
+    comparison.DRAWS, gate_records.page = 50, lambda *_: ""  # type: ignore[assignment]
+    models, store = registry.connect(settings), tables.connect(settings)
+    moves = ledger.settle(models, store)
+    holdout = make_holdout(0, 400).assign(feature_date=pd.Timestamp(NEWEST))
+    candidate = given(holdout, np.asarray(good(holdout)))
+    serves = models.version_of("Production")
+    champion = answers(holdout, lambda rows: blurred(rows, 0.2) if serves == 1 else good(rows))
+    champion = replace(champion, version=serves)
+    report = judge(candidate, champion, holdout, settings, None, moves.production)
+    gate_records.record(report, models, store, 0, "abc")
+    promotion.promote(models, store, candidate.version, settings, "abc", by="ann")
 
 
 def die_at(number: int, command: Callable[[Settings], None], settings: Settings) -> None:
@@ -429,6 +490,25 @@ def test_a_promotion_killed_at_any_write_is_whole_after_a_rerun(serving: Setting
         assert settled(settings) == {"Production": 2, "Previous": 1}
         assert moves(settings) == [("promote", None, 1), ("promote", 1, 2)]
         assert len(promotion.history(registry.connect(settings), tables.connect(settings))) == 2
+
+
+def test_a_judgement_killed_at_any_write_is_whole_after_a_rerun(local: Settings) -> None:
+    models, store = make(local, versions=1)
+    judged(store, "churn", 1, None)
+    promote(local, 1)
+    with mlflow.start_run() as run:
+        models.client.create_model_version("churn", "s3://nobody/loads-it", run.info.run_id)
+    for settings in killed_everywhere(local, _judge_and_promote):
+        models, store = registry.connect(settings), tables.connect(settings)
+        tagged = models.version(2).tags.get("gate_report_id")
+        found = promotion.latest_report(store, "churn", 2)
+        assert tagged is None or (found and found["report_id"] == tagged)
+        assert models.version_of("Production") == 1 or (found and found["verdict"] == "PASS")
+        _judge_and_promote(settings)
+        assert settled(settings) == {"Production": 2, "Previous": 1}
+        assert moves(settings) == [("promote", None, 1), ("promote", 1, 2)]
+        newest = promotion.latest_report(store, "churn", 2)
+        assert newest and newest["report_id"] == models.version(2).tags["gate_report_id"]
 
 
 def test_a_rollback_killed_at_any_write_is_one_rollback_after_a_rerun(serving: Settings) -> None:

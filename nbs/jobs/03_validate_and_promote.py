@@ -34,6 +34,7 @@ from churn_lib import (
     gate_page,
     gate_records,
     jobs,
+    ledger,
     model_card,
     promotion,
     registry,
@@ -53,6 +54,7 @@ job
 config = settings.load(job.target)
 models = registry.connect(config)
 store = tables.connect(config)
+moves = ledger.settle(models, store)  # finishes a move that a crash has cut short
 candidate_version = models.candidate(job.model_version)
 champion_version = models.version_of(registry.PRODUCTION)
 best_version = gate_records.best_so_far(store, models, champion_version)
@@ -99,8 +101,7 @@ champion, best = (
 # ## The report
 
 # %%
-recorded = gate_records.promoted_last(store, models)
-report = validation.judge(candidate, champion, holdout, config, best, recorded)
+report = validation.judge(candidate, champion, holdout, config, best, moves.production)
 report
 
 # %%
