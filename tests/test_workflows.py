@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,9 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.schemas, ".github/dependabot.yml", "interval: weekly", "interval: hourly", "hourly"),
         (workflows.shell, CI, STEP, "      - run: cd $HOME && rm -rf $x\n", "SC2086"),
         (workflows.shell, "tools/run_job.sh", '"$job"', "$job", "SC2086"),
+        (workflows.pins, CI, STEP, "      - {uses: actions/checkout@v6}\n", "pin actions/checkout@v6 by commit"),
+        (workflows.variables, CD, "BUNDLE_VAR_readers", "BUNDLE_VAR_reader", "does not know BUNDLE_VAR_readers"),
+        (workflows.variables, "databricks.yml", "variables:\n  catalog:", "variables:\n  fresh: {}\n  catalog:", "BUNDLE_VAR_fresh, which databricks.yml leaves open"),
         (workflows.cli_versions, CD, "version: 1.7.0", "version: 0.200.0", "CLI 0.200.0"),
         (workflows.cli_versions, AZURE, "value: 1.7.0", "value: 3.0.0", "CLI 3.0.0"),
         (workflows.cli_versions, "databricks.yml", ">= 1.7.0", ">= 1.8.0", "CLI 1.7.0"),
@@ -99,9 +103,15 @@ GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation
     ("name", "old", "new", "said"),
     [
         (CD, "    needs: staging\n", "", "production does not wait for staging"),
-        (CD, GATE, "", "staging lacks validation_job"),
+        (CD, GATE, "", "staging lacks tools/run_job.sh staging validation_job"),
         (CD, GATE, GATE.rstrip("\n") + " || true\n", "staging swallows an error"),
         (CD, GATE, GATE + "        continue-on-error: true\n", "staging goes on after an error"),
+        (CD, GATE, GATE.replace("tools/run_job.sh", "echo tools/run_job.sh"), "staging lacks tools/run_job.sh staging validation_job"),
+        (CD, GATE, GATE.rstrip("\n") + "; date\n", "staging swallows an error"),
+        (CD, "failure() && ", "false && ", "production does not go back"),
+        (CD, "          now=$(tools", "          then=$(tools", "production does not go back"),
+        (AZURE, "and(failed(), ne", "and(false, ne", "production does not go back"),
+        (".github/workflows/nightly.yml", "    name: Spark\n", "    name: Spark\n    environment: production\n", "enters the environment production"),
         (CD, GATE, GATE + "        if: false\n", "only if false"),
         (CD, "    needs: staging\n", "    needs: staging\n    if: always()\n", "a condition of its own"),
         (CD, "branches: [main]", "branches: [main, hotfix]", "a push to main alone"),
@@ -111,9 +121,9 @@ GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation
         (CD, "cancel-in-progress: false", "cancel-in-progress: true", "cancelled half-way"),
         (CD, "  production:\n    name", "  shortcut:\n    name", "staging and production alone deploy"),
         (CD, "          .venv/bin/churn bundle guard plan.json", "          true", "staging lacks"),
-        (CI, STEP, "      - run: databricks bundle deploy -t production\n", "besides cd.yml"),
+        (CI, STEP, "      - run: databricks bundle deploy -t production\n", "changes a workspace besides cd.yml"),
         (AZURE, "    dependsOn: staging\n", "    dependsOn: checks\n", "production does not wait"),
-        (AZURE, "tools/run_job.sh staging validation_job", "echo", "staging lacks validation_job"),
+        (AZURE, "tools/run_job.sh staging validation_job", "echo", "staging lacks tools/run_job.sh staging validation_job"),
         (AZURE, "and(succeeded(), eq", "and(always(), eq", "for checks that passed"),
         (AZURE, "        environment: production\n", "", "not in the environment production"),
     ],
@@ -129,7 +139,7 @@ def test_a_way_around_the_gate_is_found(
 def test_what_the_checks_run_is_all_there_is() -> None:
     own = {path.relative_to(ROOT) for path in (ROOT / ".github/workflows").iterdir()}
     assert own == {path.relative_to(ROOT) for path in workflows.workflows(ROOT)}
-    assert len(workflows.CHECKS) == 8
+    assert len(workflows.CHECKS) == 9
 
 
 # --- the steps that need no cloud, in a clean clone ------------------------------------------------------
@@ -305,16 +315,19 @@ def test_whatever_is_no_report_says_that_the_gate_was_not_reached(report: Any) -
         "<img src=x onerror=alert(1)>",
         "[click](https://x.example)",
         "`code` **bold** ${{ x }}",
+        "www.x.example and http://x.example, #7",
+        10**400,
         "x" * 10_000,
     ],
 )
-def test_what_a_fork_has_sent_stays_one_plain_cell(evil: str) -> None:
+def test_what_a_fork_has_sent_stays_one_plain_cell(evil: Any) -> None:
     check = {**REPORT["checks"][0], "name": evil, "sentence": evil}
     text = gate_comment.render({**REPORT, "verdict": evil, "checks": [check]})
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 3
     assert table[2].count("|") == 6
     assert not set("@<[`*").intersection(table[2])
+    assert not re.search(r"&#64;\w|#7|://|www\.\w", table[2])
     assert len(text) < 2_500
 
 

@@ -48,9 +48,11 @@ def cell(value: Any) -> str:
     """A value as a cell of a Markdown table: one line, no markup, nobody mentioned."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int | float):
+    if isinstance(value, float):
         return f"{value:.4f}" if math.isfinite(value) else str(value)
     text = " ".join(str("" if value is None else value).split())[:LIMIT]
+    # GitHub finds people, issues and addresses in what Markdown has made of this: a space of no width
+    text = re.sub(r"[@#:]|www\.", lambda found: f"{found.group()}\u200b", text)
     text = html.escape(text, quote=False)
     return re.sub(r"([\\`*_\[\](){}#+!|~@])", lambda found: f"&#{ord(found.group(1))};", text)
 
@@ -87,7 +89,7 @@ def main(arguments: list[str]) -> None:
     elif arguments == ["render"]:
         try:
             report = json.loads(sys.stdin.read(1_000_000))
-        except ValueError:
+        except (ValueError, RecursionError):
             report = None
         print(render(report), end="")
     else:

