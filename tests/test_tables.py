@@ -1,16 +1,19 @@
 """Delta tables with two writers, and with one that is killed."""
 
 import datetime
+import json
 import multiprocessing
 import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import ibis
 import pytest
-from deltalake import DeltaTable, TableFeatures
 
+from churn_lib import sources
+from churn_lib.sources import SourceError
 from churn_lib.tables import DeltaTables, TableError
 
 MONDAY, TUESDAY = datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)
@@ -138,11 +141,32 @@ def test_retention_keeps_the_versions_it_is_told_to_keep(tmp_path: Path) -> None
     assert found[2] not in (0, 1, 2, 3)
 
 
-def test_a_table_whose_files_alone_would_be_misread_is_refused(tmp_path: Path) -> None:
+# Delta's protocol has a bitmap say which rows are deleted: here the first, in Z85
+FIRST_ROW = "^Bg9^0rr910000000000iXQKl0rr91000005c8Xg00000"
+
+
+def edit_log(table: Path, action: str, **values: Any) -> None:
+    """Have the one commit of a table say what another writer would have said."""
+    log = table / "_delta_log" / "00000000000000000000.json"
+    actions = [json.loads(line) for line in log.read_text().splitlines()]
+    for each in actions:
+        each.get(action, {}).update(values)
+    log.write_text("\n".join(map(json.dumps, actions)))
+
+
+def test_a_table_is_refused_when_rows_are_deleted_beside_its_files_and_not_before(
+    tmp_path: Path,
+) -> None:
     tables = DeltaTables(tmp_path)
     tables.append("gold.shared", rows(1, MONDAY))
-    DeltaTable(tables.path("gold.shared")).alter.add_feature(
-        TableFeatures.DeletionVectors, allow_protocol_versions_increase=True
-    )
-    with pytest.raises(TableError, match=r"gold.shared uses deletionVectors"):
+    path = tables.path("gold.shared")
+    # Databricks switches the feature on for every table
+    features = {key: ["deletionVectors"] for key in ("readerFeatures", "writerFeatures")}
+    edit_log(path, "protocol", minReaderVersion=3, minWriterVersion=7, **features)
+    assert tables.read("gold.shared").count().to_pyarrow().as_py() == ROWS
+    inline = {"storageType": "i", "pathOrInlineDv": FIRST_ROW, "sizeInBytes": 34, "cardinality": 1}
+    edit_log(path, "add", deletionVector=inline)
+    with pytest.raises(TableError, match=r"gold.shared uses deletion vectors, .* as Parquet"):
         tables.read("gold.shared")
+    with pytest.raises(SourceError, match=r"uses deletion vectors, .* as Parquet"):
+        sources.find(str(path))
