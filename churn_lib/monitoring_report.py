@@ -47,6 +47,7 @@ table.churn{border-collapse:collapse;margin:.5rem 0;font-size:.9rem}
 table.churn th,table.churn td{padding:.2rem .7rem .2rem 0;text-align:left!important;vertical-align:top;
 background:none!important;white-space:normal}
 .churn-dots{letter-spacing:.15em;white-space:nowrap}
+body.jp-Notebook .jp-CodeCell .jp-Cell-inputWrapper{display:none}
 @media screen and (prefers-color-scheme:dark){
 body.jp-Notebook{--jp-layout-color0:#14171c;--jp-layout-color1:#1b1f26;--jp-layout-color2:#262b34;
 --jp-layout-color3:#3a414d;--jp-content-font-color0:#fff;--jp-content-font-color1:#e4e7eb;
@@ -61,7 +62,7 @@ body.jp-Notebook{--jp-layout-color0:#14171c;--jp-layout-color1:#1b1f26;--jp-layo
 --jp-cell-inprompt-font-color:#9aa2ad;--jp-cell-outprompt-font-color:#9aa2ad;
 --jp-cell-prompt-not-active-font-color:#9aa2ad;--jp-mirror-editor-operator-color:#d2a8ff;
 color-scheme:dark;background:#14171c}}
-@media print{.churn-card,svg,table.churn{break-inside:avoid}.jp-InputArea{display:none!important}
+@media print{.churn-card,svg,table.churn{break-inside:avoid}
 body.jp-Notebook{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 </style>"""
 

@@ -315,7 +315,7 @@ def test_answers_of_an_endpoint_are_enough(trained: Shop, tmp_path: Path) -> Non
 
     # labels are found of requests that name their customer; nothing is said about the others
     late = online.monitor(CHANGE + 160)
-    assert late.quality == "lost" and late.retrain
+    assert (late.quality, late.verdict) == ("lost", "retrain")
     assert totals(online.tables).labelled_rows.tolist() == [600, 600, 0]
     assert totals(online.tables).quality.tolist() == ["lost", "lost", "unknown"]
     assert not online.tables.exists(monitoring.PREDICTIONS)
