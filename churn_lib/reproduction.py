@@ -28,7 +28,7 @@ from .jobs import read_values
 from .provenance import GitError, differences, git
 from .registry import Registry
 from .settings import ChurnError, Settings
-from .tables import Tables
+from .tables import Tables, connect
 from .training import Record
 
 # %% ../nbs/lib/85_reproduction.ipynb #747d61b5
@@ -339,12 +339,14 @@ def compare(
 # %% ../nbs/lib/85_reproduction.ipynb #aaba68c5
 def reproduce(
     models: Registry,
-    tables: Tables,
     settings: Settings,  # the store that has the tables
     version: int,
 ) -> Reproduction:
     "Make a version again and compare; raises `ReproductionError` when it cannot be made."
     record = training.read_record(models, version)
+    # a copy from another environment was trained on that one's tables
+    catalog = (record.settings or {}).get("catalog", settings.catalog)
+    tables = connect(settings.model_copy(update={"catalog": catalog}))
     _check(record, tables)
     # in the store: hard links do not reach another file system
     scratch = settings.store / "reproductions" / f"{version}-{secrets.token_hex(4)}"
