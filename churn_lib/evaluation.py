@@ -200,7 +200,8 @@ def figures(
 _STYLE = """:root{color-scheme:light dark}
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
 table{border-collapse:collapse;font-size:13px}
-td,th{border:0;border-bottom:1px solid #8884;padding:.3rem .6rem;vertical-align:top}
+td,th{border:0;border-bottom:1px solid #8884;padding:.3rem .6rem;vertical-align:top;text-align:left}
+.numbers td,.numbers thead th:not(:first-child){text-align:right}
 code,pre{background:#8882;border-radius:3px;padding:.1rem .3rem}.anchor-link{display:none}
 .wide{overflow-x:auto}.plots{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
 img{max-width:100%;background:#fff;border-radius:4px}"""

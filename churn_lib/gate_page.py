@@ -110,7 +110,7 @@ def page(
     known = "".join(
         f"<li>{html.escape(name)}: {html.escape(value)}</li>" for name, value in facts.items()
     )
-    slices = slices_table(report).to_html(border=0, justify="right")
+    slices = slices_table(report).to_html(border=0, classes="numbers", justify="inherit")
     slices = f'<h2>Slices</h2><div class="wide">{slices}</div>' if report.case.slices.size else ""
     body = (
         f'<h1>{html.escape(title)}</h1><div class="wide">{report_html(report)}</div><ul>{known}</ul>'

@@ -95,8 +95,10 @@ def _sliced(record: Record) -> pd.DataFrame | None:  # None when the run has not
 # %% ../nbs/lib/36_model_card.ipynb #1697e326
 def _shown(value: Any) -> str:
     if isinstance(value, float):
-        whole = value.is_integer() and abs(value) >= 10
+        whole = value.is_integer() and value != 0
         return "" if np.isnan(value) else f"{value:,.0f}" if whole else f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
     text = "" if value is None else str(value)
     return html.escape(text.replace("|", "/").replace("\n", " "), quote=False)
 

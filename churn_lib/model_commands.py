@@ -181,11 +181,10 @@ def reproduce(
     as_json: AsJson = False,
 ) -> None:
     "Make a version again from its record and compare; exit code 1 when it differs."
-    from churn_lib import registry, reproduction, tables
+    from churn_lib import registry, reproduction
 
     settings = settings_module.load(target)
-    models, store = registry.connect(settings), tables.connect(settings)
-    made = reproduction.reproduce(models, store, settings, version)
+    made = reproduction.reproduce(registry.connect(settings), settings, version)
     if as_json:
         print_json(asdict(made))
     else:

@@ -57,6 +57,9 @@ class Champion(Check):
 
 def _non_inferior(found: Comparison, settings: Settings) -> Measured:
     delong, (low, high) = found.roc_auc, found.bootstrap
+    if delong.value == delong.standard_error == 0:
+        said = f"ranks every pair of customers as version {found.rival} does"
+        return 0.0, -settings.margin, True, said
     said = (
         f"ROC-AUC {delong.value:+.4f} against version {found.rival}; {delong.coverage:.0%} interval "
         f"{delong.lower:+.4f} to {delong.upper:+.4f} (DeLong), {low:+.4f} to {high:+.4f} (bootstrap); "

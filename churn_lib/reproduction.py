@@ -8,6 +8,7 @@ __all__ = ['NOTEBOOK', 'ReproductionError', 'rebuild', 'first_difference', 'Repr
 # %% ../nbs/lib/85_reproduction.ipynb #cd638450
 import configparser
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from .jobs import read_values
 from .provenance import GitError, differences, git
 from .registry import Registry
 from .settings import ChurnError, Settings
-from .tables import Tables
+from .tables import Tables, connect
 from .training import Record
 
 # %% ../nbs/lib/85_reproduction.ipynb #747d61b5
@@ -55,7 +56,8 @@ def _repository(
             return folder
     raise ReproductionError(
         f"commit {sha} is neither in the checkout of {settings.root} nor in that of {Path.cwd()}: "
-        "run this inside a clone of the project, after `git fetch --all`"
+        "run this inside a clone of the project, after `git fetch --all`, or `git fetch --unshallow` "
+        "in a shallow one"
     )
 
 
@@ -140,12 +142,20 @@ def _link(source: str, destination: str) -> None:
         shutil.copy2(source, destination)
 
 
+_SHA = re.compile("[0-9a-f]{40}")
+
+
 def _check(
     record: Record,
     tables: Tables,
 ) -> None:
     if "git_sha" not in record.tags or "delta_feature_version" not in record.tags:
         raise ReproductionError(f"version {record.version} was not made by training_job")
+    if not _SHA.fullmatch(sha := record.tags["git_sha"].removesuffix("-dirty")):
+        raise ReproductionError(
+            f"version {record.version} was made outside git (git_sha = {sha!r}): its code is not on "
+            "record; run training_job in a clone of the project"
+        )
     missing = [
         name for name in ("settings", "environment", "predictions") if getattr(record, name) is None
     ]
@@ -329,12 +339,14 @@ def compare(
 # %% ../nbs/lib/85_reproduction.ipynb #aaba68c5
 def reproduce(
     models: Registry,
-    tables: Tables,
     settings: Settings,  # the store that has the tables
     version: int,
 ) -> Reproduction:
     "Make a version again and compare; raises `ReproductionError` when it cannot be made."
     record = training.read_record(models, version)
+    # a copy from another environment was trained on that one's tables
+    catalog = (record.settings or {}).get("catalog", settings.catalog)
+    tables = connect(settings.model_copy(update={"catalog": catalog}))
     _check(record, tables)
     # in the store: hard links do not reach another file system
     scratch = settings.store / "reproductions" / f"{version}-{secrets.token_hex(4)}"

@@ -17,7 +17,7 @@ from churn_lib import registry, simulation, tables, training
 from churn_lib import settings as settings_module
 from churn_lib.model_card import _resampled, intervals
 from churn_lib.provenance import checkout, git
-from churn_lib.reproduction import compare, first_difference
+from churn_lib.reproduction import ReproductionError, _check, compare, first_difference
 
 ROOT = Path(__file__).parent.parent
 CHURN = Path(sys.executable).parent / "churn"
@@ -83,22 +83,7 @@ def models_of(folder: Path) -> registry.Registry:
     return registry.connect(settings_module.load("local", folder / "settings.ini"))
 
 
-def test_a_version_is_identical_and_nothing_else_changes(project: Path) -> None:
-    before = models_of(project).aliases()
-    answer = reproduced(project, 1)
-    assert answer["difference"] == ""
-    assert (answer["identical"], answer["code"]) == (True, 0)
-    assert answer["predictions"] > 100
-    assert answer["metrics"] > 10
-    assert answer["environment"] == []
-    assert models_of(project).aliases() == before
-    assert models_of(project).numbers() == [1]
-    assert git(project, "worktree", "list").count(b"\n") == 1
-    assert git(project, "status", "--porcelain") == b""
-    assert list((project / ".churn" / "reproductions").iterdir()) == []
-
-
-def test_a_fresh_clone_that_has_moved_on_reproduces_an_old_version_again(
+def test_a_clone_that_has_moved_on_makes_a_version_again_and_changes_nothing_else(
     project: Path, tmp_path: Path
 ) -> None:
     clone = tmp_path / "elsewhere"
@@ -106,11 +91,22 @@ def test_a_fresh_clone_that_has_moved_on_reproduces_an_old_version_again(
     text = (clone / "settings.ini").read_text()
     (clone / "settings.ini").write_text(text.replace("random_state = 42", "random_state = 7"))
     commit(clone)
-    (tmp_path / "settings.ini").write_text(
-        text.replace("\nstore = .churn", f"\nstore = {project / '.churn'}")
-    )
+    store = f"\nstore = {project / '.churn'}"
+    (tmp_path / "settings.ini").write_text(text.replace("\nstore = .churn", store))
+    shutil.copy(project / "requirements.lock", tmp_path)
+    before = models_of(project).aliases()
     answer = reproduced(clone, 1, CHURN_SETTINGS=str(tmp_path / "settings.ini"))
-    assert (answer["identical"], answer["difference"]) == (True, "")
+    assert answer["difference"] == ""
+    assert (answer["identical"], answer["code"]) == (True, 0)
+    assert answer["predictions"] > 100
+    assert answer["metrics"] > 10
+    assert answer["environment"] == []
+    assert models_of(project).aliases() == before
+    assert models_of(project).numbers() == [1]
+    for folder in (project, clone):
+        assert git(folder, "worktree", "list").count(b"\n") == 1
+        assert git(folder, "status", "--porcelain") == b""
+    assert list((project / ".churn" / "reproductions").iterdir()) == []
 
 
 def test_uncommitted_changes_are_part_of_the_record(project: Path) -> None:
@@ -162,8 +158,17 @@ def test_a_commit_that_is_not_here_is_refused_in_one_line(project: Path) -> None
     finally:
         models.tag(1, {"git_sha": old})
     assert answer.returncode == 2
+    assert "--unshallow" in answer.stderr
     assert answer.stderr.startswith("churn: commit 0123456789abcdef")
     assert "git fetch --all" in answer.stderr
+
+
+@pytest.mark.parametrize("sha", ["", "unknown"])
+def test_a_version_made_outside_git_is_refused(project: Path, sha: str) -> None:
+    record = training.read_record(models_of(project), 1)
+    made = replace(record, tags={**record.tags, "git_sha": sha})
+    with pytest.raises(ReproductionError, match="version 1 was made outside git"):
+        _check(made, store_of(project))
 
 
 def test_the_patch_leaves_secrets_and_large_new_files_out(tmp_path: Path) -> None:
