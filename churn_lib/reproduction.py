@@ -142,7 +142,7 @@ def _link(source: str, destination: str) -> None:
         shutil.copy2(source, destination)
 
 
-_SHA = re.compile("[0-9a-f]{40}")
+_SHA = re.compile("[0-9a-f]{7,40}")
 
 
 def _check(
