@@ -28,10 +28,8 @@ from churn_lib import alerts, settings
 
 LABEL = "churn-alert"
 BUSY = (StatementState.PENDING, StatementState.RUNNING)
-LIMIT, PAUSE = (
-    600.0,
-    2.0,
-)  # seconds in all, for a warehouse that has to start; between two questions
+LIMIT = 600.0  # seconds in all, for a warehouse that has to start
+PAUSE = 2.0  # seconds between two questions
 
 
 def query(catalog: str) -> str:
