@@ -61,7 +61,7 @@ docs: $(VENV)/.dev-installed ## Build the documentation site into site/, strictl
 
 pytest: $(VENV)/.dev-installed ## Run the tests
 	@echo "== tests"
-	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 prepare: $(VENV)/.dev-installed ## After editing a notebook: format, export, clean, twins, README; sets up the git hooks
 	@$(BIN)/ruff format --quiet .

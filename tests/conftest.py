@@ -25,6 +25,8 @@ GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 # read before `own_environment` takes the variables away
 SPARK_WANTED = os.environ.get("CHURN_TEST_SPARK") != "0"
 SPARK_CACHE = os.environ.get("CHURN_SPARK_CACHE")
+# a process takes whole files: the long ones come first, so that none is left alone at the end
+LONG_FIRST = ("pipeline", "spark_features", "spark_tables", "monitoring", "reproduce", "promotion")
 WITHOUT_SPARK = "CHURN_TEST_SPARK=0 leaves out what needs Spark"
 
 
@@ -76,10 +78,12 @@ def spark_tables(spark: Any) -> Iterator[SparkTables]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs Spark can be chosen by its mark."""
+    """What needs Spark can be chosen by its mark; long files begin."""
     for item in items:
         if "spark" in item.path.name:
             item.add_marker(pytest.mark.spark)
+    order = {f"test_{name}.py": number for number, name in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -151,6 +151,7 @@ CLOUD = (
     "smoke_test",
     "comment.sh",
     "install_databricks_cli",
+    "alert_issues",
 )
 # these are `make test` itself, or what it does: running them here would run the tests in the tests
 LONG = ("make test", "make lock", "make docs", "spark_tests.sh", "benchmark_history")
