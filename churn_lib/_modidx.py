@@ -1498,6 +1498,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'churn_lib.serving_commands.stop': ( 'lib/serving_commands.html#stop',
                                                                                  'churn_lib/serving_commands.py')},
             'churn_lib.settings': { 'churn_lib.settings.ChurnError': ('lib/settings.html#churnerror', 'churn_lib/settings.py'),
+                                    'churn_lib.settings.ChurnError._render_traceback_': ( 'lib/settings.html#churnerror._render_traceback_',
+                                                                                          'churn_lib/settings.py'),
                                     'churn_lib.settings.Settings': ('lib/settings.html#settings', 'churn_lib/settings.py'),
                                     'churn_lib.settings.Settings._listed': ('lib/settings.html#settings._listed', 'churn_lib/settings.py'),
                                     'churn_lib.settings.Settings._reachable': ( 'lib/settings.html#settings._reachable',

@@ -145,7 +145,10 @@ class Settings(BaseModel):
 
 # %% ../nbs/lib/00_settings.ipynb #82e24141
 class ChurnError(Exception):
-    "An error that the user can put right: the command line prints its message and no traceback."
+    "An error that the user can put right: a command or a notebook shows its message, no traceback."
+
+    def _render_traceback_(self) -> list[str]:  # what IPython shows in its place
+        return [f"{type(self).__name__}: {self}"]
 
 
 class SettingsError(ChurnError):

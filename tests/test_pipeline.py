@@ -266,7 +266,8 @@ def test_a_candidate_with_shuffled_labels_is_refused_and_production_stays(
     staged = training.register(models, training.train(data, config, git_sha="sabotage"))
     answer = churn(folder, "run", "validation_job", "--param", "git_sha=abc123")
     assert answer.returncode == 1
-    assert "GateFailed" in answer.stdout
+    assert "GateFailed: version" in answer.stdout
+    assert "promotion.py" not in answer.stdout  # the reasons, and no traceback
     assert "beats_single_column" in answer.stdout
     assert models.version_of(registry.PRODUCTION) == 1
     assert models.version(staged).tags["gate"] == "failed"
