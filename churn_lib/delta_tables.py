@@ -185,10 +185,9 @@ class DeltaTables:
         self.folder = folder
         self.connection = ibis.duckdb.connect()
         self.connection.raw_sql("SET TimeZone = 'UTC'")
-        # a quarter of a gigabyte for each thread is what DuckDB works well with: the rest spills, which
-        # costs next to nothing, beside the tables and not where the command was called
-        threads = self.connection.raw_sql("SELECT current_setting('threads')").fetchone()[0]
-        self.connection.raw_sql(f"SET memory_limit = '{min(max(threads, 2) * 250, 4000)}MB'")
+        # what does not fit into memory spills beside the tables, not where the command was called; less
+        # than this is too little for the sets of sessions and products of 100 million events
+        self.connection.raw_sql("SET memory_limit = '4GB'")
         spill = str(folder / ".spill").replace("'", "''")
         self.connection.raw_sql(f"SET temp_directory = '{spill}'")
         # everything we use is built in: DuckDB need not look for extensions on the network
