@@ -6,6 +6,8 @@
 __all__ = ['delta_files', 'DeltaTables']
 
 # %% ../nbs/lib/03_delta_tables.ipynb #bc49bbfe
+import contextlib
+import fcntl
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -185,13 +187,27 @@ class DeltaTables:
         self.folder = folder
         self.connection = ibis.duckdb.connect()
         self.connection.raw_sql("SET TimeZone = 'UTC'")
-        # what does not fit into memory spills beside the tables, not where the command was called; less
-        # than this is too little for the sets of sessions and products of 100 million events
-        self.connection.raw_sql("SET memory_limit = '4GB'")
+        # what does not fit into memory spills beside the tables, not where the command was called
+        self.connection.raw_sql("SET memory_limit = '2GB'")
         spill = str(folder / ".spill").replace("'", "''")
         self.connection.raw_sql(f"SET temp_directory = '{spill}'")
         # everything we use is built in: DuckDB need not look for extensions on the network
         self.connection.raw_sql("SET autoinstall_known_extensions = false")
+
+    @contextlib.contextmanager
+    def alone(
+        self,
+        waiting: Callable[[], None],  # called when another process is first
+    ) -> Iterator[None]:
+        "Let nobody else who asks for it replace several tables of this catalog meanwhile."
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)  # the system gives it back when a process dies
+            yield
 
     def path(self, name: str) -> Path:
         "The folder of the table `name`, written schema.table."

@@ -64,13 +64,22 @@ def _counts(
 
     return seen.group_by("customer_id").aggregate(
         total_events=seen.count(where=past),
-        total_sessions=seen.session_id.nunique(where=past),
-        distinct_products=seen.product_id.nunique(where=past),
         events_last_30d=seen.count(where=within(30)),
         events_last_90d=seen.count(where=within(90)),
         last_ts=seen.event_ts.max(where=past),
         events_after=seen.count(where=~past),
     )
+
+
+def _distinct(
+    events: ibis.Table,  # bronze.events
+    feature_date: datetime.date,  # the point in time
+    column: str,  # what to count, nulls aside
+    feature: str,  # the name of its count
+) -> ibis.Table:  # customer_id and the count, for each customer with a value up to feature_date
+    past = events.filter(events.event_ts <= _instant(feature_date), events[column].notnull())
+    pairs = past.select("customer_id", column).distinct()
+    return pairs.group_by("customer_id").aggregate(pairs.count().name(feature))
 
 # %% ../nbs/lib/17_features.ipynb #0dccebd3
 def _engagement(
@@ -122,10 +131,14 @@ def snapshot(
     settings: Settings,  # horizon_days and holdout_share
 ) -> ibis.Table:  # customer_id, feature_date, the ten features, churned, in_holdout_bucket
     "Features and label of every customer who had joined by `feature_date`."
-    joined = customers.filter(customers.signup_ts <= _instant(feature_date))
-    counts = _counts(events, feature_date, settings.horizon_days)
-    row = joined.left_join(counts, "customer_id").drop("customer_id_right")
-    row = row.fill_null({name: 0 for name in counts.columns if counts[name].type().is_integer()})
+    row = customers.filter(customers.signup_ts <= _instant(feature_date))
+    for counts in (
+        _counts(events, feature_date, settings.horizon_days),
+        _distinct(events, feature_date, "session_id", "total_sessions"),
+        _distinct(events, feature_date, "product_id", "distinct_products"),
+    ):
+        row = row.left_join(counts, "customer_id").drop("customer_id_right")
+    row = row.fill_null({name: 0 for name, kind in row.schema().items() if kind.is_integer()})
     known = feature_date + datetime.timedelta(days=settings.horizon_days) <= as_of
     churned = (row.events_after == 0).cast("int64") if known else ibis.null("int64")
     digits = row.customer_id.hexdigest("md5").substr(0, 8)

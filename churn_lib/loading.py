@@ -48,7 +48,8 @@ def _staging(
     time_zone: str,  # of times without an offset
 ) -> Iterator[Any]:  # the tables' DuckDB connection with the database `stage` attached
     connection = store.connection
-    store.folder.mkdir(parents=True, exist_ok=True)
+    for abandoned in store.folder.glob(".loading-*"):  # by loads that were killed: we are alone
+        shutil.rmtree(abandoned, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".loading-", dir=store.folder))
     try:
         connection.raw_sql(f"ATTACH {sources.text(str(folder / 'stage.duckdb'))} AS stage")
@@ -352,13 +353,14 @@ def load(
     "Load files into the bronze tables; raises `SourceError` or `LoadError`, then nothing is written."
     if not isinstance(store, DeltaTables):
         raise LoadError("data is loaded on this machine only; on Databricks write bronze.events")
-    _check_mode(store, mode)
     check_times(time_zone, time_format)
     names = read_mapping(settings.column_mapping.split()) | read_mapping(mapping or [])
     paths = {"events": events} | ({"customers": customers} if customers else {})
     found = {table: sources.find(path) for table, path in paths.items()}
     now = datetime.datetime.now(datetime.UTC)
-    with _staging(store, time_zone) as connection:
+    alone = store.alone(lambda: report("waiting for another load", None))
+    with alone, _staging(store, time_zone) as connection:
+        _check_mode(store, mode)
         going = _Load(store, connection, report, now, append=mode == "append")
         content_key = _stage(going, found, names, (time_zone, time_format))
         going.events(going.customers(given="customers" in found), content_key)

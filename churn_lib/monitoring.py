@@ -88,11 +88,23 @@ def windows(
     production: int
     | None = None,  # the version at Production: who answers when the log does not tell
 ) -> list[Window]:  # oldest first
-    "The windows that have predictions; without any, those that have answers of an endpoint."
-    found = _scored_days(tables, settings, as_of)
-    online = not found
-    if online and (log := inference_log.read(tables, settings, as_of)) is not None:
-        found = inference_log.answered_days(log, production)
+    "The windows that have predictions; where these have ceased, those with answers of an endpoint."
+    scored = _scored_days(tables, settings, as_of)
+    last = max((day for _, day in scored), default=datetime.date.min)
+    found = _in_windows(scored, False, settings)
+    if (as_of - last).days <= settings.max_days_without_predictions:
+        return found
+    log = inference_log.read(tables, settings, as_of)
+    answered = [] if log is None else inference_log.answered_days(log, production)
+    online = _in_windows(answered, True, settings)
+    return found + [each for each in online if each.start > last]
+
+
+def _in_windows(
+    found: list[tuple[int, datetime.date]],  # model version and day
+    online: bool,
+    settings: Settings,  # monitor_granularity
+) -> list[Window]:  # oldest first
     days: dict[tuple[datetime.date, datetime.date, int], list[datetime.date]] = {}
     for version, day in found:
         start, end = bounds(day, settings.monitor_granularity)

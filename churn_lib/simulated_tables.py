@@ -98,8 +98,19 @@ def simulate_to(
     population: Population,
     replace: bool = False,  # whether rows that were not simulated may go
     progress: Callable[[datetime.date, int], None] = lambda day, events: None,  # after each batch
+    waiting: Callable[[], None] = lambda: None,  # called when another load goes first
 ) -> Simulated:
     "Replace both bronze tables by a population, streaming; an interrupted run leaves them alone."
+    with tables.alone(waiting):
+        return _replace(tables, population, replace, progress)
+
+
+def _replace(
+    tables: DeltaTables,
+    population: Population,
+    replace: bool,
+    progress: Callable[[datetime.date, int], None],
+) -> Simulated:
     if not replace:
         check_replaceable(tables)
     began, tags, count, first, last = time.monotonic(), _tags(population), 0, None, None

@@ -67,7 +67,10 @@ def _shown(
         def progress(day: datetime.date, events: int) -> None:
             bar.update(line, completed=(day - population.start).days + 1, events=events)
 
-        return simulate_to(store, population, replace, progress)
+        def waiting() -> None:
+            bar.console.print("waiting for another load of this store")
+
+        return simulate_to(store, population, replace, progress, waiting)
 
 
 def _summary(

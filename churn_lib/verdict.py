@@ -20,7 +20,7 @@ from .alerts import Alert, Finding
 from .drift import judge_columns
 from .features import FEATURES, LABEL, resolve_as_of
 from .metrics_tables import Refresher, read_metrics, refresh, whole
-from .monitoring import DRIFT_METRICS, PROFILE_METRICS, windows
+from .monitoring import DRIFT_METRICS, PROFILE_METRICS, Window, windows
 from .registry import PRODUCTION, Registry
 from .settings import Settings
 
@@ -195,16 +195,21 @@ def findings(
     settings: Settings,
     as_of: datetime.date,
     version: int,  # the version that predicts now
-    newest: datetime.date | None,  # the newest day with predictions
+    made: Sequence[Window],  # with predictions
 ) -> list[Finding]:
     "Every cause, from the tables."
+    newest = max(made, key=lambda each: each.days[-1], default=None)
+    # one caller's requests are no measure for a whole shop's batch, nor the other way round
+    alike = {each.start for each in made if newest and each.online == newest.online}
     every = whole(read_metrics(tables, PROFILE_METRICS))
     mine = every[every.model_version == version]
     drift = whole(read_metrics(tables, DRIFT_METRICS)).query("model_version == @version")
     totals = mine[mine.column_name == ":table"]
     found = [
-        no_data_finding(newest, as_of, settings),
-        volume_finding(every[every.column_name == ":table"], settings),
+        no_data_finding(newest.days[-1] if newest else None, as_of, settings),
+        volume_finding(
+            every[(every.column_name == ":table") & every.window_date.isin(alike)], settings
+        ),
         broken_finding(drift, mine),
         drift_finding(drift, settings),
         drift_finding(drift, settings, "label_drift"),
@@ -273,7 +278,7 @@ def read_verdict(
     made = refresher.all if refresher else windows(tables, settings, day, production)
     newest = max(made, key=lambda each: (each.days[-1], each.model_version), default=None)
     version = newest.model_version if newest else production or 0
-    found = findings(tables, settings, day, version, newest.days[-1] if newest else None)
+    found = findings(tables, settings, day, version, made)
     causes = alerts.firing(found, settings.alert_violations, settings.alert_windows)
     standing, quality = alerts.open_alerts(tables, name), _known_quality(found)
     return Verdict(

@@ -2,8 +2,13 @@
 
 import datetime
 import gzip
+import queue
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -522,3 +527,50 @@ def test_a_table_somebody_else_wrote_is_not_taken_for_half_a_load(store: DeltaTa
     store.overwrite("bronze.events", ibis.memtable(made.slice(0, 10)))
     store.overwrite("bronze.customers", ibis.memtable(people))
     assert events.ensure_bronze(store) == {"bronze.events": 0, "bronze.customers": 0}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from churn_lib import settings
+from churn_lib.loading import load
+from churn_lib.tables import DeltaTables
+
+def report(step, done):
+    if step == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+config = settings.load("local", Path(sys.argv[4]))
+load(DeltaTables(Path(sys.argv[1])), config, sys.argv[2], mode="replace", report=report)
+"""
+
+
+@pytest.mark.parametrize("step", ["judging events", "writing bronze.events"])
+def test_a_load_that_was_killed_is_tidied_up_by_the_next_which_ends_as_it_should(
+    step: str, tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    load(store, config, as_csv(tmp_path))
+    path = written(tmp_path, "in/b.csv", GOOD)
+    arguments = [str(store.folder), path, step, str(ROOT / "settings.ini")]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list(store.folder.glob(".loading-*"))
+    assert store.read("bronze.events").count().to_pyarrow().as_py() == 20
+    profile = load(store, config, path, mode="replace")
+    assert (profile.events, profile.customers) == (70, 7)
+    assert not list(store.folder.glob(".loading-*"))
+
+
+def test_a_load_waits_for_another_of_the_same_tables_and_says_so(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    steps: queue.Queue[str] = queue.Queue()
+    with ThreadPoolExecutor(1) as pool:
+        with DeltaTables(store.folder).alone(lambda: None):
+            path = as_csv(tmp_path)
+            going = pool.submit(
+                load, store, config, path, report=lambda step, done: steps.put(step)
+            )
+            assert steps.get(timeout=60) == "waiting for another load"
+            assert not store.exists("bronze.customers")
+        assert going.result().events == 20

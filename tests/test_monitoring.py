@@ -293,6 +293,28 @@ class OnlineShop:
         self.tables.append(name, ibis.memtable(calls.assign(request_date=when)))
         return len(rows)
 
+    def score(self, number: int) -> None:
+        """A batch of every customer of a day."""
+        raw, customers = (self.tables.read(f"bronze.{name}") for name in ("events", "customers"))
+        when = day(number)
+        rows = features.snapshot(raw, customers, when, when, self.settings)
+        self.tables.overwrite("gold.features", rows, {"feature_date": when})
+        made = rows.to_pandas()
+        answers = self.model.predict(made[features.FEATURES].astype(float))
+        made = made[["customer_id"]].assign(
+            feature_date=when,
+            model_name=self.settings.model_name,
+            model_version=1,
+            churn_probability=answers,
+            scored_at=datetime.datetime.now(datetime.UTC),
+        )
+        self.scored = len(made)
+        self.tables.overwrite("gold.predictions", ibis.memtable(made), {"feature_date": when})
+
+    def windows(self, number: int) -> list[monitoring.Window]:
+        """What there is to monitor on a day."""
+        return monitoring.windows(self.tables, self.settings, day(number), 1)
+
     def monitor(self, number: int) -> verdict.Verdict:
         """What the monitor says on a day."""
         return verdict.monitor(self.tables, self.models, self.settings, str(day(number)), "abc")
@@ -319,6 +341,24 @@ def test_answers_of_an_endpoint_are_enough(trained: Shop, tmp_path: Path) -> Non
     assert totals(online.tables).labelled_rows.tolist() == [600, 600, 0]
     assert totals(online.tables).quality.tolist() == ["lost", "lost", "unknown"]
     assert not online.tables.exists(monitoring.PREDICTIONS)
+
+
+def test_a_shop_that_moves_from_batches_to_its_endpoint_is_watched_there(
+    trained: Shop, tmp_path: Path
+) -> None:
+    online = OnlineShop(trained, tmp_path / "moved")
+    online.score(CHANGE)
+    online.ask(CHANGE, named=True)
+    # as long as batches are expected, the answers count as nothing of their own
+    assert [each.online for each in online.windows(CHANGE + 20)] == [False]
+    for number in (CHANGE + 40, CHANGE + 45):
+        online.ask(number, named=True)
+    assert [each.online for each in online.windows(CHANGE + 50)] == [False, True, True]
+    found = online.monitor(CHANGE + 50)
+    assert {each.cause for each in found.causes}.isdisjoint({"no_data", "volume"})
+    assert totals(online.tables)["count"].tolist() == [online.scored, 600, 600]
+    # and silence is noticed there as well
+    assert online.monitor(CHANGE + 90).verdict == "no_data"
 
 
 def test_a_broken_column_and_a_drop_of_volume_are_found_and_start_no_training(
