@@ -2,13 +2,15 @@
 
     python -m benchmarks.detection --kept .cache/detection.jsonl    # 20 draws of each world
     python -m benchmarks.detection --draws 5 --world seasonal
+    python -m benchmarks.detection --simulated --kept .cache/simulated.jsonl
 
 A draw that is in the kept file is not made again, so a run that was stopped goes on where it was; one
 that was made by other code or other settings does not count.
 
 Each world is a population of customers whose features, churn and number are drawn week by week; one
 thing changes at a known week. Features, predictions and labels go through the monitor's own statistics,
-limits and rule. Labels are known 13 weeks late, as with a horizon of 90 days.
+limits and rule. Labels are known 13 weeks late, as with a horizon of 90 days. With --simulated the
+customers are those of `churn data simulate --drift`, one kind of drift in each world.
 """
 
 import argparse
@@ -28,12 +30,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks import simulated_worlds
+from benchmarks.simulated_worlds import NAMES, Shop
 from churn_lib import (
     alerts,
     drift,
+    features,
     monitoring,
     performance_estimation,
     settings,
+    simulation,
     verdict,
     window_metrics,
 )
@@ -134,20 +140,30 @@ def scored(frame: pd.DataFrame, model: ChurnModel) -> pd.DataFrame:
     return frame.assign(**{ANSWER: answer, DECISION: (answer >= THRESHOLD).astype(int)})
 
 
-def trained(
-    world: Callable[[int], World], config: settings.Settings, rng: np.random.Generator
-) -> tuple[Baseline, ChurnModel]:
+Weeks = Callable[[int], pd.DataFrame]  # features and label of those who are scored in a week
+
+
+def drawn(name: str, rng: np.random.Generator) -> Weeks:
+    """The weeks of one of WORLDS; those before the first watched one have more rows."""
+
+    def week_of(week: int) -> pd.DataFrame:
+        world = WORLDS[name](week)
+        return population(replace(world, rows=3_000) if week < 0 else world, rng)
+
+    return week_of
+
+
+def trained(weeks: Weeks) -> tuple[Baseline, ChurnModel]:
     """A model made of three snapshots a quarter apart, and what it was judged on a quarter later."""
-    weeks = (-52, -39, -26, -13)
-    frames = []
-    for week in weeks:
-        rows = population(replace(world(week), rows=3_000), rng)
-        frames.append(rows.assign(feature_date=START + datetime.timedelta(weeks=week)))
+    frames = [
+        weeks(week).assign(feature_date=START + datetime.timedelta(weeks=week))
+        for week in (-52, -39, -26, -13)
+    ]
     training, holdout = pd.concat(frames[:3], ignore_index=True), frames[3]
     model = ChurnModel(make_estimator("hist_gradient_boosting", 42), THRESHOLD)
     model.fit(training[FEATURES].astype(float), training[LABEL])
     rows = (scored(training, model), scored(holdout, model))
-    return make_baseline(1, *rows, THRESHOLD, config), model
+    return make_baseline(1, *rows, THRESHOLD), model
 
 
 def flags(
@@ -157,7 +173,7 @@ def flags(
     start = START + datetime.timedelta(weeks=week)
     window = Window(start, start + datetime.timedelta(7), 1, (start,))
     seen = observe(window, rows)
-    drift = drift_rows(seen, baseline.distributions, baseline.limits, config)
+    drift = drift_rows(seen, baseline.distributions, baseline.limits(start, config), config)
     drift = drift.assign(window_date=start)
     profiles = pd.DataFrame(profile_rows(seen, quality_row(rows, baseline, config)))
     profiles["window_date"] = start
@@ -194,12 +210,16 @@ def live(
     name: str, draw: int, config: settings.Settings, weeks: int
 ) -> list[tuple[int, str, list[str]]]:  # Fired
     """Week, verdict and causes of every week in which something fires."""
-    rng = np.random.default_rng([draw, *name.encode()])
-    baseline, model = trained(WORLDS[name], config, rng)
-    history = [
-        flags(week, scored(population(WORLDS[name](week), rng), model), baseline, config)
-        for week in range(weeks)
-    ]
+    week_of: Weeks
+    if name in WORLDS:
+        week_of = drawn(name, np.random.default_rng([draw, *name.encode()]))
+    else:
+        week_of = Shop(name, draw, START, CHANGE, weeks, config)
+    baseline, model = trained(week_of)
+    history = [flags(week, scored(week_of(week), model), baseline, config) for week in range(weeks)]
+    if isinstance(week_of, Shop):
+        for week, (seen, _) in enumerate(history):
+            seen["source"] = week_of.source_violates(week)
     fired = []
     rule = (config.alert_violations, config.alert_windows)
     for week in range(weeks):
@@ -209,7 +229,7 @@ def live(
     return fired
 
 
-STILL = ("none", "seasonal")
+STILL = ("none", "seasonal", "no drift")
 Fired = list[tuple[int, str, list[str]]]
 
 
@@ -221,6 +241,7 @@ def weeks_of(name: str) -> int:
 def measured_code(config: settings.Settings) -> str:
     """Changes with the worlds, with the code that watches them and with the settings."""
     modules = (alerts, drift, monitoring, performance_estimation, verdict, window_metrics)
+    modules += (features, simulated_worlds, simulation)
     parts = [Path(__file__).read_text(), *map(inspect.getsource, modules), str(config)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 
@@ -259,8 +280,9 @@ def row(name: str, lives: list[Fired]) -> str:
         hits = [(week, word, causes) for week, word, causes in fired if week >= calm]
         if hits:
             week, _, causes = hits[0]
-            delay = week - CHANGE + 1
-            delays.append(delay - LATE if causes[0] in NEEDS_LABELS else delay)
+            # the first labelled window after the change, the first whole week of its events
+            unknown = LATE if causes[0] in NEEDS_LABELS else int(causes[0] == "source")
+            delays.append(week - CHANGE + 1 - unknown)
             words |= {word for _, word, _ in hits} | {f"({causes[0]})"}
     found = "nothing to find" if name in STILL else f"{len(delays)} of {len(lives)}"
     soon = f"{np.median(delays):.0f} ({min(delays)} to {max(delays)})" if delays else "-"
@@ -272,10 +294,11 @@ def main() -> None:
     """Print the table as markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=20, help="draws of each world")
-    parser.add_argument("--world", choices=[*WORLDS], help="this one only")
+    parser.add_argument("--simulated", action="store_true", help="worlds of churn data simulate")
+    parser.add_argument("--world", choices=[*WORLDS, *NAMES], help="this one only")
     parser.add_argument("--kept", type=Path, help="file that keeps what has been drawn")
     given = parser.parse_args()
-    names = [given.world] if given.world else [*WORLDS]
+    names = [given.world] if given.world else [*(NAMES if given.simulated else WORLDS)]
     lives: dict[str, list[Fired]] = {name: [] for name in names}
     # draw by draw, so that a run that is stopped has seen every world
     wanted = [(name, draw) for draw, name in itertools.product(range(given.draws), names)]

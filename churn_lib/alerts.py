@@ -58,6 +58,7 @@ RETRAIN, INVESTIGATE, NO_DATA, OK = "retrain", "investigate", "no_data", "ok"
 SEVERITY = {
     "quality": RETRAIN,
     "estimated_quality": RETRAIN,
+    "source": INVESTIGATE,
     "broken_column": INVESTIGATE,
     "drift": INVESTIGATE,
     "label_drift": INVESTIGATE,
@@ -90,7 +91,7 @@ def firing(
 ) -> list[Finding]:  # the most serious first
     "The causes that fire, as they depend on each other."
     causes = {each.cause: each for each in findings if each.fires(m, n)}
-    if "drift" not in causes or "broken_column" in causes:
+    if "drift" not in causes or {"source", "broken_column"} & set(causes):
         causes.pop("estimated_quality", None)
     return [causes[cause] for cause in SEVERITY if cause in causes]
 
@@ -287,6 +288,7 @@ def acknowledge(
 # %% ../nbs/lib/63_alerts.ipynb #a15334b5
 WEBHOOK = "CHURN_ALERT_WEBHOOK"
 _log = logging.getLogger("churn.alerts")
+_PATIENCE = 10  # seconds
 _ATTEMPTS: dict[str, Any] = {
     "retry": retry_if_exception_type(requests.RequestException),
     "wait": wait_random_exponential(multiplier=0.5, max=5),
@@ -333,8 +335,10 @@ def post(
     try:
         for attempt in Retrying(**_ATTEMPTS):
             with attempt:
-                answer = requests.post(address, json=payload(alert), timeout=10)
-                answer.raise_for_status()
+                # what it says does not matter: a body that never ends is not waited for
+                body = payload(alert)
+                with requests.post(address, json=body, timeout=_PATIENCE, stream=True) as answer:
+                    answer.raise_for_status()
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else "an error"
         raise AlertError(f"the webhook at {host} answered {status} to {alert.alert_id}") from None

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'SIGNIFICANCE', 'Distribution', 'distribution', 'shares', 'population_stability_index', 'compare',
-           'effects', 'judge_columns', 'natural_effect', 'profile']
+           'effects', 'judge_columns', 'Movement', 'natural_movement', 'profile']
 
 # %% ../nbs/lib/61_drift.ipynb #0373a327
 from collections.abc import Sequence
@@ -245,20 +245,34 @@ def _effect(now: pd.Series, then: pd.Series, numeric: bool) -> float:
     return float(effects(pd.DataFrame([found])).fillna(0).iloc[0])
 
 
-def natural_effect(
+@dataclass(frozen=True)
+class Movement:
+    "How far a column moves by itself: population stability index or Jensen-Shannon distance."
+
+    trend: float  # of the holdout from the training rows
+    season: float  # of the training snapshot that is furthest from the others
+    power: int  # of time, with which the effect of a steady shift grows
+
+    def expected(
+        self,
+        reach: float,  # days from training to a window, over days from training to holdout
+    ) -> float:
+        "The effect to be expected in a window although nothing has happened."
+        return max(self.trend * reach**self.power, _MARGIN * self.season)
+
+
+def natural_movement(
     training: Sequence[pd.Series],  # one column in each training snapshot
     holdout: pd.Series,  # the same column in the holdout
-    reach: float,  # days from training to the day of training, over days from training to holdout
     numeric: bool = True,
-) -> float:  # population stability index of a number, Jensen-Shannon distance of a category
-    "The effect that the data of a model lead to expect although nothing has happened."
-    pooled = pd.concat(list(training))
-    trend = _effect(holdout, pooled, numeric) * reach ** (2 if numeric else 1)
+) -> Movement:
+    "What the data of a model say about how a column moves."
     apart = [0.0]
     for number, snapshot in enumerate(training if len(training) > 1 else []):
         others = [each for n, each in enumerate(training) if n != number]
         apart.append(_effect(snapshot, pd.concat(others), numeric))
-    return max(trend, _MARGIN * max(apart))
+    trend = _effect(holdout, pd.concat(list(training)), numeric)
+    return Movement(trend, max(apart), 2 if numeric else 1)
 
 # %% ../nbs/lib/61_drift.ipynb #2ab9d887
 def _percent(part: float, whole: float) -> float | None:

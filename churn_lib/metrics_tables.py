@@ -139,7 +139,7 @@ class Refresher:
 
     def _baseline(self, number: int) -> Baseline | None:
         try:
-            return read_baseline(self.tables, self.registry, number, self.settings)
+            return read_baseline(self.tables, self.registry, number)
         except (MonitoringError, TableError) as error:
             self.problems.append(str(error))
             return None
@@ -195,10 +195,11 @@ def _compute(
     parts = [*slices(window, seen.rows, settings.monitor_slices), *_serving(refresher, window)]
     drift, profiles = [], []
     if baseline:
-        drift.append(drift_rows(seen, baseline.distributions, baseline.limits, settings))
+        limits = baseline.limits(window.days[-1], settings)
+        drift.append(drift_rows(seen, baseline.distributions, limits, settings))
         for part in parts:
             then = _slice_baseline(baseline, part)
-            drift.append(drift_rows(part, then, baseline.limits, settings))
+            drift.append(drift_rows(part, then, limits, settings))
     if previous := refresher.previous(window):
         before = refresher.observed(previous).distributions
         drift.append(drift_rows(seen, before, {}, settings, previous))

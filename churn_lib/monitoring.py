@@ -16,8 +16,9 @@ import pandas as pd
 from . import inference_log
 from churn_lib.drift import (
     Distribution,
+    Movement,
     distribution,
-    natural_effect,
+    natural_movement,
 )
 from .features import FEATURES, LABEL, snapshot
 from churn_lib.performance_estimation import (
@@ -123,10 +124,41 @@ class Baseline:
     training: pd.DataFrame  # COLUMNS; answers are those to rows the model has learnt from
     holdout: pd.DataFrame  # COLUMNS
     threshold: float  # probability from which a customer counts as a churner
+    trained_on: tuple[datetime.date, ...]  # days of the training snapshots, oldest first
+    judged_on: datetime.date  # day of the holdout
     distributions: dict[str, Distribution]  # column to its distribution
-    limits: dict[str, float]  # column to the effect that counts as drift
+    movements: dict[str, Movement]  # column to how it moves by itself
     calibration: Calibration
     reference: dict[str, Measured]  # quality on the holdout
+
+    def limits(
+        self,
+        day: datetime.date,  # that was predicted
+        settings: Settings,  # max_population_stability_index and max_js_distance
+    ) -> dict[str, float]:
+        "Column to the effect that counts as drift on a day."
+        first = self.trained_on[0]
+        middle = sum((each - first).days for each in self.trained_on) / len(self.trained_on)
+        last, passed = (self.judged_on - first).days, (day - first).days
+        features = _reach(middle, last, passed)
+        # answers and labels are held against the holdout, not against the training rows
+        newest = (self.trained_on[-1] - first).days
+        answers = _reach(0, last - newest, passed - last)
+        limits = {}
+        for name, movement in self.movements.items():
+            numeric = is_numeric(name)
+            least = settings.max_population_stability_index if numeric else settings.max_js_distance
+            expected = movement.expected(features if name in FEATURES else answers)
+            limits[name] = max(least, expected)
+        return limits
+
+
+def _reach(
+    origin: float,
+    measured: float,  # where a movement was measured, in days
+    day: float,  # to where it is carried on
+) -> float:  # 1 or more
+    return max(1.0, (day - origin) / (measured - origin)) if measured > origin else 1.0
 
 
 _SAMPLE = 50_000  # rows of a snapshot that show how far snapshots are apart
@@ -156,33 +188,25 @@ def _answered(rows: pd.DataFrame, model: Any, threshold: float) -> pd.DataFrame:
     return rows.assign(**{ANSWER: probability, DECISION: decided})
 
 
-def _limits(
+def _movements(
     training: list[pd.DataFrame],  # COLUMNS, one frame for each snapshot
     holdout: pd.DataFrame,  # COLUMNS
-    reach: float,  # days from training to as_of, over days from training to holdout
-    settings: Settings,
-) -> dict[str, float]:  # column to the effect that counts as drift
+) -> dict[str, Movement]:  # by column
     *snapshots, last = [
         rows.sample(min(len(rows), _SAMPLE), random_state=0) for rows in (*training, holdout)
     ]
-    limits = {}
+    movements = {}
     for name in COLUMNS:
-        numeric = is_numeric(name)
-        least = settings.max_population_stability_index if numeric else settings.max_js_distance
-        # answers and labels are held against the holdout: what counts is one horizon, from the
-        # newest training snapshot to it
-        features = name in FEATURES
-        earlier = [rows[name] for rows in (snapshots if features else snapshots[-1:])]
-        moved = natural_effect(earlier, last[name], reach if features else 1.0, numeric)
-        limits[name] = max(least, moved)
-    return limits
+        # answers and labels: from the newest training snapshot to the holdout
+        earlier = [rows[name] for rows in (snapshots if name in FEATURES else snapshots[-1:])]
+        movements[name] = natural_movement(earlier, last[name], is_numeric(name))
+    return movements
 
 # %% ../nbs/lib/65_monitoring.ipynb #4e865e30
 def read_baseline(
     tables: Any,
     registry: Registry,
     number: int,  # model version
-    settings: Settings,  # limits
 ) -> Baseline:
     "What version `number` was trained and judged on; raises `MonitoringError` when that is not known."
     tags = registry.version(number).tags
@@ -198,31 +222,19 @@ def read_baseline(
     threshold, model = float(tags.get("decision_threshold", 0.5)), registry.load(number)
     training = _answered(_labelled(features, days, False), model, threshold)
     holdout = _answered(_labelled(features, [last], True), model, threshold)
-    return make_baseline(number, training, holdout, threshold, settings)
+    return make_baseline(number, training, holdout, threshold)
 
 # %% ../nbs/lib/65_monitoring.ipynb #60478e10
-def _reach(
-    days: list[datetime.date],  # training snapshots
-    last: datetime.date,  # the holdout
-    settings: Settings,  # horizon_days: the model was trained one horizon after the holdout
-) -> float:  # 1 or more
-    lags = [(last - day).days for day in days]
-    lag = sum(lags) / len(lags)
-    return (lag + settings.horizon_days) / lag if lag > 0 else 1.0
-
-
 def make_baseline(
     number: int,  # model version
     training: pd.DataFrame,  # feature_date and COLUMNS
     holdout: pd.DataFrame,  # feature_date and COLUMNS
     threshold: float,
-    settings: Settings,
 ) -> Baseline:
     "The baseline that training and holdout rows make."
     by_day = {
         pd.Timestamp(day).date(): rows for day, rows in training.groupby("feature_date", sort=True)
     }
-    reach = _reach(list(by_day), pd.Timestamp(holdout.feature_date.iloc[0]).date(), settings)
     found = {
         name: distribution((training if name in FEATURES else holdout)[name], is_numeric(name))
         for name in COLUMNS
@@ -233,8 +245,10 @@ def make_baseline(
         training,
         holdout,
         threshold,
+        tuple(by_day),
+        pd.Timestamp(holdout.feature_date.iloc[0]).date(),
         found,
-        _limits(list(by_day.values()), holdout, reach, settings),
+        _movements(list(by_day.values()), holdout),
         calibrate(truth, answers),
         measure_quality(truth, answers, threshold),
     )

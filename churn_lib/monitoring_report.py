@@ -70,6 +70,7 @@ body.jp-Notebook{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 _NAMES = {
     "no_data": "predictions arrive",
     "volume": "volume",
+    "source": "events arrive, by week",
     "broken_column": "columns intact",
     "drift": "features and predictions",
     "label_drift": "share that churns",

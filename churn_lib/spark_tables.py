@@ -66,6 +66,8 @@ _PROPERTIES = {
     "delta.enableChangeDataFeed": "true",
     "delta.logRetentionDuration": _FOR_EVER,
     _DELETED: _FOR_EVER,
+    # Delta clusters by columns with statistics only, and has those of the first 32 unless told
+    "delta.dataSkippingNumIndexedCols": "-1",
 }
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['today', 'labels_until', 'drift_finding', 'broken_finding', 'quality_finding', 'volume_finding', 'no_data_finding',
-           'serving_finding', 'Verdict', 'findings', 'retraining_is_due', 'read_verdict', 'monitor']
+           'source_finding', 'serving_finding', 'Verdict', 'findings', 'retraining_is_due', 'read_verdict', 'monitor']
 
 # %% ../nbs/lib/69_verdict.ipynb #b79baf46
 import datetime
@@ -14,10 +14,12 @@ from typing import Any
 
 from . import alerts, inference_log
 
+import ibis
 import pandas as pd
+from scipy import stats
 
 from .alerts import Alert, Finding
-from .drift import judge_columns
+from .drift import SIGNIFICANCE, judge_columns
 from .features import FEATURES, LABEL, resolve_as_of
 from .metrics_tables import Refresher, read_metrics, refresh, whole
 from .monitoring import DRIFT_METRICS, PROFILE_METRICS, Window, windows
@@ -142,6 +144,60 @@ def no_data_finding(
     message = f"the newest predictions are for {newest}, {silent} days before {as_of}"
     return Finding("no_data", (silent > settings.max_days_without_predictions,), (as_of,), message)
 
+# %% ../nbs/lib/69_verdict.ipynb #57c8bb73
+def _weeks(
+    events: ibis.Table,  # bronze.events
+    until: datetime.date,  # the day after the last week
+    count: int,  # weeks
+) -> (
+    pd.DataFrame
+):  # events and values of each optional column by first day, from the shop's first week
+    first = until - datetime.timedelta(weeks=count)
+    start, end = (
+        ibis.literal(
+            datetime.datetime(*day.timetuple()[:3], tzinfo=datetime.UTC), "timestamp('UTC', 6)"
+        )
+        for day in (first, until)
+    )
+    seen = events.filter(events.event_ts >= start, events.event_ts < end)
+    columns = {name: seen[name].count() for name in ("session_id", "product_id")}
+    by_day = seen.group_by(day=seen.event_ts.date()).aggregate(events=seen.count(), **columns)
+    days = by_day.to_pandas()
+    number = (pd.to_datetime(days.pop("day")) - pd.Timestamp(first)).dt.days // 7
+    weeks = days.groupby(number).sum().reindex(range(count), fill_value=0)
+    weeks.index = [first + datetime.timedelta(weeks=each) for each in range(count)]
+    return weeks[weeks.events.cumsum() > 0]
+
+
+def source_finding(
+    events: ibis.Table,  # bronze.events
+    until: datetime.date,  # the day up to which events are known
+    settings: Settings,  # max_volume_drop, alert_windows
+) -> Finding:
+    "Which weeks brought far fewer events than those before them, or lost the values of a column."
+    span = 3 * settings.alert_windows
+    weeks = _weeks(events, until, span + settings.alert_windows)
+
+    def before(values: pd.Series) -> pd.Series:
+        return values.shift().rolling(span, min_periods=1).median()
+
+    usual = before(weeks.events)
+    few = weeks.events < (1 - settings.max_volume_drop) * usual
+    few &= stats.poisson.cdf(weeks.events, usual) < SIGNIFICANCE
+    told = {
+        start: f"{weeks.events[start]:,} events in the week from {start} instead of {usual[start]:,.0f}"
+        for start in weeks.index[few]
+    }
+    for name in ("session_id", "product_id"):
+        missing = 100 * (1 - weeks[name] / weeks.events)
+        for start in weeks.index[missing > before(missing) + _NULLS]:
+            told[start] = (
+                f"{missing[start]:.0f} % of the events of the week from {start} have no {name}"
+            )
+    violations = tuple(None if pd.isna(usual[start]) else start in told for start in weeks.index)
+    message = f"{told[max(told)]}: mend the source" if told else ""
+    return Finding("source", violations, tuple(weeks.index), message)
+
 # %% ../nbs/lib/69_verdict.ipynb #1437c5c0
 def serving_finding(
     health: pd.DataFrame,  # as `inference_log.health` gives it
@@ -210,6 +266,7 @@ def findings(
         volume_finding(
             every[(every.column_name == ":table") & every.window_date.isin(alike)], settings
         ),
+        source_finding(tables.read("bronze.events"), labels_until(tables, as_of), settings),
         broken_finding(drift, mine),
         drift_finding(drift, settings),
         drift_finding(drift, settings, "label_drift"),

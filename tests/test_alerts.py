@@ -87,12 +87,20 @@ class Receiver(BaseHTTPRequestHandler):
 
     bodies: list[dict[str, Any]]
     statuses: list[int]
+    hangs: str  # before or after the answer; empty: nowhere
+    over: threading.Event
 
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
         self.bodies.append(json.loads(self.rfile.read(length)))
+        if self.hangs == "before":
+            self.over.wait()
+            return
         self.send_response(self.statuses.pop(0) if self.statuses else 200)
         self.end_headers()
+        if self.hangs == "after":
+            self.wfile.write(b"and")
+            self.over.wait()
 
     def log_message(self, *arguments: object) -> None:
         """Keep quiet."""
@@ -101,13 +109,15 @@ class Receiver(BaseHTTPRequestHandler):
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Receiver]]:
     """A webhook on a free port of this machine, named in the environment."""
-    kind = type("Fresh", (Receiver,), {"bodies": [], "statuses": []})
+    state = {"bodies": [], "statuses": [], "hangs": "", "over": threading.Event()}
+    kind = type("Fresh", (Receiver,), state)
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv(alerts.WEBHOOK, f"http://127.0.0.1:{server.server_port}/hook/s3cret")
     monkeypatch.setitem(alerts._ATTEMPTS, "wait", lambda state: 0)
     yield kind
+    kind.over.set()
     server.shutdown()
     server.server_close()
 
@@ -142,6 +152,28 @@ def test_a_webhook_that_is_down_costs_no_alert_and_leaks_no_address(
     assert "s3cret" not in problem
     assert alerts.notify(tables, "churn") == []  # the next monitor tells it
     assert alerts.events(tables).event.tolist() == ["RAISED", "NOTIFIED"]
+
+
+def test_a_webhook_that_does_not_answer_is_given_up_and_asked_by_the_next_monitor(
+    tables: DeltaTables, receiver: type[Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts, "_PATIENCE", 0.2)
+    receiver.hangs = "before"
+    update(tables, finding(True, True))
+    (problem,) = alerts.notify(tables, "churn")
+    assert "cannot be reached (ReadTimeout)" in problem
+    receiver.hangs = ""
+    assert alerts.notify(tables, "churn") == []
+    assert alerts.events(tables).event.tolist() == ["RAISED", "NOTIFIED"]
+
+
+def test_a_webhook_whose_answer_never_ends_has_been_told(
+    tables: DeltaTables, receiver: type[Receiver]
+) -> None:
+    receiver.hangs = "after"
+    update(tables, finding(True, True))
+    assert alerts.notify(tables, "churn") == []
+    assert len(receiver.bodies) == 1
 
 
 def test_an_address_that_nobody_listens_at_is_a_problem_not_a_crash(

@@ -1,5 +1,7 @@
 """The statistics against scipy, against closed forms and against their published laws."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,6 +172,48 @@ def test_the_expected_roc_auc_is_the_mean_over_labels_that_could_come(seed: int)
                 pairs += weight
                 won += weight * ((score[i] > score[j]) + 0.5 * (score[i] == score[j]))
     assert performance_estimation._expected_auc(score, chance) == pytest.approx(won / pairs)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=8))
+@hypothesis_settings(max_examples=50, deadline=None)
+def test_the_expected_counts_are_the_mean_over_all_labels_that_could_come(
+    rows: list[tuple[float, bool]],
+) -> None:
+    chance, decided = (np.array(column) for column in zip(*rows, strict=True))
+    expected = np.zeros(4)
+    for labels in itertools.product((0, 1), repeat=len(rows)):
+        y = np.array(labels)
+        likelihood = np.prod(np.where(y == 1, chance, 1 - chance))
+        true_negative, false_positive, false_negative, true_positive = metrics.confusion_matrix(
+            y, decided, labels=[0, 1]
+        ).ravel()
+        counts = [true_positive, false_positive, false_negative, true_negative]
+        expected += likelihood * np.array(counts)
+    found = performance_estimation.confusion(chance, decided)
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+def test_the_estimated_f1_is_what_labels_bring_and_its_interval_holds_most_of_them(
+    threshold: float,
+) -> None:
+    rng = np.random.default_rng(5)
+
+    def answers(rows: int) -> np.ndarray:  # of a model whose answers are frequencies
+        return rng.beta(1, 1.5, rows)
+
+    holdout = answers(200_000)
+    calibration = performance_estimation.calibrate(rng.uniform(size=200_000) < holdout, holdout)
+    truth, inside, estimated = [], 0, []
+    for _ in range(200):
+        probability = answers(800)
+        found = performance_estimation.estimate_quality(probability, calibration, threshold)
+        labels = rng.uniform(size=800) < probability
+        truth.append(metrics.f1_score(labels, probability >= threshold))
+        estimated.append(found["f1_score"].value)
+        inside += found["f1_score"].low <= truth[-1] <= found["f1_score"].high
+    assert np.mean(estimated) == pytest.approx(np.mean(truth), abs=0.01)
+    assert inside / 200 >= 0.9
 
 
 @given(st.integers(0, 10_000))

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from churn_lib import (
 )
 from churn_lib import tables as tables_module
 from churn_lib.metrics_tables import read_metrics, whole
+from churn_lib.spark_tables import SparkTables
 from churn_lib.tables import DeltaTables
 
 ROOT = Path(__file__).parent.parent
@@ -259,8 +261,8 @@ def test_the_label_of_the_monitor_is_that_of_the_features(trained: Shop) -> None
 class OnlineShop:
     """A copy of the shop that has never scored a batch: its endpoint alone is asked."""
 
-    def __init__(self, shop: Shop, folder: Path):
-        shutil.copytree(shop.unscored, folder)
+    def __init__(self, shop: Shop, folder: Path, source: Path | None = None):
+        shutil.copytree(source or shop.unscored, folder)
         self.settings, self.models = settings.load("local", folder / "settings.ini"), shop.models
         self.tables = tables_module.connect(self.settings)
         self.model = shop.models.load(1)
@@ -359,6 +361,83 @@ def test_a_shop_that_moves_from_batches_to_its_endpoint_is_watched_there(
     assert totals(online.tables)["count"].tolist() == [online.scored, 600, 600]
     # and silence is noticed there as well
     assert online.monitor(CHANGE + 90).verdict == "no_data"
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from churn_lib import registry, settings, tables, verdict
+
+config = settings.load("local", Path(sys.argv[1]))
+store, commits = tables.connect(config), int(sys.argv[3])
+
+def counted(write):
+    def commit(*given, **named):
+        global commits
+        if commits == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        commits -= 1
+        return write(*given, **named)
+    return commit
+
+for name in ("overwrite", "append", "append_if_unchanged"):
+    setattr(store, name, counted(getattr(store, name)))
+verdict.monitor(store, registry.connect(config), config, sys.argv[2], "abc")
+"""
+
+
+def test_a_monitor_that_is_killed_anywhere_says_the_same_when_it_is_run_again(
+    trained: Shop, tmp_path: Path
+) -> None:
+    undisturbed = OnlineShop(trained, tmp_path / "calm")
+    for number in (CHANGE, CHANGE + 30):
+        undisturbed.ask(number, named=True)
+    killed = OnlineShop(trained, tmp_path / "killed", source=tmp_path / "calm")
+    late = CHANGE + 160
+    said = undisturbed.monitor(late)
+    assert said.alerts
+    folder = str(tmp_path / "killed" / "settings.ini")
+    # between the two tables of the first window, then before an alert is raised
+    for commits in (1, 4):
+        arguments = [sys.executable, "-c", DIES, folder, str(day(late)), str(commits)]
+        assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
+    assert killed.monitor(late).to_dict()["sentence"] == said.sentence
+    told = [alerts.events(each.tables)[["alert_id", "event"]] for each in (undisturbed, killed)]
+    assert told[0].equals(told[1])
+    for name in (monitoring.PROFILE_METRICS, monitoring.DRIFT_METRICS):
+        rows = [
+            read_metrics(each.tables, name).drop(columns="computed_at").astype(str)
+            for each in (undisturbed, killed)
+        ]
+        columns = list(rows[0].columns)
+        left, right = (each.sort_values(columns, ignore_index=True) for each in rows)
+        pd.testing.assert_frame_equal(left, right)
+
+
+@pytest.mark.timeout(900)  # Spark takes seconds for each of many small queries
+def test_on_spark_the_monitor_says_what_it_says_here(
+    trained: Shop, tmp_path: Path, spark_tables: SparkTables
+) -> None:
+    here = OnlineShop(trained, tmp_path / "here")
+    here.score(CHANGE)
+    here.ask(CHANGE, named=True)
+    for name in here.tables.names():
+        rows = here.tables.read(name).to_pyarrow()
+        version = here.tables.version(name)
+        spark_tables.overwrite(name, ibis.memtable(rows))
+        while spark_tables.version(name) < version:  # a model remembers what it was made from
+            spark_tables.overwrite(name, ibis.memtable(rows))
+    said = here.monitor(CHANGE + 100)
+    there = verdict.monitor(spark_tables, here.models, here.settings, str(day(CHANGE + 100)), "abc")
+    assert there.to_dict() | {"alerts": []} == said.to_dict() | {"alerts": []}
+    assert [each.alert_id for each in there.alerts] == [each.alert_id for each in said.alerts]
+    assert said.alerts
+    for name in (monitoring.PROFILE_METRICS, monitoring.DRIFT_METRICS):
+        left, right = (read_metrics(store, name) for store in (here.tables, spark_tables))
+        assert sorted(left.columns) == sorted(right.columns)
+        keys = ["window_date", "slice_key", "slice_value", "column_name"]
+        counted = [each.fillna("").groupby(keys).size() for each in (left[keys], right[keys])]
+        assert counted[0].equals(counted[1])
 
 
 def test_a_broken_column_and_a_drop_of_volume_are_found_and_start_no_training(
