@@ -23,6 +23,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from churn_lib import drift
+from churn_lib.window_metrics import in_threads
+
 PEER = """
 import sys, time
 import pandas as pd
@@ -61,8 +64,6 @@ def best_of(work: Callable[[], object], times: int) -> float:
 
 def ours(window: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     """Statistics, profile and verdict of every column."""
-    from churn_lib import drift
-    from churn_lib.window_metrics import in_threads
 
     def row(name: str) -> dict:
         now, then = drift.distribution(window[name]), drift.distribution(baseline[name])

@@ -199,7 +199,7 @@ def _print_summary(
 
   {prefix}churn models                # versions, aliases, metrics
   {prefix}churn run validation_job    # judge the candidate again
-  {prefix}churn run training_job --param as_of=1998-05-01    # train as of another day
+  {prefix}churn run training_job --param as_of=YYYY-MM-DD    # train as of another day
   {prefix}mlflow ui --backend-store-uri {registry.tracking_uri(settings)}
 """,
         soft_wrap=True,

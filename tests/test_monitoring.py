@@ -17,6 +17,7 @@ import pytest
 
 from churn_lib import (
     alerts,
+    databricks_profile,
     events,
     features,
     inference_log,
@@ -438,6 +439,14 @@ def test_on_spark_the_monitor_says_what_it_says_here(
         keys = ["window_date", "slice_key", "slice_value", "column_name"]
         counted = [each.fillna("").groupby(keys).size() for each in (left[keys], right[keys])]
         assert counted[0].equals(counted[1])
+    # what Databricks profiles besides
+    for _ in range(2):
+        databricks_profile.write_tables(there.refresher, there.refresher.computed, 1)
+    profiled = spark_tables.read(databricks_profile.PROFILED).to_pandas()
+    assert len(profiled) == here.scored
+    assert profiled.churned.notna().all() and profiled.churn_probability.notna().all()
+    baseline = spark_tables.read(databricks_profile.BASELINE)
+    assert sorted(baseline.columns) == sorted(profiled.columns)
 
 
 def test_a_broken_column_and_a_drop_of_volume_are_found_and_start_no_training(
