@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Card', 'Slices', 'Note', 'Report', 'distributions', 'drift_table', 'quality', 'quality_table', 'calibration',
-           'slices', 'serving']
+           'slices', 'serving', 'Alerts', 'open_alerts']
 
 # %% ../nbs/lib/71_monitoring_report.ipynb #38f8157f
 import html
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from . import inference_log
-from .alerts import SEVERITY, Finding
+from .alerts import SEVERITY, Alert, Finding
 from .metrics_tables import read_metrics, whole
 from .monitoring import DRIFT_METRICS, PROFILE_METRICS
 from .window_metrics import ESTIMATED
@@ -48,6 +48,7 @@ table.churn th,table.churn td{padding:.2rem .7rem .2rem 0;text-align:left!import
 background:none!important;white-space:normal}
 .churn-dots{letter-spacing:.15em;white-space:nowrap}
 body.jp-Notebook .jp-CodeCell .jp-Cell-inputWrapper{display:none}
+body.jp-Notebook [data-mime-type="application/vnd.jupyter.stderr"]{background:none}
 @media screen and (prefers-color-scheme:dark){
 body.jp-Notebook{--jp-layout-color0:#14171c;--jp-layout-color1:#1b1f26;--jp-layout-color2:#262b34;
 --jp-layout-color3:#3a414d;--jp-content-font-color0:#fff;--jp-content-font-color1:#e4e7eb;
@@ -62,8 +63,14 @@ body.jp-Notebook{--jp-layout-color0:#14171c;--jp-layout-color1:#1b1f26;--jp-layo
 --jp-cell-inprompt-font-color:#9aa2ad;--jp-cell-outprompt-font-color:#9aa2ad;
 --jp-cell-prompt-not-active-font-color:#9aa2ad;--jp-mirror-editor-operator-color:#d2a8ff;
 color-scheme:dark;background:#14171c}}
-@media print{.churn-card,svg,table.churn{break-inside:avoid}
-body.jp-Notebook{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
+@media print{@page{margin:12mm}
+.churn-card,svg,table,tr{break-inside:avoid}
+.jp-MarkdownCell{break-after:avoid}
+body.jp-Notebook{-webkit-print-color-adjust:exact;print-color-adjust:exact;padding:0}
+body.jp-Notebook .jp-OutputPrompt,body.jp-Notebook .jp-InputPrompt{display:none}
+body.jp-Notebook .jp-OutputArea-output{overflow:visible;padding:0}
+body.jp-Notebook table{font-size:7pt;width:100%;table-layout:auto}
+body.jp-Notebook th,body.jp-Notebook td{white-space:normal;padding:.2rem .2rem}}
 </style>"""
 
 # %% ../nbs/lib/71_monitoring_report.ipynb #89404b85
@@ -277,4 +284,32 @@ def serving(report: Report) -> pd.DataFrame | Note:
     )
     if log is None:
         return Note("There is no inference log: nothing is served online.")
-    return inference_log.health(log).tail(14).set_index("window_date").round(4)
+    health = inference_log.health(log).tail(14).set_index("window_date").round(4)
+    return health if len(health) else Note("Nobody has asked the endpoint up to this day.")
+
+
+class Alerts:
+    "One line for each open alert."
+
+    def __init__(self, alerts: Sequence[Alert]):
+        self.alerts = alerts
+
+    def _repr_html_(self) -> str:
+        titles = ("alert", "severity", "message", "raised (UTC)", "told", "acknowledged")
+        rows = [
+            (
+                html.escape(alert.alert_id),
+                alert.severity,
+                html.escape(alert.message),
+                f"{alert.raised_at:%Y-%m-%d %H:%M}",
+                "yes" if alert.notified else "no",
+                "yes" if alert.acknowledged else "no",
+            )
+            for alert in self.alerts
+        ]
+        return _table(titles, rows)
+
+
+def open_alerts(report: Report) -> Alerts | Note:
+    "What somebody has to take care of."
+    return Alerts(report.verdict.alerts) if report.verdict.alerts else Note("No alert is open.")

@@ -25,8 +25,6 @@ as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: see monitor_today in sett
 target: str = "local"  # section of settings.ini
 
 # %%
-import pandas as pd
-
 from churn_lib import (
     databricks_profile,
     jobs,
@@ -107,8 +105,7 @@ monitoring_report.serving(report)
 # Open ones; `churn monitor acknowledge ALERT_ID` says that somebody takes care.
 
 # %%
-columns = ["alert_id", "severity", "message", "raised_at", "notified", "acknowledged"]
-pd.DataFrame([vars(alert) for alert in found.alerts], columns=columns)
+monitoring_report.open_alerts(report)
 
 # %% [markdown]
 # ## Databricks
