@@ -24,6 +24,7 @@ import ibis
 from . import sources
 from churn_lib.column_mapping import (
     LoadError,
+    check_epoch,
     check_times,
     columns_of,
     read_mapping,
@@ -31,6 +32,7 @@ from churn_lib.column_mapping import (
 )
 from .contract import customer_rules, event_rules, judge
 from .delta_tables import DeltaTables
+from .events import cut_off
 from .settings import Settings
 from .sources import Source
 
@@ -224,19 +226,31 @@ def _new_events(load: _Load) -> ibis.Table:  # the rows to write, in the events 
     return rows
 
 
+def _brings_nothing(
+    load: _Load,
+    events: int,  # that are not in bronze.events
+) -> bool:
+    if not load.append or events or cut_off(load.store):
+        return False
+    customers = load.table("known_customers").difference(load.store.read("bronze.customers"))
+    return customers.count().to_pyarrow().as_py() == 0
+
+
 def _write(
     load: _Load,
     source: str,  # what the data came from
+    events: int,  # how many it adds
 ) -> str:  # the load's id
     load_id = uuid.uuid4().hex
     tags = {"load_id": load_id, "source": source}
     # sessions of a day are days of UTC
     load.connection.raw_sql("SET TimeZone = 'UTC'")
-    load.report("writing bronze.customers", None)
-    load.store.overwrite("bronze.customers", load.table("known_customers"), tags=tags)
-    load.report("writing bronze.events", None)
-    write = load.store.append if load.append else load.store.overwrite
-    write("bronze.events", _new_events(load), tags=tags)
+    if not _brings_nothing(load, events):
+        load.report("writing bronze.customers", None)
+        load.store.overwrite("bronze.customers", load.table("known_customers"), tags=tags)
+        load.report("writing bronze.events", None)
+        write = load.store.append if load.append else load.store.overwrite
+        write("bronze.events", _new_events(load), tags=tags)
     rejected = load.table("rejected").mutate(
         load_id=ibis.literal(load_id), rejected_at=ibis.literal(load.now, "timestamp('UTC', 6)")
     )
@@ -315,6 +329,7 @@ def _stage(
         except duckdb.Error as error:
             told = str(error).splitlines()[0]
             raise LoadError(f"{found[table]}: cannot be read to its end ({told})") from None
+    check_epoch(load.connection, found["events"], times[1])
     return columns["events"]["event_id"] is None
 
 
@@ -370,5 +385,5 @@ def load(
         judged = going.table("judged_events")
         good = judged.filter(judged.reason.isnull()).count().to_pyarrow().as_py()
         new = _new_events(going).count().to_pyarrow().as_py()
-        load_id = _write(going, Path(events).name)
+        load_id = _write(going, Path(events).name, new)
         return _profile(going, load_id, good - new, new)

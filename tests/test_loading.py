@@ -574,3 +574,51 @@ def test_a_load_waits_for_another_of_the_same_tables_and_says_so(
             assert steps.get(timeout=60) == "waiting for another load"
             assert not store.exists("bronze.customers")
         assert going.result().events == 20
+
+
+def test_an_append_that_brings_nothing_makes_no_version(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    path = as_csv(tmp_path)
+    first = load(store, config, path)
+    again = load(store, config, path, mode="append")
+    assert (first.loaded, again.loaded, again.already_loaded) == (20, 0, 20)
+    assert [store.version(name) for name in events.BRONZE] == [0, 0]
+    later = frame(customer_id="bob").assign(event_id=range(20, 40))
+    load(store, config, written(tmp_path, "in/b.csv", later.to_csv(index=False)), mode="append")
+    assert [store.version(name) for name in events.BRONZE] == [1, 1]
+
+
+def test_an_append_mends_what_a_crash_left_even_if_it_brings_nothing(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    path = as_csv(tmp_path)
+    load(store, config, path)
+    people = store.read("bronze.customers").to_pyarrow()
+    store.overwrite("bronze.customers", ibis.memtable(people), tags={"load_id": "cut off"})
+    assert events.cut_off(store)
+    load(store, config, path, mode="append")
+    assert not events.cut_off(store)
+
+
+def test_a_table_without_its_other_half_is_named(store: DeltaTables) -> None:
+    store.overwrite("bronze.events", ibis.memtable(events.cdnow()[0].slice(0, 10)))
+    with pytest.raises(events.EventsError, match="customers is missing"):
+        events.ensure_bronze(store)
+
+
+def test_production_takes_no_sample_data(store: DeltaTables) -> None:
+    with pytest.raises(events.EventsError, match="production takes no sample data"):
+        events.ensure_bronze(store, sample=False)
+    assert store.names() == []
+
+
+@pytest.mark.parametrize("unit", ["epoch_ms", "epoch_us"])
+def test_seconds_that_are_read_in_a_smaller_unit_are_refused(
+    unit: str, tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    seconds = [1_700_000_000 + 3_600 * number for number in range(20)]
+    path = written(tmp_path, "in/a.csv", frame().assign(event_ts=seconds).to_csv(index=False))
+    with pytest.raises(ChurnError, match=f"{unit} half of the times lie before 1970-01-"):
+        load(store, config, path, time_format=unit)
+    assert load(store, config, path, time_format="epoch_s").first_event.startswith("2023-11-14")

@@ -45,7 +45,8 @@ job
 # %%
 config = settings.load(job.target)
 store = tables.connect(config)
-bronze = events.ensure_bronze(store)
+production = tables.on_databricks() and job.target == "production"
+bronze = events.ensure_bronze(store, sample=not production)
 bronze
 
 # %%
