@@ -26,7 +26,15 @@ GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 SPARK_WANTED = os.environ.get("CHURN_TEST_SPARK") != "0"
 SPARK_CACHE = os.environ.get("CHURN_SPARK_CACHE")
 # a process takes whole files: the long ones come first, so that none is left alone at the end
-LONG_FIRST = ("pipeline", "spark_features", "spark_tables", "monitoring", "reproduce", "promotion")
+LONG_FIRST = (
+    "pipeline",
+    "spark_jobs",
+    "spark_features",
+    "spark_tables",
+    "monitoring",
+    "reproduce",
+    "promotion",
+)
 WITHOUT_SPARK = "CHURN_TEST_SPARK=0 leaves out what needs Spark"
 
 
