@@ -91,7 +91,7 @@ def firing(
 ) -> list[Finding]:  # the most serious first
     "The causes that fire, as they depend on each other."
     causes = {each.cause: each for each in findings if each.fires(m, n)}
-    if "drift" not in causes or {"source", "broken_column"} & set(causes):
+    if "drift" not in causes or "broken_column" in causes:
         causes.pop("estimated_quality", None)
     return [causes[cause] for cause in SEVERITY if cause in causes]
 
@@ -262,7 +262,7 @@ def _is_over(
     if alert.cause in _AT_ONCE:
         finding = findings.get(alert.cause)
         return finding is not None and finding.violations[-1:] == (False,)
-    if alert.model_version != version:  # its model is gone
+    if alert.model_version != version and alert.cause != "source":  # its model is gone
         return True
     finding = findings.get(alert.cause)
     return finding is not None and recovers(finding.violations, m)

@@ -9,6 +9,9 @@ __all__ = ['delta_files', 'DeltaTables']
 import contextlib
 import fcntl
 import json
+import os
+import shutil
+import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +180,18 @@ def _contended(error: BaseException) -> bool:  # whether another writer came fir
     return exists or isinstance(error, CommitFailedError)
 
 # %% ../nbs/lib/03_delta_tables.ipynb #41c89c5f
+def _spill_folder(
+    folder: Path,  # of the catalog
+) -> Path:  # for one connection: DuckDB's files have the same names in every process
+    for left in folder.glob(".spill-*-*"):  # by processes that were killed
+        with contextlib.suppress(ValueError, PermissionError):
+            try:
+                os.kill(int(left.name.split("-")[1]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(left, ignore_errors=True)
+    return folder / f".spill-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 class DeltaTables:
     "The Delta tables of one catalog in a folder tree, queried by DuckDB."
 
@@ -189,7 +204,7 @@ class DeltaTables:
         self.connection.raw_sql("SET TimeZone = 'UTC'")
         # what does not fit into memory spills beside the tables, not where the command was called
         self.connection.raw_sql("SET memory_limit = '2GB'")
-        spill = str(folder / ".spill").replace("'", "''")
+        spill = str(_spill_folder(folder)).replace("'", "''")
         self.connection.raw_sql(f"SET temp_directory = '{spill}'")
         # everything we use is built in: DuckDB need not look for extensions on the network
         self.connection.raw_sql("SET autoinstall_known_extensions = false")

@@ -240,9 +240,27 @@ def judge_columns(
 _MARGIN = 1.25
 
 
-def _effect(now: pd.Series, then: pd.Series, numeric: bool) -> float:
-    found = compare(distribution(now, numeric), distribution(then, numeric))
+_FURTHEST = 3.0  # as often as it was measured, a trend is carried on
+
+
+def _effect(now: Distribution, then: Distribution) -> float:
+    found = compare(now, then)
     return float(effects(pd.DataFrame([found])).fillna(0).iloc[0])
+
+
+def _steady(
+    effect: float,  # of `now` on `then`
+    now: Distribution,
+    then: Distribution,
+) -> float:  # what is left of it when the mean of what chance makes is taken away
+    if not effect:
+        return 0.0
+    bins = int((shares(now, then).sum(axis=0) > 0).sum())
+    chance = (bins - 1) * (1 / now.total + 1 / then.total)
+    if now.numeric:
+        return max(0.0, effect - chance)
+    # near zero, eight squares of the distance are the index, in bits (Endres and Schindelin 2003)
+    return float(np.sqrt(max(0.0, effect**2 - chance / (8 * np.log(2)))))
 
 
 @dataclass(frozen=True)
@@ -250,6 +268,7 @@ class Movement:
     "How far a column moves by itself: population stability index or Jensen-Shannon distance."
 
     trend: float  # of the holdout from the training rows
+    steady: float  # that part of it which goes on with time
     season: float  # of the training snapshot that is furthest from the others
     power: int  # of time, with which the effect of a steady shift grows
 
@@ -258,7 +277,8 @@ class Movement:
         reach: float,  # days from training to a window, over days from training to holdout
     ) -> float:
         "The effect to be expected in a window although nothing has happened."
-        return max(self.trend * reach**self.power, _MARGIN * self.season)
+        carried = self.steady * min(reach, _FURTHEST) ** self.power
+        return max(self.trend, carried, _MARGIN * self.season)
 
 
 def natural_movement(
@@ -269,10 +289,11 @@ def natural_movement(
     "What the data of a model say about how a column moves."
     apart = [0.0]
     for number, snapshot in enumerate(training if len(training) > 1 else []):
-        others = [each for n, each in enumerate(training) if n != number]
-        apart.append(_effect(snapshot, pd.concat(others), numeric))
-    trend = _effect(holdout, pd.concat(list(training)), numeric)
-    return Movement(trend, max(apart), 2 if numeric else 1)
+        others = pd.concat([each for n, each in enumerate(training) if n != number])
+        apart.append(_effect(distribution(snapshot, numeric), distribution(others, numeric)))
+    now, then = distribution(holdout, numeric), distribution(pd.concat(list(training)), numeric)
+    trend = _effect(now, then)
+    return Movement(trend, _steady(trend, now, then), max(apart), 2 if numeric else 1)
 
 # %% ../nbs/lib/61_drift.ipynb #2ab9d887
 def _percent(part: float, whole: float) -> float | None:

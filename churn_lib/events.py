@@ -7,6 +7,7 @@ __all__ = ['EVENTS', 'CUSTOMERS', 'BRONZE', 'cdnow', 'customers_of', 'EventsErro
 
 # %% ../nbs/lib/10_events.ipynb #c3d4a77a
 import uuid
+from contextlib import nullcontext
 from importlib import resources
 
 import ibis
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 
 from .settings import ChurnError
-from .tables import Tables
+from .tables import DeltaTables, Tables
 
 # %% ../nbs/lib/10_events.ipynb #707034fd
 _TIME = pa.timestamp("us", tz="UTC")
@@ -99,6 +100,14 @@ def ensure_bronze(
     sample: bool = True,  # whether the CDNOW data may stand in where there is none
 ) -> dict[str, int]:  # version of bronze.events and bronze.customers
     "Say which versions there are, having written the CDNOW data where there was none."
+    # a load that is under way is waited for, not taken for one that was cut off
+    lock = tables.alone(lambda: None) if isinstance(tables, DeltaTables) else nullcontext()
+    with lock:
+        _ensure_whole(tables, sample)
+    return {name: tables.version(name) for name in BRONZE}
+
+
+def _ensure_whole(tables: Tables, sample: bool) -> None:
     if cut_off(tables):
         missing = [name for name in BRONZE if not tables.exists(name)]
         found = [last_load(tables, name) for name in BRONZE if name not in missing]
@@ -114,4 +123,3 @@ def ensure_bronze(
                 "write them, or correct `catalog` in settings.ini"
             )
         _write_cdnow(tables)
-    return {name: tables.version(name) for name in BRONZE}

@@ -15,11 +15,12 @@ from typing import Any
 from . import alerts, inference_log
 
 import ibis
+import numpy as np
 import pandas as pd
 from scipy import stats
 
 from .alerts import Alert, Finding
-from .drift import SIGNIFICANCE, judge_columns
+from .drift import judge_columns
 from .features import FEATURES, LABEL, resolve_as_of
 from .metrics_tables import Refresher, read_metrics, refresh, whole
 from .monitoring import DRIFT_METRICS, PROFILE_METRICS, Window, windows
@@ -145,6 +146,9 @@ def no_data_finding(
     return Finding("no_data", (silent > settings.max_days_without_predictions,), (as_of,), message)
 
 # %% ../nbs/lib/69_verdict.ipynb #57c8bb73
+_OPTIONAL = ("session_id", "product_id")
+
+
 def _weeks(
     events: ibis.Table,  # bronze.events
     until: datetime.date,  # the day after the last week
@@ -154,13 +158,11 @@ def _weeks(
 ):  # events and values of each optional column by first day, from the shop's first week
     first = until - datetime.timedelta(weeks=count)
     start, end = (
-        ibis.literal(
-            datetime.datetime(*day.timetuple()[:3], tzinfo=datetime.UTC), "timestamp('UTC', 6)"
-        )
+        ibis.literal(pd.Timestamp(day, tz="UTC").to_pydatetime(), "timestamp('UTC', 6)")
         for day in (first, until)
     )
     seen = events.filter(events.event_ts >= start, events.event_ts < end)
-    columns = {name: seen[name].count() for name in ("session_id", "product_id")}
+    columns = {name: seen[name].count() for name in _OPTIONAL}
     by_day = seen.group_by(day=seen.event_ts.date()).aggregate(events=seen.count(), **columns)
     days = by_day.to_pandas()
     number = (pd.to_datetime(days.pop("day")) - pd.Timestamp(first)).dt.days // 7
@@ -169,34 +171,53 @@ def _weeks(
     return weeks[weeks.events.cumsum() > 0]
 
 
+_FAR, _RARE = 2.5, 0.001  # standard errors, probability
+
+
+def _lost(
+    week: pd.Series,  # of `_weeks`
+    usual: pd.DataFrame,  # weeks like it should be
+    settings: Settings,  # max_volume_drop
+) -> str:  # what the week has lost; empty when it is as usual
+    expected, came = usual.events.median(), int(week.events)
+    # customers do several things in a visit, so weeks may differ by more than single events would
+    error = np.sqrt(max(expected, usual.events.var()))
+    if came < (1 - settings.max_volume_drop) * expected and expected - came > _FAR * error:
+        asked = "see whether some got lost on the way, acknowledge this if customers do less"
+        return f"{came:,} events instead of {expected:,.0f}: {asked}"
+    for name in _OPTIONAL:
+        missing = came - int(week[name])
+        seen = usual.events.sum()
+        before = (seen - usual[name].sum() + 1) / (seen + 2)  # few events prove no share of zero
+        by_chance = stats.binom.sf(missing - 1, came, before)
+        if missing > (before + _NULLS / 100) * came and by_chance < _RARE:
+            return f"{missing / came:.0%} of the events have no {name}: mend the source"
+    return ""
+
+
 def source_finding(
     events: ibis.Table,  # bronze.events
-    until: datetime.date,  # the day up to which events are known
+    until: datetime.date,  # the day after the newest week
     settings: Settings,  # max_volume_drop, alert_windows
 ) -> Finding:
-    "Which weeks brought far fewer events than those before them, or lost the values of a column."
+    "Which weeks brought far fewer events than the usual ones, or lost the values of a column."
     span = 3 * settings.alert_windows
-    weeks = _weeks(events, until, span + settings.alert_windows)
-
-    def before(values: pd.Series) -> pd.Series:
-        return values.shift().rolling(span, min_periods=1).median()
-
-    usual = before(weeks.events)
-    few = weeks.events < (1 - settings.max_volume_drop) * usual
-    few &= stats.poisson.cdf(weeks.events, usual) < SIGNIFICANCE
-    told = {
-        start: f"{weeks.events[start]:,} events in the week from {start} instead of {usual[start]:,.0f}"
-        for start in weeks.index[few]
-    }
-    for name in ("session_id", "product_id"):
-        missing = 100 * (1 - weeks[name] / weeks.events)
-        for start in weeks.index[missing > before(missing) + _NULLS]:
-            told[start] = (
-                f"{missing[start]:.0f} % of the events of the week from {start} have no {name}"
-            )
-    violations = tuple(None if pd.isna(usual[start]) else start in told for start in weeks.index)
-    message = f"{told[max(told)]}: mend the source" if told else ""
-    return Finding("source", violations, tuple(weeks.index), message)
+    weeks = _weeks(events, until, 4 * span)
+    usual, streak = list[int](), list[int]()
+    violations, message = list[bool | None](), ""
+    for number, (start, week) in enumerate(weeks.iterrows()):
+        known = len(usual) >= settings.alert_windows
+        lost = _lost(week, weeks.iloc[usual[-span:]], settings) if known else ""
+        violations.append(bool(lost) if known else None)
+        if lost:
+            message = f"in the week from {start}, {lost}"
+            streak.append(number)
+        else:
+            usual.append(number)
+            streak = []
+        if len(streak) == span:  # what has lasted so long is how things are now
+            usual, streak = streak, []
+    return Finding("source", tuple(violations), tuple(weeks.index), message)
 
 # %% ../nbs/lib/69_verdict.ipynb #1437c5c0
 def serving_finding(
@@ -257,16 +278,16 @@ def findings(
     newest = max(made, key=lambda each: each.days[-1], default=None)
     # one caller's requests are no measure for a whole shop's batch, nor the other way round
     alike = {each.start for each in made if newest and each.online == newest.online}
-    every = whole(read_metrics(tables, PROFILE_METRICS))
-    mine = every[every.model_version == version]
-    drift = whole(read_metrics(tables, DRIFT_METRICS)).query("model_version == @version")
+    every, drift = (
+        rows[rows.window_date.isin(alike)]
+        for rows in (whole(read_metrics(tables, n)) for n in (PROFILE_METRICS, DRIFT_METRICS))
+    )
+    drift, mine = (rows[rows.model_version == version] for rows in (drift, every))
     totals = mine[mine.column_name == ":table"]
     found = [
         no_data_finding(newest.days[-1] if newest else None, as_of, settings),
-        volume_finding(
-            every[(every.column_name == ":table") & every.window_date.isin(alike)], settings
-        ),
-        source_finding(tables.read("bronze.events"), labels_until(tables, as_of), settings),
+        volume_finding(every[every.column_name == ":table"], settings),
+        source_finding(tables.read("bronze.events"), as_of, settings),
         broken_finding(drift, mine),
         drift_finding(drift, settings),
         drift_finding(drift, settings, "label_drift"),
@@ -282,7 +303,10 @@ def retraining_is_due(
     standing: list[Alert],  # open alerts
 ) -> bool:
     "Whether an open alert asks for a training that has not taken place."
+    open_causes = {a.cause for a in standing if not a.acknowledged}
     asking = [a for a in standing if a.severity == alerts.RETRAIN and not a.acknowledged]
+    if open_causes & {"source", "broken_column"}:  # an estimate is no reason to learn from a defect
+        asking = [alert for alert in asking if alert.cause != "estimated_quality"]
     if not asking:
         return False
     raised = min(alert.raised_at for alert in asking)
@@ -310,14 +334,17 @@ def _sentence(
     return f"No cause for alarm; {known}{rest}."
 
 
+def _ceased(made: Sequence[Window]) -> list[str]:
+    scored = [each.days[-1] for each in made if not each.online]
+    if not scored or len(scored) == len(made):
+        return []
+    told = f"scoring_job has predicted nothing since {max(scored)}"
+    return [f"{told}: watched are the endpoint's answers"]
+
+
 def _known_quality(found: list[Finding]) -> str:
-    said = [
-        value
-        for each in found
-        if each.cause == "quality"
-        for value in each.violations
-        if value is not None
-    ]
+    windows = [value for each in found if each.cause == "quality" for value in each.violations]
+    said = [value for value in windows if value is not None]
     return ("lost" if said[-1] else "held") if said else "unknown"
 
 # %% ../nbs/lib/69_verdict.ipynb #33eceaf3
@@ -350,7 +377,7 @@ def read_verdict(
         tuple(found),
         tuple(standing),
         refresher,
-        tuple(dict.fromkeys(problems)),
+        tuple(dict.fromkeys([*_ceased(made), *problems])),
     )
 
 

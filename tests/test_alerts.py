@@ -60,6 +60,16 @@ def test_a_new_version_closes_the_alerts_of_the_old_one(tables: DeltaTables) -> 
     assert alerts.events(tables).event.tolist() == ["RAISED", "RECOVERED"]
 
 
+def test_an_alert_about_the_source_outlives_the_version_that_predicted(tables: DeltaTables) -> None:
+    lost = finding(True, True, cause="source")
+    update(tables, lost)
+    (raised,) = alerts.open_alerts(tables, "churn")
+    update(tables, lost, version=2)
+    assert [a.alert_id for a in alerts.open_alerts(tables, "churn")] == [raised.alert_id]
+    update(tables, finding(True, False, False, cause="source"), version=2)
+    assert alerts.open_alerts(tables, "churn") == []
+
+
 def test_no_data_is_raised_at_once_and_closed_by_data(tables: DeltaTables) -> None:
     assert update(tables, finding(True, cause="no_data")) == ["no_data-v1-2025-01-01"]
     assert update(tables, finding(False, cause="no_data"), version=2) == []

@@ -158,6 +158,25 @@ def test_the_rule_reads_a_table_of_databricks_too() -> None:
     assert drift.judge_columns(table, 0.2, 0.15).drifted.tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("numeric", [True, False])
+def test_where_nothing_moves_a_year_changes_no_limit_by_much(numeric: bool) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        snapshots = [
+            pd.Series(rng.poisson(3, rows) if numeric else rng.integers(0, 4, rows))
+            for rows in (400, 400, 400, 100)
+        ]
+        moved = drift.natural_movement(snapshots[:3], snapshots[3], numeric)
+        assert moved.expected(5.0) < (0.6 if numeric else 0.35)
+
+
+def test_a_limit_stays_within_what_the_index_can_reach() -> None:
+    clock = [pd.Series(np.arange(start, start + 900.0)) for start in (0, 90, 180, 270)]
+    moved = drift.natural_movement(clock[:3], clock[3])
+    assert moved.expected(1.0) < moved.expected(2.0) < moved.expected(3.0)
+    assert moved.expected(3.0) == moved.expected(30.0)
+
+
 @given(st.integers(0, 10_000))
 @hypothesis_settings(max_examples=25, deadline=None)
 def test_the_expected_roc_auc_is_the_mean_over_labels_that_could_come(seed: int) -> None:

@@ -357,6 +357,8 @@ def test_a_shop_that_moves_from_batches_to_its_endpoint_is_watched_there(
     for number in (CHANGE + 40, CHANGE + 45):
         online.ask(number, named=True)
     assert [each.online for each in online.windows(CHANGE + 50)] == [False, True, True]
+    ceased = f"scoring_job has predicted nothing since {day(CHANGE)}"
+    assert any(problem.startswith(ceased) for problem in online.monitor(CHANGE + 50).problems)
     found = online.monitor(CHANGE + 50)
     assert {each.cause for each in found.causes}.isdisjoint({"no_data", "volume"})
     assert totals(online.tables)["count"].tolist() == [online.scored, 600, 600]
@@ -387,7 +389,7 @@ verdict.monitor(store, registry.connect(config), config, sys.argv[2], "abc")
 """
 
 
-def test_a_monitor_that_is_killed_anywhere_says_the_same_when_it_is_run_again(
+def test_a_monitor_that_is_killed_between_two_commits_says_the_same_when_it_is_run_again(
     trained: Shop, tmp_path: Path
 ) -> None:
     undisturbed = OnlineShop(trained, tmp_path / "calm")

@@ -2,6 +2,8 @@
 
 import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import ibis
 import numpy as np
@@ -9,9 +11,10 @@ import pandas as pd
 import pytest
 
 from churn_lib import settings
-from churn_lib.alerts import fires
+from churn_lib.alerts import Alert, fires
 from churn_lib.settings import Settings
-from churn_lib.verdict import source_finding
+from churn_lib.tables import DeltaTables
+from churn_lib.verdict import findings, retraining_is_due, source_finding
 
 ROOT = Path(__file__).parent.parent
 UNTIL, WEEKS = datetime.date(2025, 4, 1), 16
@@ -38,21 +41,28 @@ def violations(frame: pd.DataFrame, config: Settings) -> list[bool | None]:
     return list(found.violations)
 
 
-def test_a_shop_as_ever_is_quiet_however_small(config: Settings) -> None:
+@pytest.mark.parametrize("in_a_visit", [1, 5])
+@pytest.mark.parametrize("without_product", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("usual", [3, 20, 300])
+def test_a_shop_as_ever_is_quiet_however_small(
+    usual: int, without_product: float, in_a_visit: int, config: Settings
+) -> None:
     rng, alarms, weeks = np.random.default_rng(1), 0, 0
-    for usual in (3, 20, 300):
-        for seed in range(40):
-            said = violations(shop(list(rng.poisson(usual, WEEKS) + 1), seed), config)
-            alarms, weeks = alarms + sum(map(bool, said)), weeks + len(said)
-    assert alarms <= weeks / 100
+    for seed in range(40):
+        visits = rng.poisson(usual / in_a_visit, WEEKS)
+        frame = shop(list(in_a_visit * visits + 1), seed)
+        frame.loc[rng.random(len(frame)) < without_product, "product_id"] = None
+        said = violations(frame, config)
+        alarms, weeks = alarms + sum(map(bool, said)), weeks + len(said)
+    assert alarms <= weeks / 50
 
 
 def test_lost_events_violate_in_their_first_week_and_fire_in_the_second(config: Settings) -> None:
     frame = shop([100] * 10 + [30, 30])
     found = source_finding(ibis.memtable(frame), UNTIL, config)
-    assert found.violations == (None, *[False] * 9, True, True)
+    assert found.violations == (*[None] * 3, *[False] * 7, True, True)
     assert fires(found.violations, config.alert_violations, config.alert_windows)
-    assert found.message == "30 events in the week from 2025-03-25 instead of 100: mend the source"
+    assert found.message.startswith("in the week from 2025-03-25, 30 events instead of 100: see")
     assert found.windows[-1] == datetime.date(2025, 3, 25)
 
 
@@ -66,7 +76,14 @@ def test_a_column_that_loses_its_values_is_named(config: Settings) -> None:
     frame.loc[frame.event_ts >= "2025-03-19", "product_id"] = None
     found = source_finding(ibis.memtable(frame), UNTIL, config)
     assert found.violations[-3:] == (False, True, True)
-    assert found.message.startswith("100 % of the events of the week from 2025-03-25 have no prod")
+    told = "in the week from 2025-03-25, 100% of the events have no product_id: mend the source"
+    assert found.message == told
+
+
+def test_a_loss_that_lasts_is_no_measure_until_it_is_how_things_are(config: Settings) -> None:
+    span = 3 * config.alert_windows
+    said = violations(shop([100] * 10 + [30] * (span + 4)), config)
+    assert said == [*[None] * 3, *[False] * 7, *[True] * span, *[False] * 4]
 
 
 def test_a_column_that_never_had_values_is_no_loss(config: Settings) -> None:
@@ -75,7 +92,54 @@ def test_a_column_that_never_had_values_is_no_loss(config: Settings) -> None:
 
 
 def test_events_after_the_day_and_weeks_before_the_shop_do_not_count(config: Settings) -> None:
-    frame = shop([100, 100, 100])
-    later = frame.assign(event_ts=frame.event_ts + pd.Timedelta(weeks=3))
-    assert violations(pd.concat([frame, later]), config) == [None, False, False]
+    frame = shop([100] * 4)
+    later = frame.assign(event_ts=frame.event_ts + pd.Timedelta(weeks=4))
+    assert violations(pd.concat([frame, later]), config) == [None] * 3 + [False]
     assert violations(frame.head(0), config) == []
+
+
+def test_a_source_that_has_run_dry_is_found_by_the_calendar(
+    config: Settings, tmp_path: Path
+) -> None:
+    store = DeltaTables(tmp_path)
+    store.overwrite("bronze.events", ibis.memtable(shop([100] * 10)))
+    for later, fired in ((0, False), (7, False), (14, True)):
+        today = UNTIL + datetime.timedelta(days=later)
+        found = {each.cause: each for each in findings(store, config, today, 1, [])}
+        assert found["source"].fires(2, 3) == fired
+    assert "0 events instead of 100" in found["source"].message
+
+
+def alert(cause: str, severity: str, acknowledged: bool = False) -> Alert:
+    moment = datetime.datetime(2025, 4, 1, tzinfo=datetime.UTC)
+    return Alert(cause, cause, severity, "churn", 1, UNTIL, "", moment, acknowledged=acknowledged)
+
+
+class Registry:
+    """One version at Production, made before any alert."""
+
+    model_name = "churn"
+    client = SimpleNamespace(
+        search_model_versions=lambda query: [SimpleNamespace(creation_timestamp=0)]
+    )
+
+    def version_of(self, alias: str) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("standing", "due"),
+    [
+        ([alert("estimated_quality", "retrain")], True),
+        ([alert("estimated_quality", "retrain"), alert("source", "investigate")], False),
+        ([alert("estimated_quality", "retrain"), alert("source", "investigate", True)], True),
+        ([alert("estimated_quality", "retrain"), alert("broken_column", "investigate")], False),
+        ([alert("quality", "retrain"), alert("source", "investigate")], True),
+        ([alert("quality", "retrain", True), alert("source", "investigate")], False),
+    ],
+)
+def test_an_estimate_starts_no_training_while_the_source_is_in_doubt(
+    standing: list[Alert], due: bool
+) -> None:
+    registry: Any = Registry()
+    assert retraining_is_due(registry, standing) == due

@@ -296,6 +296,7 @@ def test_a_new_table_is_clustered_and_has_its_change_feed_on_and_keeps_both(
         "delta.enableChangeDataFeed": "true",
         "delta.logRetentionDuration": "interval 36500 days",
         "delta.deletedFileRetentionDuration": "interval 36500 days",
+        "delta.dataSkippingNumIndexedCols": "-1",
     }
     changes = spark_tables.spark.sql(f"SELECT * FROM table_changes('{name}', 0)").collect()
     assert sorted((c["_commit_version"], c["_change_type"], c["customer_id"]) for c in changes) == [

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -170,3 +172,25 @@ def test_a_table_is_refused_when_rows_are_deleted_beside_its_files_and_not_befor
         tables.read("gold.shared")
     with pytest.raises(SourceError, match=r"uses deletion vectors, .* as Parquet"):
         sources.find(str(path))
+
+
+SPILLS = """
+import os, sys
+from pathlib import Path
+from churn_lib.tables import DeltaTables
+
+connection = DeltaTables(Path(sys.argv[1])).connection
+connection.raw_sql("SET memory_limit = '60MB'")
+query = "SELECT count(*) FROM (SELECT md5(i::VARCHAR) AS k FROM range(1500000) t(i) GROUP BY k)"
+print(connection.raw_sql(query).fetchone()[0])
+print(any(Path(sys.argv[1]).glob(f".spill-{os.getpid()}-*")))
+"""
+
+
+def test_two_processes_that_spill_at_once_keep_out_of_each_others_way(tmp_path: Path) -> None:
+    (tmp_path / ".spill-999999999-killed").mkdir()
+    command = [sys.executable, "-c", SPILLS, str(tmp_path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [process.communicate(timeout=300)[0].strip() for process in running]
+    assert answers == ["1500000\nTrue"] * 2
+    assert list(tmp_path.glob(".spill*")) == []
