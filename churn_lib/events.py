@@ -100,11 +100,14 @@ def ensure_bronze(
     sample: bool = True,  # whether the CDNOW data may stand in where there is none
 ) -> dict[str, int]:  # version of bronze.events and bronze.customers
     "Say which versions there are, having written the CDNOW data where there was none."
+
     # a load that is under way is waited for, not taken for one that was cut off
-    lock = tables.alone(lambda: None) if isinstance(tables, DeltaTables) else nullcontext()
-    with lock:
+    def waiting() -> None:
+        print("waiting for a load that is under way")
+
+    with tables.alone(waiting) if isinstance(tables, DeltaTables) else nullcontext():
         _ensure_whole(tables, sample)
-    return {name: tables.version(name) for name in BRONZE}
+        return {name: tables.version(name) for name in BRONZE}
 
 
 def _ensure_whole(tables: Tables, sample: bool) -> None:

@@ -622,3 +622,18 @@ def test_seconds_that_are_read_in_a_smaller_unit_are_refused(
     with pytest.raises(ChurnError, match=f"{unit} half of the times lie before 1970-01-"):
         load(store, config, path, time_format=unit)
     assert load(store, config, path, time_format="epoch_s").first_event.startswith("2023-11-14")
+
+
+def test_a_job_waits_for_a_load_that_is_under_way(
+    store: DeltaTables, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, people = events.cdnow()
+    with ThreadPoolExecutor(1) as pool:
+        with DeltaTables(store.folder).alone(lambda: None):
+            store.overwrite("bronze.customers", ibis.memtable(people), tags={"load_id": "a"})
+            job = pool.submit(events.ensure_bronze, DeltaTables(store.folder))
+            with pytest.raises(TimeoutError):
+                job.result(timeout=1)
+            store.overwrite("bronze.events", ibis.memtable(made), tags={"load_id": "a"})
+        assert job.result(timeout=60) == {"bronze.events": 0, "bronze.customers": 0}
+    assert "waiting for a load" in capsys.readouterr().out
