@@ -168,13 +168,15 @@ def check_epoch(
     time_format: str,
 ) -> None:
     "Raise `LoadError` when numbers were read in a unit that puts them next to 1970."
-    if time_format not in _EPOCHS:
+    unit = _EPOCHS.get(time_format)
+    larger = [name for name, micros in _EPOCHS.items() if unit and micros > unit]
+    if not larger:
         return
     middle = connection.raw_sql("SELECT median(event_ts) FROM stage.events").fetchone()[0]
     if middle is not None and middle.year < _YOUNGEST:
         raise LoadError(
             f"{source}: with --time-format {time_format} half of the times lie before "
-            f"{middle:%Y-%m-%d}; they count larger units, try epoch_s"
+            f"{middle:%Y-%m-%d}; they count larger units, try {' or '.join(larger)}"
         )
 
 

@@ -145,8 +145,8 @@ class Baseline:
         for name, movement in self.movements.items():
             numeric = is_numeric(name)
             least = settings.max_population_stability_index if numeric else settings.max_js_distance
-            # answers and labels are held against the holdout: they were one horizon away from it
-            # in training, partly because the model knew the rows, which is no movement in time
+            # answers and labels are held against the holdout, and that the model knew its training
+            # rows is no movement in time: there is nothing to carry on
             expected = movement.expected(max(1.0, reach) if name in FEATURES else 1.0)
             limits[name] = max(least, expected)
         return limits
