@@ -19,6 +19,7 @@ from churn_lib import bundle
 from churn_lib.plan import Plan, make_plan
 from churn_lib.spark_tables import SparkTables
 
+ROOT = Path(__file__).parent.parent
 CHURN = Path(sys.executable).parent / "churn"
 STRIPPED = ("CHURN_", "MLFLOW_TRACKING", "MLFLOW_REGISTRY", "DATABRICKS_", "BUNDLE_VAR_")
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
@@ -118,6 +119,18 @@ def notebook_task(task_key: str, stem: str | None = None, **more: Any) -> dict[s
     if "base_parameters" in more:
         body["base_parameters"] = more.pop("base_parameters")
     return {"task_key": task_key, "notebook_task": body, **more}
+
+
+def run_job(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the cells of a job notebook in this process; its task values, kept in `folder`."""
+    monkeypatch.setenv("CHURN_TASK_KEY", name)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for cell in nbformat.read(ROOT / "nbs" / "jobs" / f"{name}.ipynb", 4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, name, "exec"), namespace)
+            if "parameters" in cell.metadata.get("tags", []):
+                namespace["git_sha"] = "abc123"
+    return json.loads((folder / "values" / f"{name}.json").read_text())
 
 
 def good(task_key: str, **more: Any) -> dict[str, Any]:

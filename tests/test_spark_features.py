@@ -1,16 +1,15 @@
 """The features and the feature job on a real Spark: the values of DuckDB and of plain Python."""
 
 import datetime
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ibis
-import nbformat
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from conftest import run_job
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -25,7 +24,6 @@ from churn_lib.spark_tables import SparkTables
 from churn_lib.tables import DeltaTables
 
 ROOT = Path(__file__).parent.parent
-JOB = ROOT / "nbs" / "jobs" / "01_feature_engineering.ipynb"
 # many customers in one draw: a query of Spark costs seconds, whatever it counts
 LIFE = st.tuples(st.lists(EVENT, max_size=12), MOMENTS)
 IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -133,20 +131,6 @@ def settings_of(folder: Path, catalog: str) -> settings_module.Settings:
     return settings_module.load("local", folder / "settings.ini")
 
 
-def run_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run the cells of the job in this process; its task values."""
-    monkeypatch.setenv("CHURN_SETTINGS", str(folder / "settings.ini"))
-    monkeypatch.setenv("CHURN_TASK_VALUES", str(folder / "values"))
-    monkeypatch.setenv("CHURN_TASK_KEY", "feature_engineering")
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    for cell in nbformat.read(JOB, 4).cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, str(JOB), "exec"), namespace)
-            if "parameters" in cell.metadata.get("tags", []):
-                namespace["git_sha"] = "abc123"
-    return json.loads((folder / "values" / "feature_engineering.json").read_text())
-
-
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many rows each query of Spark brought into this process."""
@@ -187,7 +171,9 @@ def test_the_feature_job_runs_on_spark_by_name_and_fetches_no_rows(
             for name, rows in zip(("bronze.events", "bronze.customers"), cdnow, strict=True):
                 store.overwrite(name, ibis.memtable(rows))
             fetched.clear()
-            values = run_job(folder, context)
+            context.setenv("CHURN_SETTINGS", str(folder / "settings.ini"))
+            context.setenv("CHURN_TASK_VALUES", str(folder / "values"))
+            values = run_job("01_feature_engineering", folder, context)
         assert values["feature_date"] == "1998-07-01"
         if folder == there:
             assert fetched and max(fetched) < 100 < cdnow[1].num_rows

@@ -1,31 +1,15 @@
 """The jobs one after the other with their tables on a real Spark, as they run on Databricks."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import ibis
-import nbformat
 import pytest
+from conftest import run_job
 
 from churn_lib import events, registry, settings, tables
 from churn_lib.spark_tables import SparkTables
 
 ROOT = Path(__file__).parent.parent
-JOBS = ROOT / "nbs" / "jobs"
-
-
-def run_job(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run the cells of a job in this process; its task values."""
-    monkeypatch.setenv("CHURN_TASK_KEY", name)
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    for cell in nbformat.read(JOBS / f"{name}.ipynb", 4).cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, name, "exec"), namespace)
-            if "parameters" in cell.metadata.get("tags", []):
-                namespace["git_sha"] = "abc123"
-    values = folder / "values" / f"{name}.json"
-    return json.loads(values.read_text()) if values.exists() else {}
 
 
 @pytest.mark.timeout(1_500)  # Spark takes seconds for each of many small queries
