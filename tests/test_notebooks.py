@@ -128,12 +128,6 @@ def test_every_module_imports_only_from_modules_before_it() -> None:
         assert later == set(), f"{name} imports {later}"
 
 
-def test_no_module_grows_past_400_lines() -> None:
-    for path in (ROOT / "churn_lib").glob("*.py"):
-        if path.name != "_modidx.py":
-            assert len(path.read_text().splitlines()) <= 400, path
-
-
 def test_no_notebook_or_text_names_a_path_of_a_machine() -> None:
     shown = shutil.which("git")
     assert shown
