@@ -940,6 +940,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'churn_lib.model_server._elsewhere': ( 'lib/model_server.html#_elsewhere',
                                                                                'churn_lib/model_server.py'),
                                         'churn_lib.model_server._json': ('lib/model_server.html#_json', 'churn_lib/model_server.py'),
+                                        'churn_lib.model_server._no_icon': ('lib/model_server.html#_no_icon', 'churn_lib/model_server.py'),
+                                        'churn_lib.model_server._to_docs': ('lib/model_server.html#_to_docs', 'churn_lib/model_server.py'),
                                         'churn_lib.model_server._told': ('lib/model_server.html#_told', 'churn_lib/model_server.py')},
             'churn_lib.monitoring': { 'churn_lib.monitoring.Baseline': ('lib/monitoring.html#baseline', 'churn_lib/monitoring.py'),
                                       'churn_lib.monitoring.Baseline.limits': ( 'lib/monitoring.html#baseline.limits',

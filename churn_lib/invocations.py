@@ -106,12 +106,12 @@ def authorize(
     token: str,  # what it has to show
 ) -> None:
     "Let a request with the token pass; raises `ApiError` 401 or 403."
-    given = headers.get(b"authorization", b"")
-    if not given.startswith(b"Bearer "):
+    scheme, *given = headers.get(b"authorization", b"").split() or [b""]
+    if scheme.lower() != b"bearer" or not given:
         raise ApiError(
             401, "UNAUTHENTICATED", "no token: send the header Authorization: Bearer ..."
         )
-    if not hmac.compare_digest(given[7:], token.encode()):
+    if not hmac.compare_digest(b" ".join(given), token.encode()):
         raise ApiError(403, "PERMISSION_DENIED", "Invalid access token.")
 
 # %% ../nbs/lib/51_invocations.ipynb #64a50721
@@ -320,6 +320,8 @@ async def _send_answer(send: Send, status: int, answer: bytes, call: Call) -> No
         headers.append((b"served-model-name", call.entity.encode()))
     if status == 429:
         headers.append((b"retry-after", str(60 - int(time.monotonic() % 60)).encode()))
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     if status == 405:
         headers.append((b"allow", b"POST"))
     if status == 408:

@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as ApiRequest
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route as ApiRoute
 
 from churn_lib.endpoint_api import (
@@ -139,7 +139,8 @@ async def _elsewhere(
     raise ApiError(501, "NOT_IMPLEMENTED", f"this local server cannot do that: {why}")
 
 # %% ../nbs/lib/52_model_server.ipynb #024d9712
-_OPEN = ("/health", "/docs", "/.well-known/databricks-config")  # need no token
+# what needs no token: who opens the server in a browser is led to its docs
+_OPEN = ("/health", "/docs", "/.well-known/databricks-config", "/", "/docs/", "/favicon.ico")
 
 
 class ModelServer:
@@ -167,6 +168,9 @@ class ModelServer:
             ApiRoute("/docs", self._docs),
             ApiRoute("/metrics", self._metrics),
             ApiRoute(_OPEN[2], self._discovery),
+            ApiRoute("/", _to_docs),
+            ApiRoute("/docs/", _to_docs),
+            ApiRoute("/favicon.ico", _no_icon),
         ]
         methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
         elsewhere = [
@@ -222,20 +226,30 @@ class ModelServer:
     async def _docs(self, request: ApiRequest) -> Response:
         return HTMLResponse(_docs_page(str(request.base_url).rstrip("/")))
 
+
+async def _to_docs(request: ApiRequest) -> Response:
+    return RedirectResponse("/docs")
+
+
+async def _no_icon(request: ApiRequest) -> Response:
+    return Response(status_code=204)
+
 # %% ../nbs/lib/52_model_server.ipynb #1b06e165
 async def _told(
     request: ApiRequest,
     error: Exception,
 ) -> Response:
+    headers = {"www-authenticate": "Bearer"} if getattr(error, "status", 0) == 401 else {}
     if isinstance(error, HTTPException):
         path = f"{request.method} {request.url.path[:200]}"
+        headers = dict(error.headers or {})  # with 405, the methods that there are
         error = ApiError(error.status_code, "ENDPOINT_NOT_FOUND", f"No API found for '{path}'")
     if not isinstance(error, ApiError):
         _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         error = ApiError(500, "INTERNAL_ERROR", f"{type(error).__name__}: see the server's log")
     else:
         _log.warning("%s %s: %s %s", request.method, request.url.path, error.status, error.message)
-    return JSONResponse(error.body(), error.status)
+    return JSONResponse(error.body(), error.status, headers)
 
 # %% ../nbs/lib/52_model_server.ipynb #f56bd1da
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>churn model server</title>

@@ -303,7 +303,45 @@ def test_without_a_token_401_with_a_wrong_one_403_and_the_right_one_is_private(
     assert post(workspace, split(), Authorization="Bearer guess").status_code == 403
     token = server_process.serving_folder(store) / "token"
     assert token.stat().st_mode & 0o777 == 0o600
-    assert requests.get(f"{workspace.config.host}/docs", timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("written", ["Bearer {}", "bearer {}", "BEARER   {}", "Bearer\t{}  "])
+def test_the_scheme_of_a_token_is_read_in_any_case_and_with_any_blanks(
+    workspace: WorkspaceClient, written: str
+) -> None:
+    given = written.format(workspace.config.token)
+    sent = (
+        f"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {given}\r\n\r\n"
+    )
+    assert exchange(workspace, sent.encode()).startswith(b"HTTP/1.1 200 ")
+    asked = sent.replace("GET /metrics", f"POST /serving-endpoints/{NAME}/invocations")
+    assert exchange(workspace, asked.encode()).startswith(b"HTTP/1.1 400 ")  # no body, but let in
+
+
+@pytest.mark.parametrize("written", ["Bearer", "Bearer ", "Basic {}", "Bearer{}", ""])
+def test_what_is_no_bearer_token_is_401_and_says_what_is_wanted(
+    workspace: WorkspaceClient, written: str
+) -> None:
+    given = {"Authorization": written.format(workspace.config.token)}
+    for path in ("/metrics", f"/serving-endpoints/{NAME}/invocations"):
+        refused = requests.post(f"{workspace.config.host}{path}", headers=given, timeout=60)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_browser_is_led_to_the_docs_without_a_token(workspace: WorkspaceClient) -> None:
+    for path in ("", "/", "/docs", "/docs/", "/docs?from=here"):
+        for ask in (requests.get, requests.head):
+            shown = ask(f"{workspace.config.host}{path}", allow_redirects=True, timeout=60)
+            assert (shown.status_code, shown.url.partition("?")[0][-5:]) == (200, "/docs")
+    assert requests.get(f"{workspace.config.host}/favicon.ico", timeout=60).status_code == 204
+    refused = requests.post(f"{workspace.config.host}/", timeout=60)
+    assert (refused.status_code, set(refused.headers["allow"].split(", "))) == (
+        405,
+        {"GET", "HEAD"},
+    )
+    whole = f"GET {workspace.config.host}/docs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert exchange(workspace, whole.encode()).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_field_it_does_not_know_is_400_and_a_change_during_a_change_409(
