@@ -8,7 +8,6 @@ __all__ = ['UnsetError', 'Dependency', 'Parameter', 'Task', 'Job', 'Bundle', 'fi
 # %% ../nbs/lib/74_bundle.ipynb #28aec6ea
 import os
 import re
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from pydantic import (
     model_validator,
 )
 
-from . import jobs as job_context
 from .bundle_files import BundleError, Mapping, Sources, read_sources
 from .compute import on_compute
+from .jobs import GitError, git, git_sha
 
 # %% ../nbs/lib/74_bundle.ipynb #ae5591ca
 def _variables(
@@ -73,16 +72,17 @@ def _git(
     root: Path,  # folder of databricks.yml
 ) -> dict[str, str]:  # what ${bundle.git.*} stands for, empty outside a checkout
     def ask(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
         try:
-            return subprocess.run(
-                command, capture_output=True, text=True, timeout=30
-            ).stdout.strip()
-        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return git(root, *arguments).decode(errors="replace").strip()
+        except GitError:
             return ""
 
+    try:
+        commit = git_sha(root) or ""
+    except GitError:  # what needs the commit asks again, and shows git's words
+        commit = ""
     return {
-        "commit": job_context.git_sha(root) or "",
+        "commit": commit,
         "branch": ask("branch", "--show-current"),
         "origin_url": ask("config", "--get", "remote.origin.url"),
         "bundle_root_path": ".",

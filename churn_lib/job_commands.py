@@ -22,6 +22,7 @@ from . import bundle as bundle_module
 from . import settings as settings_module
 from .bundle import Bundle
 from .console import AsJson, Target, print_json, print_run, run_shown, shown_path
+from .jobs import check_code
 from .plan import Plan, PlanError, Step, make_plan
 from .runner import JobRun
 
@@ -107,7 +108,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     "Run a job of the bundle on this machine."
-    plan = make_plan(bundle_module.load(target), job, _given(param or [], rebuild), only)
+    bundle = bundle_module.load(target)
+    check_code(bundle.root)
+    plan = make_plan(bundle, job, _given(param or [], rebuild), only)
     if dry_run:
         print_json(_plan_json(plan)) if as_json else Console().print(_plan_table(plan))
         return
@@ -146,6 +149,7 @@ def pipeline(
 ) -> None:
     "Run every job in order and stop at the first that fails."
     bundle = bundle_module.load(target)
+    check_code(bundle.root)
     plans = _pipeline_plans(bundle, _given(param or [], rebuild))
     runs, console, done = _runs_folder(bundle), Console(), list[JobRun]()
     for plan in plans:

@@ -16,7 +16,6 @@ from rich.table import Table
 
 from . import jobs, settings as settings_module
 from .console import AsJson, Target, print_json
-from .settings import Settings
 
 # %% ../nbs/lib/94_model_commands.ipynb #f3e762d6
 # the printed table fits a terminal of 80 characters; --json has every digit
@@ -111,10 +110,6 @@ def history(
 Version = Annotated[int, typer.Argument(help="Number of a version.", min=1)]
 
 
-def _commit(settings: Settings) -> str:
-    return jobs.git_sha(settings.root) or "unknown"
-
-
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; it goes on record.")],
     to: Annotated[
@@ -129,7 +124,7 @@ def rollback(
 
     settings = settings_module.load(target)
     models, store = registry.connect(settings), tables.connect(settings)
-    commit, console = _commit(settings), Console(stderr=True)
+    commit, console = jobs.running_commit(), Console(stderr=True)
 
     def follow(version: int) -> None:
         serving.move(settings, models, store, version, commit, console.print)
@@ -169,7 +164,7 @@ def copy(
     from churn_lib import environments
 
     ours, theirs = settings_module.load(destination), settings_module.load(origin)
-    decision = environments.copy(theirs, ours, _commit(ours), version)
+    decision = environments.copy(theirs, ours, jobs.running_commit(), version)
     if as_json:
         return print_json({"model": ours.model_name, **asdict(decision)})
     Console().print(f"{ours.model_name}: {escape(decision.sentence)}", soft_wrap=True)

@@ -19,6 +19,7 @@ from typing import Any
 import nbformat
 
 from .bundle import Bundle, Job, Task
+from .jobs import git_sha
 from .settings import ChurnError
 
 # %% ../nbs/lib/75_plan.ipynb #9f049ec1
@@ -280,6 +281,7 @@ def _parameters(
             raise PlanError(f"{place} has no parameter {name!r}; it has {known}")
         values[name] = value
     if values.get("git_sha") == "":
+        git_sha(bundle.root)  # raises where git refuses to answer, in its own words
         raise PlanError(
             f"{bundle.root} is not a git checkout with a commit: pass --param git_sha=..."
         )

@@ -24,8 +24,8 @@ import pandas as pd
 from . import training
 from .execution import ExecutionError, Kernels, execute
 from .features import FEATURES
-from .jobs import read_values
-from .provenance import GitError, differences, git
+from .jobs import GitError, git, read_values
+from .provenance import differences
 from .registry import Registry
 from .settings import ChurnError, Settings
 from .tables import Tables, connect

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .execution import ExecutionError, Kernels, execute
-from .jobs import read_values, write_values
+from .jobs import import_path, read_values, write_values
 from .plan import BAD, Plan, PlanError, Step, as_text, compare, decide, fill, references
 
 # %% ../nbs/lib/77_runner.ipynb #90085c8c
@@ -129,6 +129,7 @@ def _environment(
         **os.environ,
         "CHURN_TASK_VALUES": str(run.values),
         "CHURN_TASK_KEY": step.task.task_key,
+        "PYTHONPATH": import_path(),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a remark of the debugger that helps nobody here
     }
     settings = run.plan.bundle.root / "settings.ini"

@@ -73,7 +73,7 @@ def deploy(
     if model_name:
         settings = settings.model_copy(update={"model_name": model_name})
     models, store = registry.connect(settings), tables.connect(settings)
-    sha = jobs.git_sha(settings.root) or ""
+    sha = jobs.running_commit()
 
     def tell(line: str) -> None:
         sys.stderr.write(f"{line}\n")

@@ -15,8 +15,9 @@ import pytest
 
 from churn_lib import registry, simulation, tables, training
 from churn_lib import settings as settings_module
+from churn_lib.jobs import git
 from churn_lib.model_card import _resampled, intervals
-from churn_lib.provenance import checkout, git
+from churn_lib.provenance import checkout
 from churn_lib.reproduction import ReproductionError, _check, compare, first_difference
 
 ROOT = Path(__file__).parent.parent
@@ -110,15 +111,17 @@ def test_a_clone_that_has_moved_on_makes_a_version_again_and_changes_nothing_els
 
 
 def test_uncommitted_changes_are_part_of_the_record(project: Path) -> None:
-    model = project / "churn_lib" / "model.py"
-    committed = model.read_text()
+    both = (project / "churn_lib" / "model.py", project / "nbs" / "lib" / "20_model.ipynb")
+    committed = {path: path.read_text() for path in both}
     try:
-        model.write_text(committed.replace("learning_rate=0.03", "learning_rate=0.07"))
+        for path, text in committed.items():
+            path.write_text(text.replace("learning_rate=0.03", "learning_rate=0.07"))
         (project / "note.txt").write_text("new\n")
         answer = churn(project, "run", "training_job", "--only", "train_and_register")
         assert answer.returncode == 0, answer.stdout + answer.stderr
     finally:
-        model.write_text(committed)
+        for path, text in committed.items():
+            path.write_text(text)
         (project / "note.txt").unlink()
     record = training.read_record(models_of(project), 2)
     assert record.tags["git_dirty"] == "true"

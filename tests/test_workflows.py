@@ -464,12 +464,12 @@ def test_git_merges_and_compares_notebooks_with_the_tools_of_this_project(
         ("merge.jupyternotebook.driver", "nbdev-merge"),
         ("diff.jupyternotebook.command", "nbdev-diff-driver"),
     ):
-        driver = hooks.git(clone, "config", key).split('"')[1]
+        driver = hooks.git(clone, "config", key).decode().split('"')[1]
         assert driver == f".venv/bin/{tool}"
         assert (clone / driver).exists()
     pre_commit = (clone / ".git/hooks/pre-commit").read_text()
     assert "pre_commit" in pre_commit or "pre-commit" in pre_commit
-    assert "jupyternotebook" in hooks.git(clone, "check-attr", "merge", "nbs/index.ipynb")
+    assert b"jupyternotebook" in hooks.git(clone, "check-attr", "merge", "nbs/index.ipynb")
 
 
 def test_a_drifted_twin_is_found_both_ways(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from churn_lib.jobs import git_sha
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,8 +29,7 @@ def append(folder: Path, name: str, root: Path) -> int:
     """Run one benchmark and write its line; the exit code."""
     command = [sys.executable, "-m", f"benchmarks.{name}"]
     run = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    git = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    commit = git_sha(root) or ""
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     line = {"commit": commit, "at": moment, "exit": run.returncode, "output": run.stdout}
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,15 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from churn_lib.jobs import git, git_environment
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(os.path.abspath(sys.executable)).parent
 ATTRIBUTES = ("*.ipynb merge=jupyternotebook", "*.ipynb diff=jupyternotebook")
-
-
-def git(root: Path, *arguments: str) -> str:
-    """What git answers in `root`."""
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def set_drivers(root: Path, folder: Path = BIN) -> None:
@@ -35,7 +31,8 @@ def main(root: Path = ROOT) -> None:
         return  # an archive, or a second worktree, whose clone has them
     for command in (["nbdev-install-hooks"], ["pre-commit", "install", "--allow-missing-config"]):
         tool = [str(BIN / command[0]), *command[1:]]
-        run = subprocess.run(tool, cwd=root, capture_output=True, text=True)
+        environment = git_environment()
+        run = subprocess.run(tool, cwd=root, env=environment, capture_output=True, text=True)
         if run.returncode:
             print(f"{command[0]}: {(run.stderr or run.stdout).strip()}", file=sys.stderr)
     post_merge = root / ".git" / "hooks" / "post-merge"
