@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from churn_lib import (
     bundle_commands,
@@ -25,7 +25,7 @@ from churn_lib import (
     simulation_command,
 )
 from . import settings as settings_module
-from .console import AsJson, Target, print_json
+from .console import AsJson, Target, print_json, print_table, steady_streams
 from .settings import ChurnError
 
 # %% ../nbs/lib/98_cli.ipynb #ff264ec2
@@ -64,17 +64,17 @@ def settings(
     values = settings_module.load(target).model_dump(mode="json")
     if as_json:
         return print_json(values)
-    table = Table(title=f"settings of {target}")
-    table.add_column("key")
-    table.add_column("value", overflow="fold")
-    for key, value in values.items():
-        table.add_row(key, str(value))
-    Console().print(table)
+    rows = [(key, str(value)) for key, value in values.items()]
+    title = escape(f"settings of {target}")
+    print_table(Console(), ("key", "value"), rows, title, fold=("value",), boxed=True)
 
 # %% ../nbs/lib/98_cli.ipynb #026bee73
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def _interrupt(number: int, frame: Any) -> None:
     # an impatient second Ctrl-C must not cut off the writing down of what the first one stopped
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in _STOPS:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -82,13 +82,15 @@ def _interrupt(number: int, frame: Any) -> None:
 def main() -> None:
     "Entry point of the `churn` command."
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
-    try:
-        app()
-    except ChurnError as error:
-        sys.stderr.write(f"churn: {error}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("churn: stopped\n")
-        sys.exit(130)
+        for number in _STOPS:
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _interrupt)
+    with steady_streams():
+        try:
+            app()
+        except ChurnError as error:
+            sys.stderr.write(f"churn: {error}\n")
+            sys.exit(2)
+        except KeyboardInterrupt:
+            sys.stderr.write("churn: stopped\n")
+            sys.exit(130)

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from . import settings as settings_module
-from .console import AsJson, Target, print_json
+from .console import AsJson, Target, print_json, print_table
 from .settings import ChurnError
 
 # %% ../nbs/lib/92_data_commands.ipynb #a16241e7
@@ -46,6 +46,8 @@ def _steps(
 # %% ../nbs/lib/92_data_commands.ipynb #ef03ff4b
 def _profile_table(profile: Any) -> Table:
     table = Table(title="bronze", show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True)
     table.add_row("events", f"{profile.events:,}")
     table.add_row("customers", f"{profile.customers:,}")
     table.add_row("first event", profile.first_event)
@@ -148,10 +150,10 @@ def maintain(
             rows.append({"table": name, "version": version, "kept_for_models": sorted(keep)})
     if as_json:
         return print_json({"tables": rows})
-    table = Table(title=f"versions of the last {keep_days} days stay readable")
-    for title in ("table", "version", "kept for models"):
-        table.add_column(title)
+    cells = []
     for row in rows:
         kept = ", ".join(map(str, row["kept_for_models"]))
-        table.add_row(row["table"], str(row["version"]), kept)
-    Console().print(table)
+        cells.append((row["table"], str(row["version"]), kept))
+    titles = ("table", "version", "kept for models")
+    title = f"versions of the last {keep_days} days stay readable"
+    print_table(Console(), titles, cells, title, fold=("kept for models",), boxed=True)

@@ -16,15 +16,23 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from . import bundle as bundle_module
 from . import settings as settings_module
 from .bundle import Bundle
-from .console import AsJson, Target, print_json, print_run, run_shown, shown_path
+from churn_lib.console import (
+    AsJson,
+    Target,
+    print_json,
+    print_run,
+    print_table,
+    run_shown,
+    shown_path,
+)
 from .jobs import check_code
 from .plan import Plan, PlanError, Step, make_plan
 from .runner import JobRun
+from .settings import ChurnError
 
 # %% ../nbs/lib/91_job_commands.ipynb #e9f510b8
 def _given(
@@ -57,15 +65,15 @@ def _exit_code(done: list[JobRun]) -> int:
     return 0 if all(run.succeeded for run in done) else 1
 
 
-def _plan_table(plan: Plan) -> Table:
-    table = Table(title=f"{plan.job}, target {plan.bundle.target}")
-    for title in ("task", "type", "after", "notebook", "parameters"):
-        table.add_column(title, overflow="fold")
+def _print_plan(plan: Plan) -> None:
+    rows = []
     for row in _plan_json(plan)["tasks"]:
         parameters = "\n".join(f"{key}={value}" for key, value in row["parameters"].items())
-        cells = (row["task_key"], row["type"], ", ".join(row["depends_on"]), row["notebook"] or "")
-        table.add_row(*cells, escape(parameters))
-    return table
+        after, what = ", ".join(row["depends_on"]), row["notebook"] or row["job"] or ""
+        rows.append((row["task_key"], row["type"], after, what, parameters))
+    titles = ("task", "type", "after", "notebook or job", "parameters")
+    title = escape(f"{plan.job}, target {plan.bundle.target}")
+    print_table(Console(), titles, rows, title, fold=titles[2:], boxed=True)
 
 # %% ../nbs/lib/91_job_commands.ipynb #5886dd1b
 def _step_json(plan: Plan, step: Step) -> dict[str, Any]:
@@ -112,7 +120,7 @@ def run(
     check_code(bundle.root)
     plan = make_plan(bundle, job, _given(param or [], rebuild), only)
     if dry_run:
-        print_json(_plan_json(plan)) if as_json else Console().print(_plan_table(plan))
+        print_json(_plan_json(plan)) if as_json else _print_plan(plan)
         return
     runs = _runs_folder(plan.bundle)
     done = run_shown(plan, runs, Console(stderr=True))
@@ -163,7 +171,10 @@ def pipeline(
         state = "SUCCESS" if succeeded else done[-1].state
         print_json({"state": state, "jobs": [asdict(run) for run in done]})
     elif succeeded:
-        _print_summary(target, console)
+        try:
+            _print_summary(target, console)
+        except ChurnError as error:  # what the jobs have done stands
+            sys.stderr.write(f"churn: no summary: {error}\n")
     raise typer.Exit(_exit_code(done))
 
 # %% ../nbs/lib/91_job_commands.ipynb #309a30d8

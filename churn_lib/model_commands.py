@@ -12,10 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from . import jobs, settings as settings_module
-from .console import AsJson, Target, print_json
+from .console import AsJson, Target, print_json, print_table
 
 # %% ../nbs/lib/94_model_commands.ipynb #f3e762d6
 # the printed table fits a terminal of 80 characters; --json has every digit
@@ -58,13 +57,11 @@ def models(
         raise registry.RegistryError(
             f"{settings.model_name} has no version yet: `churn pipeline` makes one"
         )
-    caption = "* made from a tree with changes"
-    table = Table(title=settings.model_name, caption=caption, box=None, padding=(0, 2, 0, 0))
-    for title in _COLUMNS.values():
-        table.add_column(title, no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(name, row[name]) for name in _COLUMNS))
-    Console().print(table)
+    cells = [[_cell(name, row[name]) for name in _COLUMNS] for row in rows]
+    changed = any((row["git_sha"] or "").endswith("-dirty") for row in rows)
+    caption = "* made from a tree with changes" if changed else ""
+    titles = tuple(_COLUMNS.values())
+    print_table(Console(), titles, cells, escape(settings.model_name), caption)
 
 # %% ../nbs/lib/94_model_commands.ipynb #9eaff57e
 def _when(entry: dict[str, Any]) -> str:
@@ -79,9 +76,9 @@ def _what(entry: dict[str, Any]) -> str:
 def _why(entry: dict[str, Any]) -> str:
     evidence = entry["evidence"]
     if not evidence:
-        return escape(entry["reason"])
+        return entry["reason"]
     told = f"{evidence['verdict']} on {evidence['holdout_rows']} customers of {evidence['feature_date']}"
-    return escape(f"{entry['reason']}\n{told}, report {evidence['report_id'][:12]}")
+    return f"{entry['reason']}\n{told}, report {evidence['report_id'][:12]}"
 
 
 def history(
@@ -99,12 +96,9 @@ def history(
         raise registry.RegistryError(
             f"{settings.model_name} was never at Production: `churn pipeline` gets one there"
         )
-    table = Table(title=settings.model_name, box=None, padding=(0, 2, 0, 0))
-    for title in ("when (UTC)", "who", "move", "why"):
-        table.add_column(title, no_wrap=title == "move", overflow="fold")
-    for entry in story:
-        table.add_row(_when(entry), escape(entry["by"] or ""), _what(entry), _why(entry))
-    Console().print(table)
+    rows = [(_when(entry), entry["by"] or "", _what(entry), _why(entry)) for entry in story]
+    titles = ("when (UTC)", "who", "move", "why")
+    print_table(Console(), titles, rows, escape(settings.model_name), fold=("who", "why"))
 
 # %% ../nbs/lib/94_model_commands.ipynb #aebf29d7
 Version = Annotated[int, typer.Argument(help="Number of a version.", min=1)]

@@ -12,10 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from . import settings as settings_module
-from .console import AsJson, Target, print_json
+from .console import AsJson, Target, print_json, print_table
 
 # %% ../nbs/lib/96_monitoring_commands.ipynb #530902d1
 app = typer.Typer(help="What the monitor says, and the alerts it has raised.", no_args_is_help=True)
@@ -99,12 +98,11 @@ def list_alerts(
     rows = log[log.model_name == config.model_name].astype({"at": str, "window_date": str})
     if as_json:
         return print_json(rows.to_dict("records"))
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("at", "event", "alert", "by", "message"):
-        table.add_column(title, overflow="fold")
-    for row in rows.itertuples():
-        table.add_row(row.at[:19], row.event, row.alert_id, row.by, escape(row.message))
-    Console().print(table)
+    cells = [
+        (row.at[:19], row.event, row.alert_id, row.by, row.message) for row in rows.itertuples()
+    ]
+    titles = ("at", "event", "alert", "by", "message")
+    print_table(Console(), titles, cells, fold=("alert", "by", "message"))
 
 # %% ../nbs/lib/96_monitoring_commands.ipynb #d1966db4
 @app.command()

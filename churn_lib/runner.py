@@ -6,10 +6,12 @@
 __all__ = ['TaskRun', 'JobRun', 'Reporter', 'Run', 'run_plan']
 
 # %% ../nbs/lib/77_runner.ipynb #55fe8577
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import sys
 import threading
 import time
 import traceback
@@ -55,6 +57,9 @@ class JobRun:
 class Reporter:
     "Is told how a run goes; this one keeps quiet."
 
+    def begun(self, plan: Plan) -> None:
+        "The run begins; jobs that it runs in turn do not come here."
+
     def started(self, run_id: str, step: Step) -> None:
         "A task begins."
 
@@ -63,6 +68,48 @@ class Reporter:
 
     def ended(self, run_id: str, step: Step, task: TaskRun) -> None:
         "A task has ended."
+
+    def finished(self) -> None:
+        "The run is over, however it went; what `begun` has opened is closed here."
+
+# %% ../nbs/lib/77_runner.ipynb #8ffef749
+class _Guarded(Reporter):
+    "Passes on what happens until the reporter fails: a display never decides the fate of a run."
+
+    def __init__(self, reporter: Reporter):
+        self.reporter: Reporter | None = reporter
+        self._lock = threading.Lock()
+
+    def _pass_on(self, name: str, *values: Any) -> None:
+        try:
+            getattr(self.reporter or Reporter(), name)(*values)
+        except (Exception, SystemExit) as error:
+            with self._lock:
+                failed, self.reporter = self.reporter, None
+            if failed is None:
+                return
+            with contextlib.suppress(Exception, SystemExit):  # gives the terminal back
+                failed.finished()
+            detail = " ".join(f"{type(error).__name__}: {error}".split())
+            with contextlib.suppress(Exception):
+                sys.stderr.write(
+                    f"churn: the progress display failed ({detail}); the run goes on\n"
+                )
+
+    def begun(self, plan: Plan) -> None:
+        self._pass_on("begun", plan)
+
+    def started(self, run_id: str, step: Step) -> None:
+        self._pass_on("started", run_id, step)
+
+    def cell(self, run_id: str, step: Step, number: int, total: int) -> None:
+        self._pass_on("cell", run_id, step, number, total)
+
+    def ended(self, run_id: str, step: Step, task: TaskRun) -> None:
+        self._pass_on("ended", run_id, step, task)
+
+    def finished(self) -> None:
+        self._pass_on("finished")
 
 # %% ../nbs/lib/77_runner.ipynb #f10e28b4
 class Run:
@@ -177,7 +224,7 @@ def _run_job(
     parameters = {**step.job.parameters, **_filled(run, step, "job_parameters")}
     kernels = Kernels()
     run.kernels.add(step.task.task_key, kernels.stop_all)
-    done = run_plan(replace(step.job, parameters=parameters), run.runs, run.reporter, kernels)
+    done = _run_steps(replace(step.job, parameters=parameters), run.runs, run.reporter, kernels)
     run.tasks[step.task.task_key].values = {"run_id": done.run_id}
     if not done.succeeded:
         where = run.runs / done.job / done.run_id
@@ -331,14 +378,13 @@ def _final_state(
     return "SUCCESS_WITH_FAILURES" if any(state in BAD for state in states.values()) else "SUCCESS"
 
 # %% ../nbs/lib/77_runner.ipynb #89e4efbd
-def run_plan(
+def _run_steps(
     plan: Plan,
     runs: Path,  # folder of all runs
-    reporter: Reporter | None = None,  # is told how it goes
-    kernels: Kernels | None = None,  # lets another thread stop the run
+    reporter: Reporter,  # a guarded one
+    kernels: Kernels,
 ) -> JobRun:
-    "Run a plan to its end; a failing task is a state in the answer, Ctrl-C too."
-    run = Run(plan, runs, reporter or Reporter(), kernels or Kernels())
+    run = Run(plan, runs, reporter, kernels)
     _reuse_values(run)
     stopped = ""
     running: dict[Future[TaskRun], Step] = {}
@@ -357,6 +403,21 @@ def run_plan(
         stopped = stopped or "CANCELED"
         _settle(run, running)
     return run.save(stopped or _final_state(run))
+
+
+def run_plan(
+    plan: Plan,
+    runs: Path,  # folder of all runs
+    reporter: Reporter | None = None,  # is told how it goes; when it fails, the run goes on
+    kernels: Kernels | None = None,  # lets another thread stop the run
+) -> JobRun:
+    "Run a plan to its end; a failing task is a state in the answer, Ctrl-C too."
+    guarded = _Guarded(reporter or Reporter())
+    guarded.begun(plan)
+    try:
+        return _run_steps(plan, runs, guarded, kernels or Kernels())
+    finally:
+        guarded.finished()
 
 # %% ../nbs/lib/77_runner.ipynb #f8e8ffba
 def _settle(

@@ -8,17 +8,18 @@ __all__ = ['endpoint', 'ServingCommandError', 'serve', 'deploy', 'status', 'quer
 # %% ../nbs/lib/95_serving_commands.ipynb #daaa12d5
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from . import jobs
 from . import settings as settings_module
-from .console import AsJson, Target, print_json, shown_path
+from .console import AsJson, Target, print_json, print_table, shown_path
 from .settings import ChurnError
 
 # %% ../nbs/lib/95_serving_commands.ipynb #5ddd1ec0
@@ -51,6 +52,8 @@ def serve(
         sys.stderr.write(f"Token in {token}; Ctrl-C stops, after the requests under way\n")
 
     server_process.log_to_stderr()
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     try:
         limits = Limits(idle_seconds=60 * idle_minutes)
         server_process.serve(settings, host, port, limits, tell)
@@ -112,15 +115,12 @@ def status(
     else:
         console = Console()
         update = told.get("config_update", "")
-        console.print(f"{told['endpoint']} ({told['where']}): {told['state']} {update}".rstrip())
+        state = f"{told['endpoint']} ({told['where']}): {told['state']} {update}".rstrip()
+        console.print(escape(state), soft_wrap=True)
         if served := told.get("served"):
-            table = Table(box=None, padding=(0, 2, 0, 0))
             columns = ("name", "version", "traffic", "deployment", "message")
-            for title in columns:
-                table.add_column(title, overflow="fold")
-            for row in served:
-                table.add_row(*(str(row[name]) for name in columns))
-            console.print(table)
+            rows = [[str(row[name]) for name in columns] for row in served]
+            print_table(console, columns, rows, fold=("name", "deployment", "message"))
         if "url" in told:
             console.print(told["url"], soft_wrap=True, highlight=False)
     raise typer.Exit(0 if told["state"] == "READY" else 1)

@@ -77,6 +77,8 @@ def _summary(
     done: "Simulated",
 ) -> Table:
     table = Table(title="simulated", show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(no_wrap=True)
     table.add_row("customers", f"{done.customers:,}")
     table.add_row("events", f"{done.events:,}")
     table.add_row(

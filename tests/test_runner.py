@@ -16,8 +16,8 @@ import yaml
 
 from churn_lib import bundle
 from churn_lib.bundle import BundleError
-from churn_lib.plan import PlanError, make_plan
-from churn_lib.runner import JobRun, TaskRun, run_plan
+from churn_lib.plan import Plan, PlanError, Step, make_plan
+from churn_lib.runner import JobRun, Reporter, TaskRun, run_plan
 
 CHURN = Path(sys.executable).parent / "churn"
 ECHO = "from churn_lib import jobs\njobs.task_values.set('said', text)"
@@ -465,6 +465,53 @@ def test_a_value_that_was_never_set_fails_the_task_that_needs_it(project: Projec
     body = task("b", after=("a",), base={"text": "{{tasks.a.values.nothing}}"})
     project.jobs["job"] = {"tasks": [task("a"), body]}
     assert "task a has set no value 'nothing'" in (by_key(project.run())["b"].error or "")
+
+
+class Broken(Reporter):
+    """A display that fails in one of its methods, and in each call from then on."""
+
+    def __init__(self, place: str, error: BaseException):
+        self.place, self.error, self.calls = place, error, list[str]()
+
+    def called(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.place or self.place in self.calls[:-1]:
+            raise self.error
+
+    def begun(self, plan: Plan) -> None:
+        self.called("begun")
+
+    def started(self, run_id: str, step: Step) -> None:
+        self.called("started")
+
+    def cell(self, run_id: str, step: Step, number: int, total: int) -> None:
+        self.called("cell")
+
+    def ended(self, run_id: str, step: Step, task: TaskRun) -> None:
+        self.called("ended")
+
+    def finished(self) -> None:
+        self.called("finished")
+
+
+@pytest.mark.parametrize("error", [KeyError("state"), OSError("gone"), SystemExit(1)])
+@pytest.mark.parametrize("place", ["begun", "started", "cell", "ended", "finished"])
+def test_a_display_that_fails_is_said_once_and_does_not_decide_the_fate_of_a_job(
+    project: Project, capsys: pytest.CaptureFixture[str], place: str, error: BaseException
+) -> None:
+    condition = {"op": "EQUAL_TO", "left": "1", "right": "1"}
+    tasks = [{"task_key": name, "condition_task": condition} for name in ("a", "b", "c")]
+    inner = {"task_key": "d", "run_job_task": {"job_id": "${resources.jobs.inner.id}"}}
+    kernel = [task("e")] if place == "cell" else []
+    project.jobs = {"job": {"tasks": [*tasks, inner, *kernel]}, "inner": {"tasks": tasks}}
+    reporter = Broken(place, error)
+    plan = make_plan(project.load(), "job")
+    done = run_plan(plan, project.root / ".churn" / "runs", reporter)
+    assert done.state == "SUCCESS"
+    detail = f"the progress display failed ({type(error).__name__}: {error}); the run goes on"
+    assert capsys.readouterr().err == f"churn: {detail}\n"
+    assert reporter.calls.count(place) == (2 if place == "finished" else 1)
+    assert reporter.calls[-1] == "finished"  # so that the terminal is given back
 
 
 HANGS = "import os, pathlib, threading\npathlib.Path('pid').write_text(str(os.getpid()))\nthreading.Event().wait()"
