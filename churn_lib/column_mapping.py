@@ -14,6 +14,7 @@ import duckdb
 from . import sources
 from .settings import ChurnError
 from .sources import Source
+from .table_interface import sql_name, sql_text
 
 # %% ../nbs/lib/13_column_mapping.ipynb #33bc82ca
 class LoadError(ChurnError):
@@ -85,16 +86,12 @@ _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 _KEYS = ("VARCHAR", "UUID", *_WHOLE, *(f"U{name}" for name in _WHOLE))
 
 
-def _name(column: str) -> str:  # quoted for SQL
-    return '"' + column.replace('"', '""') + '"'
-
-
 def _key_sql(source: Source, column: str) -> str:
     kind = source.columns[column]
     # databases export whole numbers as decimals without decimals
     if kind not in _KEYS and not (kind.startswith("DECIMAL(") and kind.endswith(",0)")):
         raise LoadError(f"{source}: column {column!r} is {kind}, not text; export it as text")
-    key = f"CAST({_name(column)} AS VARCHAR)"
+    key = f"CAST({sql_name(column)} AS VARCHAR)"
     return f"nullif(trim({key}), '')" if source.kind == "csv" else key
 
 # %% ../nbs/lib/13_column_mapping.ipynb #758f93b2
@@ -113,7 +110,7 @@ def _instant_sql(
         since = f"TRY_CAST({quoted} AS DECIMAL(28, 6)) * {_EPOCHS[time_format]}"
         return f"TRY(make_timestamptz(TRY_CAST({since} AS BIGINT)))"
     if kind == "VARCHAR" and time_format:
-        parsed = f"try_strptime({quoted}, {sources.text(time_format)})"
+        parsed = f"try_strptime({quoted}, {sql_text(time_format)})"
         return parsed if "%z" in time_format else f"timezone('{time_zone}', {parsed})"
     if kind in ("VARCHAR", "TIMESTAMP WITH TIME ZONE"):
         return f"TRY_CAST({quoted} AS TIMESTAMPTZ)"
@@ -129,7 +126,7 @@ def _time_sql(
     time_format: str,
 ) -> str:  # SQL for a TIMESTAMP WITH TIME ZONE, null where there is none
     kind = source.columns[column]
-    time = _instant_sql(kind, _name(column), time_zone, time_format)
+    time = _instant_sql(kind, sql_name(column), time_zone, time_format)
     if not time:
         counts = " (--time-format epoch_s or epoch_ms?)" if kind.startswith(_NUMBERS) else ""
         raise LoadError(
@@ -146,7 +143,7 @@ def check_times(
     "Raise `LoadError` when there is no such time zone or format."
     connection = duckdb.connect()
     try:
-        connection.execute(f"SET TimeZone = {sources.text(time_zone)}")
+        connection.execute(f"SET TimeZone = {sql_text(time_zone)}")
     except duckdb.Error:
         raise LoadError(
             f"time zone {time_zone!r} is not known; write it as Europe/Berlin"
@@ -154,7 +151,7 @@ def check_times(
     if time_format in ("", *_EPOCHS):
         return
     try:
-        connection.execute(f"SELECT try_strptime('', {sources.text(time_format)})")
+        connection.execute(f"SELECT try_strptime('', {sql_text(time_format)})")
     except duckdb.Error:
         raise LoadError(
             f"time format {time_format!r} is not known; "
@@ -193,11 +190,11 @@ def stage_sql(
     for ours, theirs in columns.items():
         if ours == time:
             assert theirs  # a required column
-            picked.append(f"CAST({_name(theirs)} AS VARCHAR) AS {ours}_given")
+            picked.append(f"CAST({sql_name(theirs)} AS VARCHAR) AS {ours}_given")
             picked.append(f"{_time_sql(source, theirs, time_zone, time_format)} AS {ours}")
         else:
             picked.append(f"{_key_sql(source, theirs) if theirs else 'NULL::VARCHAR'} AS {ours}")
     return (
         f"CREATE TABLE stage.{table} AS SELECT {', '.join(picked)}, "
-        f"{_name(sources.FILE)} AS source_file FROM ({sources.scan_sql(source)})"
+        f"{sql_name(sources.FILE)} AS source_file FROM ({sources.scan_sql(source)})"
     )

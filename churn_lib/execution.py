@@ -155,8 +155,7 @@ def execute(
 
     try:
         papermill.execute_notebook(
-            notebook,
-            output,
+            *(re.sub("[{}]", r"\g<0>\g<0>", str(path)) for path in (notebook, output)),
             parameters,
             engine_name=_engine(),
             kernel_name="python3",

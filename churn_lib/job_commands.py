@@ -7,6 +7,7 @@ __all__ = ['Params', 'Rebuild', 'PIPELINE', 'run', 'pipeline']
 
 # %% ../nbs/lib/91_job_commands.ipynb #25f5764b
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import asdict
@@ -208,14 +209,15 @@ def _print_summary(
         asked = serving_module.how_to_ask(settings, url, example)
         console.print(asked, soft_wrap=True, highlight=False, markup=False)
     # `make run` leaves the command in .venv, where no shell looks yet
-    prefix = "" if shutil.which("churn") else f"{shown_path(Path(sys.executable).parent)}/"
+    folder = shlex.quote(f"{shown_path(Path(sys.executable).parent)}/")
+    prefix = "" if shutil.which("churn") else folder
     console.print(
         f"""The executed notebook of each task, as HTML too, is in its reports folder. Try next:
 
   {prefix}churn models                # versions, aliases, metrics
   {prefix}churn run validation_job    # judge the candidate again
   {prefix}churn run training_job --param as_of=YYYY-MM-DD    # train as of another day
-  {prefix}mlflow ui --backend-store-uri {registry.tracking_uri(settings)}
+  {prefix}mlflow ui --backend-store-uri {shlex.quote(registry.tracking_uri(settings))}
 """,
         soft_wrap=True,
         highlight=False,

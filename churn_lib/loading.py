@@ -34,6 +34,7 @@ from .contract import customer_rules, event_rules, judge
 from .delta_tables import DeltaTables
 from .events import cut_off
 from .settings import Settings
+from .table_interface import sql_text
 from .sources import Source
 
 # %% ../nbs/lib/14_loading.ipynb #19a611d1
@@ -54,7 +55,7 @@ def _staging(
         shutil.rmtree(abandoned, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".loading-", dir=store.folder))
     try:
-        connection.raw_sql(f"ATTACH {sources.text(str(folder / 'stage.duckdb'))} AS stage")
+        connection.raw_sql(f"ATTACH {sql_text(str(folder / 'stage.duckdb'))} AS stage")
         connection.raw_sql(f"SET TimeZone = '{time_zone}'")
         with contextlib.suppress(duckdb.Error):  # a notebook without widgets has none
             connection.raw_sql("SET enable_progress_bar = true")
@@ -345,7 +346,7 @@ def _set_aside(
     kept["events"][:0] = [] if content_key else ["event_id"]
     parts = [_rejected_sql(table, kept[table]) for table in found]
     if any(source.kind == "csv" for source in found.values()):
-        events = ", ".join(map(sources.text, found["events"].files))
+        events = ", ".join(map(sql_text, found["events"].files))
         table = f"CASE WHEN source_file IN ({events}) THEN 'events' ELSE 'customers' END"
         broken = sources.broken_lines_sql()
         parts.append(

@@ -26,7 +26,7 @@ from .execution import ExecutionError, Kernels, execute
 from .features import FEATURES
 from .jobs import GitError, git, read_values
 from .provenance import differences
-from .registry import Registry
+from .registry import Registry, store_uri
 from .settings import ChurnError, Settings
 from .tables import Tables, connect
 from .training import Record
@@ -202,7 +202,7 @@ def _train(
     output, surroundings = scratch / "report.ipynb", _environment(project, scratch)
     execute(project / NOTEBOOK, output, parameters, surroundings, Kernels(), "reproduce")
     values = read_values(scratch / "values", "train_and_register")
-    client = mlflow.MlflowClient(f"sqlite:///{scratch / 'store' / 'mlflow.db'}")
+    client = mlflow.MlflowClient(store_uri(scratch / "store"))
     tags = client.get_run(values["run_id"]).data.tags
     return training.read_run(client, values["run_id"], record.version, tags)
 
@@ -213,6 +213,11 @@ def rebuild(
     scratch: Path,  # an empty folder on the store's file system
 ) -> Record:  # of the new run
     "Train again in a clean worktree of the recorded commit; raises `ReproductionError`."
+    if os.pathsep in str(scratch):  # Python would look for the commit's code elsewhere
+        raise ReproductionError(
+            f"{str(settings.store)!r}: Python cannot be pointed at code below a folder with "
+            f"{os.pathsep!r} in its name; rename it"
+        )
     sha = record.tags["git_sha"].removesuffix("-dirty")
     repository = _repository(settings, sha)
     catalog = Path("tables") / str((record.settings or {})["catalog"])

@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -345,7 +346,7 @@ def how_to_ask(
     "A curl line that works and, for the local server, where its documentation is."
     token = server_process.serving_folder(settings) / "token"
     near = os.path.relpath(token)
-    words = f"$(cat '{token if near.startswith('..') else near}')"
+    words = f"$(cat {shlex.quote(str(token) if near.startswith('..') else near)})"
     if on_databricks(settings):
         words = "$DATABRICKS_TOKEN"
     body = json.dumps({"dataframe_records": [example]})
