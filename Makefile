@@ -51,9 +51,9 @@ workflows: $(VENV)/.dev-installed ## Check the workflows of GitHub Actions and A
 examples: $(VENV)/.dev-installed ## Run the examples in the notebooks, and the job notebooks one after the other
 	@echo "== examples"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && cp settings.ini requirements.lock $(SCRATCH)/
-	@CHURN_SETTINGS=$(CURDIR)/$(SCRATCH)/settings.ini; export CHURN_SETTINGS; \
+	@CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini"; export CHURN_SETTINGS; \
 	  trap '$(BIN)/churn endpoint stop >/dev/null' EXIT; $(BIN)/nbdev-test nbs/jobs --n-workers 1
-	@CHURN_SETTINGS=$(CURDIR)/$(SCRATCH)/settings.ini $(BIN)/nbdev-test --skip-folder-re '^(jobs|[_.])' --n-workers 2
+	@CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini" $(BIN)/nbdev-test --skip-folder-re '^(jobs|[_.])' --n-workers 2
 
 docs: $(VENV)/.dev-installed ## Build the documentation site into site/, strictly
 	@echo "== docs"

@@ -54,8 +54,10 @@ def _staging(
     for abandoned in store.folder.glob(".loading-*"):  # by loads that were killed: we are alone
         shutil.rmtree(abandoned, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".loading-", dir=store.folder))
+    # below a ? DuckDB looks for the log of a database elsewhere; one in memory spills when it grows
+    database = ":memory:" if "?" in str(folder) else str(folder / "stage.duckdb")
     try:
-        connection.raw_sql(f"ATTACH {sql_text(str(folder / 'stage.duckdb'))} AS stage")
+        connection.raw_sql(f"ATTACH {sql_text(database)} AS stage")
         connection.raw_sql(f"SET TimeZone = '{time_zone}'")
         with contextlib.suppress(duckdb.Error):  # a notebook without widgets has none
             connection.raw_sql("SET enable_progress_bar = true")

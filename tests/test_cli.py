@@ -54,7 +54,7 @@ def run_job(key: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def failing(make_project: Callable[[str], Project]) -> tuple[Project, Any]:
     """A dirty checkout in a folder with an awkward name, run from a folder below."""
-    project = make_project("a böok & more")
+    project = make_project("a böok & more {x} {} 100%#?")
     path = project.notebook(
         "show",
         "from churn_lib import jobs\njob = jobs.parameters(globals())",

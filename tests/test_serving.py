@@ -23,7 +23,7 @@ CHURN = Path(sys.executable).parent / "churn"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    config = serving_store.make(tmp_path_factory.mktemp("deployed"))
+    config = serving_store.make(tmp_path_factory.mktemp("deployed ü '%#?{}"))
     with serving_store.ended(config):
         yield config
 

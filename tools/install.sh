@@ -6,21 +6,35 @@ venv=$1
 lock=$2
 
 fail() {
-    echo "install: $*" >&2
+    printf 'install: %s\n' "$*" >&2
     exit 1
 }
+
+# the scripts of an environment call its Python by path: PATH ends at a colon, and beside a blank the
+# path is in quotes that do not keep these signs
+for sign in '"' "\$" '`' "\\"; do
+    case $PWD in
+    *" "*"$sign"* | *"$sign"*" "*) fail "no virtual environment works below $PWD: it has a blank and $sign; rename the folder" ;;
+    esac
+done
+case $PWD in *:*) fail "no virtual environment works below $PWD: it has a colon; rename the folder" ;; esac
 
 supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 
 # PYTHON names one; else the first that is recent enough
 find_python() {
-    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+    if [ -n "${PYTHON:-}" ]; then
+        set -- "$PYTHON"
+    else
+        set -- python3 python3.13 python3.12 python3.11 python
+    fi
+    for candidate in "$@"; do
         if command -v "$candidate" >/dev/null 2>&1 && "$candidate" -c "$supported" 2>/dev/null; then
             command -v "$candidate"
             return
         fi
     done
-    found=$(${PYTHON:-python3} --version 2>/dev/null || echo none)
+    found=$("${PYTHON:-python3}" --version 2>/dev/null || echo none)
     fail "Python 3.11, 3.12 or 3.13 is needed, found ${found}; install one or name it: make PYTHON=/path/to/python"
 }
 
