@@ -68,6 +68,88 @@ def _kill(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
 
+# %% ../nbs/lib/76_execution.ipynb #769e0ebb
+class ExecutionError(Exception):
+    "A notebook did not run to its end; the message says where and why."
+
+
+class _Kernel:
+    "The kernel of one execution: what it is started with, the cell it is in, and what its process has become."
+
+    def __init__(
+        self,
+        output: Path,  # where the executed notebook goes
+        folder: Path,  # the kernel's
+        environment: dict[str, str],  # the kernel's
+        before_cell: Callable[[int], None],  # told the index of a cell that begins
+    ):
+        self.output, self.folder, self.environment = output, folder, environment
+        self.log = output.with_suffix(".log")
+        self.begun = (
+            self.log.stat().st_size if self.log.exists() else 0
+        )  # earlier attempts end here
+        self.before_cell = before_cell
+        self.client: Any = None  # a PapermillNotebookClient
+        self.process: Any = None
+        self.cell = 0  # number of the code cell it is in, as `[1]` counts
+        self.left = 0  # number of the cell that has called exit() or quit()
+
+    def begins(self, cell: Any, cell_index: int) -> None:
+        "A code cell begins."
+        if self.left:  # the kernel takes a moment to go
+            raise RuntimeError("a cell has called exit()")
+        self.before_cell(cell_index)
+        self.cell += 1
+        self.process = getattr(self.client.km.provisioner, "process", None)
+
+    def ends(self, cell: Any, cell_index: int, execute_reply: dict[str, Any]) -> None:
+        "A code cell has ended."
+        payload = execute_reply["content"].get("payload") or []
+        if any(part.get("source") == "ask_exit" for part in payload):
+            self.left = self.left or self.cell
+
+# %% ../nbs/lib/76_execution.ipynb #8767e003
+_OF_EVERY_KERNEL = "[IPKernelApp] WARNING | Kernel is running over TCP"
+
+
+def _last_lines(kernel: _Kernel) -> str:
+    text = kernel.log.read_bytes()[kernel.begun :].decode(errors="replace")
+    lines = [" ".join(line.split())[:200] for line in text.splitlines() if line.strip()]
+    last = [line for line in lines if not line.startswith(_OF_EVERY_KERNEL)][-3:]
+    return f"last log lines: {' | '.join(last)}" if last else "it has logged nothing"
+
+
+def _fate(process: Any) -> str:
+    code = process.poll() if process else None
+    if code is None:
+        return "its process is gone"
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-code).name}{hint}"
+
+
+def _death(
+    kernel: _Kernel,
+    error: Exception,  # by which it was noticed
+) -> str:  # where and how it died, in one line
+    last = _last_lines(kernel)
+    if not kernel.cell:
+        words = " ".join(str(error).split())
+        return f"the kernel of {kernel.output} died before the first cell: {words}; {last}"
+    return f"the kernel died in cell [{kernel.cell}] of {kernel.output}: {_fate(kernel.process)}; {last}"
+
+
+def _early_end(
+    cell: int,  # its number, as `[1]` counts
+    output: Path,  # the executed notebook
+    how: str,  # exit() or SystemExit
+) -> str:
+    return (
+        f"cell [{cell}] of {output} ended the notebook with {' '.join(how.split())}; "
+        "a job runs to its end or raises an error"
+    )
+
 # %% ../nbs/lib/76_execution.ipynb #9e3be104
 @cache
 def _engine() -> str:  # the name by which papermill knows our engine
@@ -80,18 +162,21 @@ def _engine() -> str:  # the name by which papermill knows our engine
 
         @classmethod
         def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+            kernel = options["kernel"]
             client = PapermillNotebookClient(
                 nb_man,
                 kernel_name=kernel_name,
                 timeout=None,
                 startup_timeout=options["start_timeout"],
-                on_cell_execute=options["on_cell"],
+                on_cell_execute=kernel.begins,
+                on_cell_executed=kernel.ends,
             )
+            kernel.client = client
             options["on_client"](client)
             # what libraries write past Python goes to a file, not across the live lines
-            with open(options["kernel_log"], "ab") as log:
+            with open(kernel.log, "ab") as log:
                 return client.execute(
-                    env=options["env"], cwd=options["kernel_folder"], stdout=log, stderr=log
+                    env=kernel.environment, cwd=str(kernel.folder), stdout=log, stderr=log
                 )
 
     papermill_engines.register("churn", Engine)
@@ -124,13 +209,23 @@ def _failure(
     error: Any,  # a PapermillExecutionError
     notebook: Path,  # the executed notebook
 ) -> str:  # last frames of the traceback, and where to look
+    if error.ename == "SystemExit":
+        return _early_end(error.exec_count, notebook, f"SystemExit: {error.evalue}")
     frames = [_ANSI.sub("", frame) for frame in error.traceback]
     told = "\n".join(frames[-3:]) or f"{error.ename}: {error.evalue}"
     return f"{told}\nin cell [{error.exec_count}] of {notebook}"
 
 # %% ../nbs/lib/76_execution.ipynb #3792b2dc
-class ExecutionError(Exception):
-    "A notebook did not run to its end; the message says where and why."
+def _check_end(
+    kernel: _Kernel,
+    cells: list[Any],  # of the executed notebook
+) -> None:
+    # papermill takes SystemExit without a code for a good end, and leaves out the cells after it
+    for cell in cells:
+        if any(output.get("ename") == "SystemExit" for output in cell.get("outputs", [])):
+            raise ExecutionError(_early_end(cell.execution_count, kernel.output, "SystemExit"))
+    if kernel.left:
+        raise ExecutionError(_early_end(kernel.left, kernel.output, "exit()"))
 
 
 def execute(
@@ -148,30 +243,25 @@ def execute(
 
     total = len(nbformat.read(notebook, as_version=4).cells) + bool(parameters)
 
-    def before_cell(cell: Any, cell_index: int) -> None:
+    def before_cell(index: int) -> None:
         if kernels.is_stopped(task_key):
             raise DeadKernelError("the run was stopped")
-        on_cell(cell_index + 1, total)
+        on_cell(index + 1, total)
 
+    kernel = _Kernel(output, notebook.parent, environment, before_cell)
+    start = {"engine_name": _engine(), "kernel_name": "python3", "language": "python"}
+    options = {"kernel": kernel, "progress_bar": False}
+    options["on_client"] = lambda client: kernels.add(task_key, lambda: _kill(client))
     try:
-        papermill.execute_notebook(
-            *(re.sub("[{}]", r"\g<0>\g<0>", str(path)) for path in (notebook, output)),
-            parameters,
-            engine_name=_engine(),
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            on_cell=before_cell,
-            on_client=lambda client: kernels.add(task_key, lambda: _kill(client)),
-            kernel_log=output.with_suffix(".log"),
-            env=environment,
-            kernel_folder=str(notebook.parent),
-        )
+        # papermill fills braces of a path in: doubled they stay
+        paths = (re.sub("[{}]", r"\g<0>\g<0>", str(path)) for path in (notebook, output))
+        executed = papermill.execute_notebook(*paths, parameters, **start, **options)
+        _check_end(kernel, executed.cells)
     except papermill.PapermillExecutionError as error:
         raise ExecutionError(_failure(error, output)) from None
     except (DeadKernelError, RuntimeError) as error:
-        log = output.with_suffix(".log")
-        raise ExecutionError(f"the kernel died: {error}; its last words are in {log}") from None
+        _check_end(kernel, [])
+        raise ExecutionError(_death(kernel, error)) from None
     finally:
         if output.exists():
             _write_html(output)
