@@ -115,7 +115,7 @@ def copy(
     "Copy a version with a passing gate report and make it Production; raises `PromotionRefused`."
     theirs, ours = _connect_both(origin, destination)
     number = _chosen(theirs, version)
-    row = passing_report(tables_module.connect(origin), theirs.model_name, number)
+    row = passing_report(theirs, tables_module.connect(origin), number, destination)
     tables = tables_module.connect(destination)
     seen = ledger.settle(ours, tables, follow)
     champion = ours.version_of(PRODUCTION)

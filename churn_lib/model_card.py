@@ -283,7 +283,7 @@ def publish(
 ) -> ModelCard:
     "Generate the card of a version and put it on the version and into its run."
     record = read_record(models, version)
-    card = render(record, models.model_name, latest_report(tables, models.model_name, version))
+    card = render(record, models.model_name, latest_report(models, tables, version))
     models.client.log_text(record.run_id, card.markdown, "model_card.md")
     models.client.log_text(record.run_id, card.to_html(), "model_card.html")
     models.describe(version, card.markdown)

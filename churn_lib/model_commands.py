@@ -85,7 +85,7 @@ def history(
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:
-    "Every move of Production: who, when, from, to, why, on which evidence."
+    "Moves of Production and forced deployments: who, when, from, to, why, on which evidence."
     from churn_lib import promotion, registry, tables  # MLflow and Ibis take seconds to import
 
     settings = settings_module.load(target)
@@ -109,7 +109,7 @@ def rollback(
     to: Annotated[
         int | None, typer.Option(help="A version; without it the one before.", min=1)
     ] = None,
-    force: Annotated[bool, typer.Option(help="Also to one that never was Production.")] = False,
+    force: Annotated[bool, typer.Option(help="Also to one that the gate has not passed.")] = False,
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:
@@ -121,11 +121,12 @@ def rollback(
     commit, console = jobs.running_commit(), Console(stderr=True)
 
     def follow(version: int) -> None:
-        serving.move(settings, models, store, version, commit, console.print)
+        serving.move(settings, models, store, version, commit, console.print, reason)
 
     move = promotion.rollback(models, store, reason, commit, to=to, force=force, follow=follow)
     if as_json:
-        return print_json(promotion.history(models, store)[0])
+        moves = (each for each in promotion.history(models, store) if each["action"] != "deploy")
+        return print_json(next(moves))
     Console().print(
         f"Version {move.to_version} is Production, in place of {move.from_version or 'none'}. "
         f"What was trained meanwhile stays a candidate.",

@@ -65,6 +65,8 @@ def deploy(
     model_name: Annotated[str, typer.Option(help="Name in the registry. Default: settings'.")] = "",
     alias: Annotated[str, typer.Option(help="The alias whose version is deployed.")] = "Production",
     version: Annotated[int, typer.Option(help="Deploy this version instead.", min=0)] = 0,
+    force: Annotated[bool, typer.Option(help="Also one that the gate has not passed.")] = False,
+    reason: Annotated[str, typer.Option(help="Why it is forced; it goes on record.")] = "",
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +84,9 @@ def deploy(
         sys.stderr.write(f"{line}\n")
 
     try:
-        done = serving.deploy(settings, models, store, alias, version, sha, tell)
+        done = serving.deploy(
+            settings, models, store, alias, version, sha, tell, force=force, reason=reason
+        )
     except DeploymentFailed as error:
         sys.stderr.write(f"churn: {error}\n")
         raise typer.Exit(1) from None
@@ -101,15 +105,29 @@ def _deployment_json(done: Any) -> dict[str, Any]:
 endpoint = typer.Typer(help="Look at the serving endpoint, ask it, stop it.", no_args_is_help=True)
 
 
+def _print_production(console: Console, told: dict[str, Any]) -> None:
+    if told["production"] or not told["differences"]:
+        production = f"version {told['production']}" if told["production"] else "empty"
+        console.print(f"Production: {production}", highlight=False)
+    for sentence in told["differences"]:
+        console.print(f"[yellow]{escape(sentence)}[/]", soft_wrap=True, highlight=False)
+
+
 @endpoint.command()
 def status(
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:
-    "Show what the endpoint serves; exits with 1 unless it is ready."
-    from churn_lib import serving
+    "Show what the endpoint serves, beside what is at Production; exits with 1 unless it is ready."
+    from churn_lib import registry, serving, tables
 
-    told = serving.status(settings_module.load(target))
+    settings = settings_module.load(target)
+    told = serving.status(settings)
+    try:
+        models, store = registry.connect(settings), tables.connect(settings)
+        told |= serving.beside_production(settings, models, store, told)
+    except ChurnError as error:  # what serves is known all the same
+        told |= {"production": None, "differences": [f"Production is not known: {error}"]}
     if as_json:
         print_json(told)
     else:
@@ -121,6 +139,7 @@ def status(
             columns = ("name", "version", "traffic", "deployment", "message")
             rows = [[str(row[name]) for name in columns] for row in served]
             print_table(console, columns, rows, fold=("name", "deployment", "message"))
+        _print_production(console, told)
         if "url" in told:
             console.print(told["url"], soft_wrap=True, highlight=False)
     raise typer.Exit(0 if told["state"] == "READY" else 1)

@@ -1,21 +1,26 @@
 """A store with small real models and a server that ends with the test."""
 
 import contextlib
+import datetime
+import json
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ibis
 import mlflow
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from churn_lib import registry, server_process, settings, tables, training
+from churn_lib import gate_records, registry, server_process, settings, tables, training
 from churn_lib.features import FEATURES
 from churn_lib.model import ChurnModel
+from churn_lib.promotion import REPORTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +48,24 @@ def register(models: registry.Registry, trees: int, **tags: str) -> int:
     return models.register(logged.model_uri, tags)
 
 
+def judge(config: settings.Settings, version: int, verdict: str = "PASS", **changes: Any) -> None:
+    """A row of gold.gate_reports as the gate leaves it; a version that fails does so by roc_auc."""
+    low = {"name": "roc_auc", "value": 0.49, "bound": 0.8, "passed": verdict != "FAIL"}
+    report = {"checks": [low], "settings": {"horizon_days": config.horizon_days}}
+    row = {
+        "report_id": f"report-{version}-{verdict}",
+        "created_at": datetime.datetime.now(datetime.UTC),
+        "model_name": config.model_name,
+        "model_version": version,
+        "verdict": verdict,
+        "run_id": registry.connect(config).version(version).run_id,
+        "report": json.dumps(report),
+        **changes,
+    }
+    rows = pa.Table.from_pylist([row], gate_records.SCHEMA)
+    tables.connect(config).append(REPORTS, ibis.memtable(rows))
+
+
 def break_version(models: registry.Registry, version: int) -> None:
     """Take the file away that holds the model."""
     folder = mlflow.artifacts.download_artifacts(f"models:/{models.model_name}/{version}")
@@ -50,15 +73,18 @@ def break_version(models: registry.Registry, version: int) -> None:
 
 
 def make(folder: Path, **changes: object) -> settings.Settings:
-    """Settings of a store with versions 1 and 2, version 3 that cannot be loaded, and holdout rows."""
+    """Settings of a store with versions 1 and 2, version 3 that cannot be loaded, all passed by the
+    gate, and holdout rows."""
     shutil.copy(ROOT / "settings.ini", folder / "settings.ini")
     config = settings.load("local", folder / "settings.ini").model_copy(update=changes)
     store, models = tables.connect(config), registry.connect(config)
     rows = ibis.memtable(feature_rows(50, seed=9).assign(customer_id=range(50)))
-    rows = rows.mutate(in_holdout_bucket=True, feature_date=ibis.date("2025-01-01"))
+    rows = rows.mutate(in_holdout_bucket=True, churned=0, feature_date=ibis.date("2025-01-01"))
     store.overwrite("gold.features", rows)
     for trees in (5, 9, 7):
-        register(models, trees, delta_feature_version="0", holdout_feature_date="2025-01-01")
+        tags = {"delta_feature_version": "0", "holdout_feature_date": "2025-01-01"}
+        number = register(models, trees, **tags)
+        judge(config, number)
     break_version(models, 3)
     return config
 

@@ -500,10 +500,10 @@ def test_a_judgement_killed_at_any_write_is_whole_after_a_rerun(
     for settings in killed_everywhere(local, partial(_record, report)):
         models, store = registry.connect(settings), tables.connect(settings)
         tagged = models.version(2).tags.get("gate_report_id")
-        found = promotion.latest_report(store, "churn", 2)
+        found = promotion.latest_report(models, store, 2)
         assert tagged is None or (found and found["report_id"] == tagged)
         _record(report, settings)
-        newest = promotion.latest_report(store, "churn", 2)
+        newest = promotion.latest_report(models, store, 2)
         assert newest and newest["report_id"] == models.version(2).tags["gate_report_id"]
     assert promote(settings, 2).state == "PROMOTED"
 

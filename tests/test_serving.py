@@ -6,16 +6,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import serving_store
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.serving import Route, TrafficConfig
 
-from churn_lib import deployer, promotion, registry, server_process, serving, tables
+from churn_lib import deployer, ledger, promotion, registry, server_process, serving, tables
 from churn_lib.deployer import DeploymentFailed
-from churn_lib.registry import PRODUCTION
+from churn_lib.promotion import PromotionRefused
+from churn_lib.registry import PRODUCTION, STAGING
+from churn_lib.serving import DeploymentRefused
 from churn_lib.settings import Settings
 
 CHURN = Path(sys.executable).parent / "churn"
@@ -31,12 +35,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 @pytest.fixture
 def served(store: Settings) -> Settings:
     """Version 1 at Production and behind the endpoint."""
-    registry.connect(store).set_alias(PRODUCTION, 1)
+    at_production(store, 1)
     deploy(store)
     return store
 
 
-def deploy(config: Settings, **more: int) -> serving.Deployment:
+def at_production(config: Settings, version: int) -> None:
+    """Move Production on record, whatever a test before has left."""
+    models, store = registry.connect(config), tables.connect(config)
+    if models.version_of(PRODUCTION) != version:
+        promotion.rollback(models, store, "a test needs it", "abc", to=version, force=True)
+
+
+def deploy(config: Settings, **more: Any) -> serving.Deployment:
     models, store = registry.connect(config), tables.connect(config)
     return serving.deploy(config, models, store, git_sha="abc", tell=lambda line: None, **more)
 
@@ -63,7 +74,7 @@ def churn(config: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_a_new_version_takes_over_and_deploying_it_again_changes_nothing(served: Settings) -> None:
-    registry.connect(served).set_alias(PRODUCTION, 2)
+    at_production(served, 2)
     done = deploy(served)
     assert (done.former_version, done.version, done.outcome) == (1, 2, "updated")
     assert traffic(served) == {"churn-prediction-gbm-2": 100}
@@ -78,7 +89,7 @@ def test_a_version_that_cannot_be_loaded_leaves_endpoint_and_alias_as_they_were(
     served: Settings,
 ) -> None:
     models = registry.connect(served)
-    models.set_alias(PRODUCTION, 3)
+    at_production(served, 3)
     with pytest.raises(DeploymentFailed, match=r"model\.pkl"):
         deploy(served)
     assert models.version_of(PRODUCTION) == 1
@@ -89,7 +100,7 @@ def test_a_version_that_cannot_be_loaded_leaves_endpoint_and_alias_as_they_were(
 
 def test_a_failed_smoke_test_in_the_canary_puts_everything_back(served: Settings) -> None:
     models = registry.connect(served)
-    models.set_alias(PRODUCTION, 2)
+    at_production(served, 2)
     strict = served.model_copy(update={"max_endpoint_latency_ms": 0.001})
     with pytest.raises(DeploymentFailed, match="latency: 95 % of single rows within"):
         deploy(strict)
@@ -102,7 +113,7 @@ def test_a_failed_deployment_is_in_the_history_and_leaves_the_inference_table_al
 ) -> None:
     before = client_of(served).serving_endpoints.get(served.endpoint_name).ai_gateway
     models, store = registry.connect(served), tables.connect(served)
-    models.set_alias(PRODUCTION, 2)
+    at_production(served, 2)
     changes = {"inference_table_prefix": "other", "max_endpoint_latency_ms": 0.001}
     with pytest.raises(DeploymentFailed, match="Production is version 1 again"):
         deploy(served.model_copy(update=changes))
@@ -115,7 +126,7 @@ def test_a_failed_deployment_is_in_the_history_and_leaves_the_inference_table_al
 def test_two_deployments_at_once_to_a_server_that_is_down_end_at_the_version(
     served: Settings,
 ) -> None:
-    registry.connect(served).set_alias(PRODUCTION, 2)
+    at_production(served, 2)
     server_process.stop(served)
     with ThreadPoolExecutor(2) as pool:
         done = [each.result() for each in [pool.submit(deploy, served) for _ in range(2)]]
@@ -127,7 +138,7 @@ def test_an_endpoint_that_answers_otherwise_than_the_registry_fails(
     served: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = registry.connect(served)
-    models.set_alias(PRODUCTION, 2)
+    at_production(served, 2)
     first = models.load(1)
     monkeypatch.setattr(registry.Registry, "load", lambda self, number: first)
     with pytest.raises(DeploymentFailed, match="0 of 50 holdout rows answered"):
@@ -142,7 +153,7 @@ def test_a_deployment_killed_in_its_canary_is_finished_by_the_next(served: Setti
     client_of(served).serving_endpoints.update_config_and_wait(
         served.endpoint_name, served_entities=entities, traffic_config=TrafficConfig(routes=routes)
     )
-    registry.connect(served).set_alias(PRODUCTION, 2)
+    at_production(served, 2)
     done = deploy(served)
     assert (done.former_version, done.version) == (1, 2)
     assert traffic(served) == {"churn-prediction-gbm-2": 100}
@@ -150,14 +161,14 @@ def test_a_deployment_killed_in_its_canary_is_finished_by_the_next(served: Setti
 
 def test_the_first_deployment_that_fails_leaves_no_endpoint(store: Settings) -> None:
     fresh = store.model_copy(update={"endpoint_name": "fresh", "max_endpoint_latency_ms": 0.001})
-    registry.connect(store).set_alias(PRODUCTION, 1)
+    at_production(store, 1)
     with pytest.raises(DeploymentFailed, match="the endpoint, made for it, is removed"):
         deploy(fresh)
     assert deployer.Deployer(client_of(store), fresh).find() is None
 
 
 def test_a_wait_that_ends_says_what_was_awaited_and_shows_the_build_log(served: Settings) -> None:
-    registry.connect(served).set_alias(PRODUCTION, 2)
+    at_production(served, 2)
     hurried = served.model_copy(update={"deploy_timeout_seconds": 1, "endpoint_name": "slow"})
     client = client_of(served)
     waiting = deployer.Deployer(client, hurried)
@@ -192,7 +203,7 @@ def test_the_commands_deploy_show_ask_and_stop(served: Settings) -> None:
     refused = churn(served, "endpoint", "query", "--data", '{"inputs": {}}')
     assert refused.returncode == 2
     assert "column total_events is missing" in refused.stderr
-    registry.connect(served).set_alias(PRODUCTION, 3)
+    at_production(served, 3)
     failed = churn(served, "deploy")
     assert failed.returncode == 1
     assert "Production is version 1 again" in failed.stderr
@@ -207,3 +218,172 @@ def test_an_alias_that_does_not_exist_is_refused_in_one_line(served: Settings) -
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert "has no alias Nowhere" in refused.stderr
+
+
+def another(config: Settings) -> int:
+    """A version that can serve and that the gate has not seen."""
+    models = registry.connect(config)
+    first = models.version(1)
+    return models.register(first.source, first.tags)
+
+
+def forced_rows(config: Settings) -> list[dict]:
+    store = tables.connect(config)
+    if not store.exists(promotion.FORCED):
+        return []
+    return store.read(promotion.FORCED).order_by("deployed_at").to_pyarrow().to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        (None, "has no gate report: `churn run validation_job -p model_version="),
+        (
+            {"verdict": "FAIL"},
+            r"the gate refused version \d+ of churn-prediction-gbm \(roc_auc, report",
+        ),
+        (
+            {"report": '{"settings": {"horizon_days": 30}}'},
+            "within 30 days, and horizon_days is 90",
+        ),
+        ({"model_name": "another"}, "has no gate report"),
+        ({"run_id": "of a model that was deleted and registered again"}, "has no gate report"),
+    ],
+)
+def test_what_the_gate_has_not_passed_is_not_deployed_by_number_nor_by_an_alias(
+    served: Settings, report: dict | None, reason: str
+) -> None:
+    models, number = registry.connect(served), another(served)
+    if report is not None:
+        serving_store.judge(served, number, **report)
+    models.set_alias(STAGING, number)
+    before, recorded = last_record(served)["deployed_at"], forced_rows(served)
+    for asked in ({"version": number}, {"alias": STAGING}):
+        with pytest.raises(DeploymentRefused, match=reason) as refused:
+            deploy(served, **asked)
+        assert f'`churn deploy --version {number} --force --reason "..."`' in str(refused.value)
+        assert "\n" not in str(refused.value)
+    models.set_alias(PRODUCTION, number)  # by hand, past the promotion log
+    with pytest.raises(DeploymentRefused, match=reason):
+        deploy(served)
+    models.set_alias(PRODUCTION, 1)
+    assert traffic(served) == {"churn-prediction-gbm-1": 100}
+    assert (last_record(served)["deployed_at"], forced_rows(served)) == (before, recorded)
+
+
+def test_the_newest_report_counts(served: Settings) -> None:
+    number = another(served)
+    serving_store.judge(served, number, "PASS")
+    serving_store.judge(served, number, "FAIL")
+    with pytest.raises(DeploymentRefused, match="the gate refused"):
+        deploy(served, version=number)
+    serving_store.judge(served, number, "TIE")
+    assert deploy(served, version=number).version == number
+
+
+def test_a_version_that_is_not_approved_or_was_taken_out_is_not_deployed(served: Settings) -> None:
+    careful, number = served.model_copy(update={"require_approval": True}), another(served)
+    serving_store.judge(served, number)
+    with pytest.raises(DeploymentRefused, match=f"`churn approve {number} --by NAME` gives it"):
+        deploy(careful, version=number)
+    at_production(served, 2)
+    at_production(served, 1)
+    with pytest.raises(DeploymentRefused, match=r"was taken out of Production .*: a test needs it"):
+        deploy(served, version=2)
+
+
+def test_approval_is_not_asked_for_what_was_promoted_before_the_setting(store: Settings) -> None:
+    promoted = store.model_copy(update={"model_name": "promoted"})
+    models, kept = registry.connect(promoted), tables.connect(promoted)
+    models.client.create_registered_model("promoted")
+    models.client.create_model_version("promoted", "s3://nobody/loads-it")
+    serving_store.judge(promoted, 1, feature_date=date(2025, 1, 1), git_sha="abc")
+    careful = promoted.model_copy(update={"require_approval": True})
+    assert "is not approved" in promotion.objection(models, kept, 1, careful)
+    promotion.promote(models, kept, 1, promoted, "abc")
+    assert promotion.objection(models, kept, 1, careful) == ""
+
+
+def test_a_forced_deployment_needs_a_reason_and_is_on_record_with_it(served: Settings) -> None:
+    number = another(served)
+    with pytest.raises(DeploymentRefused, match="needs a reason"):
+        deploy(served, version=number, force=True, reason=" ")
+    done = deploy(served, version=number, force=True, reason="to see it answer")
+    assert (done.former_version, done.version) == (1, number)
+    row = forced_rows(served)[-1]
+    assert (row["from_version"], row["to_version"], row["reason"]) == (
+        1,
+        number,
+        "to see it answer",
+    )
+    assert row["deployed_by"] == ledger.user()
+    assert row["objection"].startswith(
+        f"version {number} of churn-prediction-gbm has no gate report"
+    )
+    newest = promotion.history(registry.connect(served), tables.connect(served))[0]
+    assert (newest["action"], newest["by"], newest["to_version"]) == (
+        "deploy",
+        ledger.user(),
+        number,
+    )
+    assert newest["reason"].startswith("to see it answer (forced: version")
+    assert datetime.fromisoformat(newest["at"]) <= row["deployed_at"]
+
+
+def test_force_for_a_version_that_passed_leaves_no_record_of_force(served: Settings) -> None:
+    before = forced_rows(served)
+    deploy(served, version=1, force=True, reason="none is needed")
+    assert forced_rows(served) == before
+
+
+def test_a_failed_deployment_serves_what_was_forced_before_and_does_not_make_it_production(
+    served: Settings,
+) -> None:
+    number = another(served)
+    deploy(served, version=number, force=True, reason="it serves, whatever the gate says")
+    at_production(served, 3)
+    with pytest.raises(DeploymentFailed, match=f"the endpoint serves version {number} as before"):
+        deploy(served)
+    assert traffic(served) == {f"churn-prediction-gbm-{number}": 100}
+    assert registry.connect(served).version_of(PRODUCTION) == 1  # and not what was forced
+
+
+def test_a_rollback_to_a_version_without_proof_takes_force_and_brings_the_endpoint(
+    served: Settings,
+) -> None:
+    models, store, number = registry.connect(served), tables.connect(served), another(served)
+
+    def follow(version: int) -> None:
+        serving.move(served, models, store, version, "abc", lambda line: None, "the rollback's")
+
+    with pytest.raises(PromotionRefused, match="was never at Production"):
+        promotion.rollback(models, store, "the rollback's", "abc", to=number, follow=follow)
+    models.set_alias(PRODUCTION, number)  # by hand: now it was there, and still without proof
+    at_production(served, 2)
+    with pytest.raises(PromotionRefused, match="but never passed the gate"):
+        promotion.rollback(models, store, "the rollback's", "abc", follow=follow)
+    asked = {"to": number, "force": True, "follow": follow}
+    promotion.rollback(models, store, "the rollback's", "abc", **asked)
+    assert traffic(served) == {f"churn-prediction-gbm-{number}": 100}
+    assert forced_rows(served)[-1]["reason"] == "the rollback's"
+
+
+def test_the_status_shows_what_serves_beside_what_is_at_production(served: Settings) -> None:
+    same = json.loads(churn(served, "endpoint", "status", "--json").stdout)
+    assert (same["production"], same["differences"]) == (1, [])
+    number = another(served)
+    refused = churn(served, "deploy", "--version", str(number))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    forced = ("deploy", "--version", str(number), "--force", "--reason", "to look at it")
+    assert churn(served, *forced).returncode == 0
+    other = json.loads(churn(served, "endpoint", "status", "--json").stdout)
+    served_instead, unproven = other["differences"]
+    assert served_instead == (
+        f"churn-prediction-gbm version {number} gets 100 % of the traffic, "
+        "but Production is version 1"
+    )
+    assert unproven.startswith(f"version {number} serves although version {number} of")
+    shown = churn(served, "endpoint", "status").stdout
+    assert "Production: version 1" in shown
+    assert served_instead in shown
+    assert f"deploy 1 to {number}" in churn(served, "history").stdout

@@ -24,6 +24,8 @@ git_sha: str = ""  # commit that deploys; empty: what is checked out
 as_of: str = ""  # every job has it; a deployment does not depend on the day
 target: str = "local"  # section of settings.ini
 model_version: int = 0  # version to deploy; 0: the one at the alias Production
+force: bool = False  # deploy also a version that the gate has not passed
+reason: str = ""  # of a forced deployment: why; it goes on record
 
 # %%
 import pandas as pd
@@ -42,16 +44,20 @@ config = settings.load(job.target)
 models = registry.connect(config)
 store = tables.connect(config)
 before = serving.status(config)
+beside = serving.beside_production(config, models, store, before)
+print(*beside["differences"], sep="\n")
 pd.DataFrame(before.get("served", []))
 
 # %% [markdown]
 # ## The deployment
 #
 # A new version first gets `canary_percent` of the traffic and has to answer holdout customers as the
-# registered model does. When anything fails, endpoint and alias are put back, and the task fails here.
+# registered model does. When anything fails, endpoint and alias are put back, and the task fails here. A
+# version that the gate has not passed is refused unless `force` and a `reason` are given.
 
 # %%
-deployed = serving.deploy(config, models, store, version=job.model_version, git_sha=job.git_sha)
+asked = {"version": job.model_version, "force": job.force, "reason": job.reason}
+deployed = serving.deploy(config, models, store, git_sha=job.git_sha, **asked)
 print(deployed)
 
 # %% [markdown]

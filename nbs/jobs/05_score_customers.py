@@ -27,7 +27,7 @@ target: str = "local"  # section of settings.ini
 # %%
 import pandas as pd
 
-from churn_lib import jobs, registry, scoring, settings, tables, targeting
+from churn_lib import jobs, promotion, registry, scoring, settings, tables, targeting
 
 # %%
 job = jobs.parameters(globals())
@@ -41,7 +41,7 @@ job
 
 # %%
 config = settings.load(job.target)
-models = registry.connect(config)
+store, models = tables.connect(config), registry.connect(config)
 scorer = scoring.production(models)
 origin = {
     "model": scorer.model_name,
@@ -49,13 +49,14 @@ origin = {
     "decision_threshold": scorer.threshold,
     "reasons": "yes" if scorer.explainer else "none for this make of model",
 }
+against = promotion.objection(models, store, scorer.version, config)
+print(f"Warning: {against}" if against else "It passed the gate.")
 pd.Series(origin, name="Production").to_frame()
 
 # %% [markdown]
 # ## Who is scored
 
 # %%
-store = tables.connect(config)
 snapshot = scoring.read_snapshot(store, job.as_of)
 snapshot
 
@@ -110,4 +111,6 @@ jobs.task_values.set("feature_date", str(scored.feature_date))
 jobs.task_values.set("model_version", scored.model_version)
 jobs.task_values.set("customers", scored.customers)
 jobs.task_values.set("to_call", scored.to_call)
+if against:
+    jobs.task_values.set("warning", against)
 scored

@@ -72,7 +72,7 @@ if job.action == "rollback":
     store = tables.connect(config)
 
     def follow(version: int) -> None:
-        serving.move(config, models, store, version, job.git_sha)
+        serving.move(config, models, store, version, job.git_sha, reason=job.reason)
 
     promotion.rollback(models, store, job.reason, job.git_sha, follow=follow)
 
