@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 # a checkout's tests and examples keep away from the store of its pipeline
 SCRATCH := .cache/check
 export MLFLOW_DISABLE_TELEMETRY := true
+# an environment that was moved or copied with its project is made again
+$(shell tools/install.sh $(VENV) --forget-moved)
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'

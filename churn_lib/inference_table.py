@@ -82,7 +82,7 @@ class Spool:
         connect: Callable[[], Any],  # the catalog's tables, for the thread that calls it
     ):
         self.folder, self.name, self.connect = folder, name, connect
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # never the folders above: a store that was moved stays away
         self.open = folder / "open.jsonl"
 
     def write(self, rows: list[dict[str, Any]]) -> None:
@@ -157,6 +157,7 @@ class InferenceTables:
 
     def start(self) -> None:
         "Take up what an earlier server has left, then what comes."
+        self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob("*.*.*"):
             self._spool(*path.name.split("."))
         self._thread.start()

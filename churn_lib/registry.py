@@ -7,12 +7,16 @@ __all__ = ['STAGING', 'PRODUCTION', 'PREVIOUS', 'TABLE_VERSIONS', 'RegistryError
            'connect', 'versions']
 
 # %% ../nbs/lib/22_registry.ipynb #9919f137
+import json
 import logging
 import os
+import sqlite3
+import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -72,6 +76,94 @@ def _set_experiment(
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
     mlflow.set_experiment(settings.experiment)
+
+# %% ../nbs/lib/22_registry.ipynb #2bf4cdd9
+def _path(
+    address: str,  # file:///...
+) -> Path:
+    return Path(unquote(address.removeprefix("file://")))
+
+
+def _former_places(
+    database: sqlite3.Connection,  # of MLflow
+    here: Path,  # the store's folder of artifacts
+) -> list[str]:  # addresses of that folder where the store has been before
+    query = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE ?"
+    found = [address for (address,) in database.execute(query, ("file:///%/mlartifacts",))]
+    former = []
+    for address in found:
+        folder = _path(address)
+        if address == here.as_uri() or (
+            folder.exists() and here.exists() and folder.samefile(here)
+        ):
+            continue
+        # a folder without a database beside it was chosen by somebody for this experiment
+        if not folder.exists() or (folder.parent / "mlflow.db").exists():
+            former.append(address)
+    return former
+
+# %% ../nbs/lib/22_registry.ipynb #262e6dfd
+_ADDRESSES = {
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
+
+
+def _rewrite(
+    database: sqlite3.Connection,  # of MLflow, in a transaction
+    former: str,  # address of the artifacts
+    here: Path,  # the folder they are in now
+) -> None:
+    def moved(address: str) -> str:
+        new = here.as_uri() + address[len(former) :]
+        return address if _path(address).exists() and not _path(new).exists() else new
+
+    database.create_function("moved", 1, moved)
+    for table, column in _ADDRESSES.items():
+        database.execute(
+            f"UPDATE {table} SET {column} = moved({column}) "
+            f"WHERE substr({column}, 1, length(?1) + 1) = ?1 || '/'",
+            (former,),
+        )
+    database.execute(
+        "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?",
+        (here.as_uri(), former),
+    )
+    # the table that a run has read
+    paths = (json.dumps(f"{folder}/")[:-1] for folder in (_path(former).parent, here.parent))
+    database.execute(
+        "UPDATE datasets SET dataset_source = replace(dataset_source, ?, ?)", (*paths,)
+    )
+
+
+def _follow_store(
+    store: Path,  # folder of tables, MLflow and reports
+) -> None:  # its addresses say where it is
+    path, here = store / "mlflow.db", store / "mlartifacts"
+    if not path.exists():
+        return
+    with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
+        try:
+            if not _former_places(database, here):
+                return
+        except (
+            sqlite3.Error
+        ):  # no database of MLflow yet, or none that can be read: MLflow will say
+            return
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            former = _former_places(database, here)  # another process may have been quicker
+            for address in former:
+                _rewrite(database, address, here)
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise RegistryError(
+                f"{path}: the store was moved, and its addresses cannot be rewritten: {error}"
+            ) from None
+    for old in (_path(address).parent for address in former):
+        verb = "copied" if (old / "mlflow.db").exists() else "moved"
+        sys.stderr.write(f"store was {verb} from {old}; its addresses now say {store}\n")
 
 # %% ../nbs/lib/22_registry.ipynb #07528bbc
 class Registry:
@@ -203,6 +295,7 @@ def connect(
         Path(settings.store).mkdir(parents=True, exist_ok=True)
     if uri == store_uri(settings.store):
         os.environ[_OURS] = uri
+        _follow_store(settings.store)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri("databricks-uc" if uri == "databricks" else uri)
     _set_experiment(settings, uri)

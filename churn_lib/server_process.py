@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -38,6 +39,9 @@ from .served_model import ServedModel, load_version
 from .settings import ChurnError, Settings
 
 # %% ../nbs/lib/53_server_process.ipynb #22a99128
+_log = logging.getLogger("churn.serving")
+
+
 class ServerError(ChurnError):
     "The model server cannot run, or is not there; the message says what to do."
 
@@ -96,6 +100,14 @@ def _lock(
     return None
 
 
+def _ended(
+    settings: Settings,  # names the store
+) -> bool:  # whether no server runs
+    if (lock := _lock(settings)) is not None:
+        lock.close()
+    return lock is not None
+
+
 @dataclass(frozen=True)
 class Address:
     "Where a server listens, and its process."
@@ -103,6 +115,7 @@ class Address:
     host: str
     port: int
     pid: int
+    store: str = ""  # folder of the store it serves
 
     @property
     def url(self) -> str:
@@ -126,11 +139,12 @@ def running(
     "The store's server, when it runs and answers."
     if not (serving_folder(settings) / "lock").exists():
         return None
-    if (lock := _lock(settings)) is not None:
-        lock.close()
+    if _ended(settings):
         return None
     address = _last_address(settings)
-    return address if address and health(address) else None
+    if address is None or address.store not in ("", str(settings.store.resolve())):
+        return None  # it served this store in another place, and ends
+    return address if health(address) else None
 
 
 def health(
@@ -224,13 +238,32 @@ def serve(
         raise ServerError(f"the server of this store is running already{where}")
     with lock, _bind_again(settings, host, port) as listening:
         app = application(settings, limits)
-        address = Address(host, listening.getsockname()[1], os.getpid())
+        store = str(settings.store.resolve())
+        address = Address(host, listening.getsockname()[1], os.getpid(), store)
         path = serving_folder(settings) / "server.json"
         part = path.with_suffix(".part")
         part.write_text(json.dumps(vars(address)))
         part.replace(path)
         told(address)
-        uvicorn.Server(_config(app)).run(sockets=[listening])
+        server = uvicorn.Server(_config(app))
+        threading.Thread(target=_end_with_store, args=(server, settings, lock), daemon=True).start()
+        server.run(sockets=[listening])
+
+
+def _end_with_store(
+    server: uvicorn.Server,
+    settings: Settings,
+    lock: IO[str],  # that the server holds
+) -> None:  # a server whose store was moved or removed would write where it was
+    path = serving_folder(settings) / "lock"
+    while not server.should_exit:
+        try:
+            if not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                raise FileNotFoundError
+        except FileNotFoundError:
+            _log.error("%s is no longer there: this server ends", settings.store)
+            server.should_exit = True
+        time.sleep(0.2)
 
 
 def _config(app: ModelServer) -> uvicorn.Config:
@@ -272,6 +305,8 @@ def start(
         return address
     folder = serving_folder(settings)
     folder.mkdir(parents=True, exist_ok=True)
+    # a server that this store had in another place notices within moments that it has moved
+    _wait(lambda: _ended(settings) or running(settings), 10)
     environment = {key: value for key, value in os.environ.items() if key not in _JOB_ONLY}
     environment = {**ONE_THREAD, **environment}
     environment.setdefault("CHURN_SETTINGS", str(settings.root / "settings.ini"))
@@ -320,13 +355,6 @@ def stop(
     if address is None:
         return False
     os.kill(address.pid, signal.SIGTERM)
-
-    def ended() -> bool:
-        lock = _lock(settings)
-        if lock is not None:
-            lock.close()
-        return lock is not None
-
-    if not _wait(ended, seconds):
+    if not _wait(lambda: _ended(settings), seconds):
         raise ServerError(f"the server, process {address.pid}, still runs after {seconds:.0f} s")
     return True

@@ -1,9 +1,21 @@
 #!/bin/sh
 # Make a virtual environment and install a lock file and this project into it.
 # usage: tools/install.sh VENV LOCK
+#        tools/install.sh VENV --forget-moved    have it installed again where it was moved or copied
 set -eu
 venv=$1
 lock=$2
+
+# the scripts of an environment call its Python by path: after a move that of another place, or none
+moved() {
+    [ ! -L "$venv" ] && [ -e "$venv/bin/churn" ] &&
+        ! grep -qF "$(cd "$venv/bin" && pwd -P)/python" "$venv/bin/churn"
+}
+
+if [ "$lock" = --forget-moved ]; then
+    if moved; then rm -f "$venv/.run-installed" "$venv/.dev-installed"; fi
+    exit
+fi
 
 fail() {
     printf 'install: %s\n' "$*" >&2
@@ -38,6 +50,10 @@ find_python() {
     fail "Python 3.11, 3.12 or 3.13 is needed, found ${found}; install one or name it: make PYTHON=/path/to/python"
 }
 
+if moved; then
+    echo "install: $venv was made in another place"
+    rm -rf "$venv"
+fi
 if ! "$venv/bin/python" -c "$supported" 2>/dev/null; then
     python=$(find_python)
     rm -rf "$venv"
