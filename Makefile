@@ -37,7 +37,7 @@ types: $(VENV)/.dev-installed ## Type check
 	@echo "== types"
 	@$(BIN)/mypy
 
-notebooks: $(VENV)/.dev-installed ## Notebooks clean, package and text twins and README in step
+notebooks: $(VENV)/.dev-installed ## Notebooks clean; package, paired scripts and README in step
 	@echo "== notebooks"
 	@$(BIN)/python -m tools.notebooks
 	@$(BIN)/python -m tools.site readme --check
@@ -65,11 +65,8 @@ pytest: $(VENV)/.dev-installed ## Run the tests
 	@echo "== tests"
 	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-prepare: $(VENV)/.dev-installed ## After editing a notebook: format, export, clean, twins, README; sets up the git hooks
-	@$(BIN)/ruff format --quiet .
-	@$(BIN)/jupytext --quiet --sync nbs/jobs/*.ipynb
-	@$(BIN)/nbdev-export
-	@$(BIN)/nbdev-clean
+prepare: $(VENV)/.dev-installed ## After an edit: format, export, clean, paired scripts, README; sets up the git hooks
+	@$(BIN)/python -m tools.notebooks prepare
 	@$(BIN)/python -m tools.site readme
 	@$(BIN)/python -m tools.hooks
 

@@ -16,7 +16,7 @@ import ibis
 import psutil
 import pytest
 
-from tools import benchmark_history, gate_comment, hooks, notebooks, smoke_test, wheel, workflows
+from tools import benchmark_history, gate_comment, hooks, smoke_test, wheel, workflows
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -372,7 +372,7 @@ def test_the_newest_row_of_gate_reports_is_taken(
     assert "against Production (none)" in gate_comment.render(report)
 
 
-# --- the wheel, the smoke test, hooks, twins, history -----------------------------------------------------
+# --- the wheel, the smoke test, hooks, history -----------------------------------------------------
 
 
 def test_the_same_code_is_the_same_wheel_and_other_code_another(tmp_path: Path) -> None:
@@ -454,9 +454,7 @@ def test_the_smoke_test_wants_one_probability(
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_git_merges_and_compares_notebooks_with_the_tools_of_this_project(
-    clone: Path, tmp_path: Path
-) -> None:
+def test_git_has_the_drivers_and_the_checks_of_this_project(clone: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path)}
     command = [str(clone / ".venv/bin/python"), "-m", "tools.hooks"]
     subprocess.run(command, cwd=clone, env=environment, check=True, capture_output=True)
@@ -470,19 +468,21 @@ def test_git_merges_and_compares_notebooks_with_the_tools_of_this_project(
     pre_commit = (clone / ".git/hooks/pre-commit").read_text()
     assert "pre_commit" in pre_commit or "pre-commit" in pre_commit
     assert b"jupyternotebook" in hooks.git(clone, "check-attr", "merge", "nbs/index.ipynb")
-
-
-def test_a_drifted_twin_is_found_both_ways(tmp_path: Path) -> None:
-    notebooks.fresh_copy(tmp_path, ROOT)
-    twin = tmp_path / "nbs/jobs/07_move_production.py"
-    text = twin.read_text()
-    twin.write_text(text.replace("## Before", "## Long before"))
-    assert len(list(notebooks.twin_problems(tmp_path))) == 1
-    twin.write_text(text)
-    assert list(notebooks.twin_problems(tmp_path)) == []
-    path = twin.with_suffix(".ipynb")
-    path.write_text(path.read_text().replace("## After", "## Long after"))
-    assert len(list(notebooks.twin_problems(tmp_path))) == 1
+    job = clone / "nbs/jobs/02_train_and_register.ipynb"
+    before = job.read_bytes()
+    content = json.loads(before)
+    code = next(cell for cell in content["cells"] if cell["cell_type"] == "code")
+    code["outputs"] = [{"name": "stdout", "output_type": "stream", "text": ["customer 00042\n"]}]
+    job.write_text(json.dumps(content))
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    committing = ["git", *identity, "commit", "--all", "--message", "with outputs"]
+    environment |= {"PRE_COMMIT_HOME": str(tmp_path / "pre-commit")}
+    run = subprocess.run(committing, cwd=clone, env=environment, capture_output=True, text=True)
+    job.write_bytes(before)
+    assert run.returncode == 1
+    assert (
+        f"{job.relative_to(clone)} has outputs, or what papermill leaves" in run.stdout + run.stderr
+    )
 
 
 def test_a_benchmark_adds_a_line_to_its_history(tmp_path: Path) -> None:
