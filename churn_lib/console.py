@@ -247,10 +247,11 @@ def print_run(
     folder: Path,  # the run's reports
     console: Console,
 ) -> None:
-    "What came of a run: a row for each task, then the errors."
+    "What came of a run: a row for each task, then the task values named `warning` and the errors."
     rows = []
     for task in done.tasks:
-        values = "\n".join(f"{key}={value}" for key, value in task.values.items())
+        shown = {key: value for key, value in task.values.items() if key != "warning"}
+        values = "\n".join(f"{key}={value}" for key, value in shown.items())
         notebook = Path(task.notebook).name if task.notebook else ""
         state = Text.from_markup(_styled(task.state))
         rows.append((task.task_key, state, f"{task.seconds:>7.1f}", values, notebook))
@@ -258,6 +259,9 @@ def print_run(
     titles = ("task", "state", "seconds", "values", "notebook")
     print_table(console, titles, rows, title, fold=("values", "notebook"), boxed=True)
     for task in done.tasks:
+        if warning := task.values.get("warning"):
+            message = f"[yellow]{escape(task.task_key)}[/] {escape(warning)}"
+            console.print(message, soft_wrap=True, highlight=False)
         if task.error:
             message = f"[red]{escape(task.task_key)} {task.state}[/]\n{escape(task.error)}"
             console.print(message, soft_wrap=True, highlight=False)

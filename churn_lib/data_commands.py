@@ -83,15 +83,16 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     "Load your own events and customers into the bronze tables."
-    from churn_lib import loading, tables  # Ibis takes seconds to import
+    from churn_lib import features, loading, tables  # Ibis takes seconds to import
 
     if append and replace:
         raise loading.LoadError("--append and --replace exclude each other; give one")
     settings = settings_module.load(target)
     mode = "append" if append else "replace" if replace else ""
+    store = tables.connect(settings)
     with _steps(Console(stderr=True, force_jupyter=False)) as report:
         profile = loading.load(
-            tables.connect(settings),  # type: ignore[arg-type]  # refused there when it is Spark's
+            store,  # type: ignore[arg-type]  # refused there when it is Spark's
             settings,
             events,
             customers,
@@ -101,10 +102,14 @@ def load(
             time_format,
             report,
         )
+        report("looking for the last complete day", None)
+        covered = features.coverage(store.read("bronze.events"))
     if as_json:
-        return print_json(asdict(profile))
+        days = {"today": str(covered.today), "left_out": covered.left_out}
+        return print_json({**asdict(profile), **days})
     console = Console()
     console.print(_profile_table(profile))
+    console.print(f"{str(covered).capitalize()}.", soft_wrap=True, highlight=False)
     if profile.rejected:
         console.print("What was rejected is in bronze.rejected, row by row with its reason.")
     console.print("Next: churn pipeline")

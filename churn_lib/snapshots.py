@@ -66,6 +66,7 @@ def build(
     settings: Settings,
     git_sha: str = "",  # kept in the commit
     rebuild: bool = False,  # build every snapshot, changed or not
+    left_out: str = "",  # what of the events is beyond the last complete day; kept in the commit
 ) -> Iterator[Snapshot]:  # each day when it is done
     "Bring the snapshots of `days` up to date in `gold.features`."
     raw = {name: tables.read(name, version) for name, version in bronze.items()}
@@ -82,7 +83,7 @@ def build(
             yield Snapshot(day, labelled, False, tables.version(TABLE))
             continue
         rows = snapshot(raw["bronze.events"], raw["bronze.customers"], day, as_of, settings)
-        tags = {**origin, "git_sha": git_sha}
+        tags = {**origin, "git_sha": git_sha} | ({"left_out": left_out} if left_out else {})
         version = tables.overwrite(TABLE, rows, {"feature_date": day}, tags)
         yield Snapshot(day, labelled, True, version)
 

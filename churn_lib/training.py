@@ -183,6 +183,7 @@ class Source:
 
     address: DeltaDatasetSource
     bronze: dict[str, str] = field(default_factory=dict)  # bronze table to its version
+    left_out: str = ""  # events beyond the last complete day, in words
 
 
 def source(
@@ -198,7 +199,8 @@ def source(
     known = commits.tags[commits.version <= feature_version]
     tags: dict[str, str] = next((tags for tags in known if "bronze.events" in tags), {})
     bronze = {key: str(value) for key, value in tags.items() if key.startswith("bronze.")}
-    return Source(DeltaDatasetSource(delta_table_version=feature_version, **name), bronze)
+    address = DeltaDatasetSource(delta_table_version=feature_version, **name)
+    return Source(address, bronze, tags.get("left_out", ""))
 
 # %% ../nbs/lib/34_training.ipynb #84549382
 def _tags(
@@ -206,16 +208,18 @@ def _tags(
     settings: Settings,
     git_sha: str,
     tree: Checkout,
-    bronze: dict[str, str],  # bronze table to its version
+    origin: Source | None,
 ) -> dict[str, str]:  # what a version must be traceable to
     days = sorted({str(pd.Timestamp(day).date()) for day in data.training["feature_date"].unique()})
     holdout_day = pd.Timestamp(data.holdout["feature_date"].iloc[0]).date()
+    bronze, left_out = (origin.bronze, origin.left_out) if origin else ({}, "")
     raw = {f"delta_{name.replace('.', '_')}_version": number for name, number in bronze.items()}
     return {
         "git_sha": git_sha,
         "git_checkout": tree.sha or "unknown",
         "git_dirty": tree.dirty,
         **raw,
+        **({"events_left_out": left_out} if left_out else {}),
         "delta_feature_version": str(data.feature_version),
         "as_of": str(data.as_of),
         "training_feature_dates": ",".join(days),
@@ -300,7 +304,7 @@ def train(
 ) -> Trained:
     "Fit on the training rows, measure on the holdout and log all of it as one MLflow run."
     tree = checkout(Path.cwd())
-    tags = _tags(data, settings, git_sha, tree, origin.bronze if origin else {})
+    tags = _tags(data, settings, git_sha, tree, origin)
     with (
         threadpool_limits(settings.training_threads, "openmp"),
         mlflow.start_run(run_name=f"train {data.as_of}", tags=tags) as run,

@@ -514,3 +514,12 @@ def test_the_latest_of_earlier_runs_gives_the_values_even_within_a_second(
     assert done.tasks[0].values == {"outcome": "true"}
     with pytest.raises(PlanError, match="needs values of make"):
         run_plan(project.plan("job", only="use"), project.root / "elsewhere")
+
+
+def test_a_warning_of_a_task_has_a_line_of_its_own(project: Project) -> None:
+    told = "1 event of 1998-08-05, after the last complete day, is left out"
+    project.notebook(
+        "warns", f"from churn_lib import jobs\njobs.task_values.set('warning', {told!r})"
+    )
+    project.write({"training_job": [notebook_task("warns")]})
+    assert f"warns {told}" in project.churn("run", "training_job").stdout.splitlines()

@@ -2,11 +2,12 @@
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import ibis
 import pytest
 
-from churn_lib import events, features, settings, snapshots
+from churn_lib import events, features, settings, snapshots, training
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
 
@@ -28,7 +29,7 @@ def store(tmp_path: Path) -> DeltaTables:
 
 
 def built(
-    store: DeltaTables, config: Settings, today: datetime.date = TODAY, **more: bool
+    store: DeltaTables, config: Settings, today: datetime.date = TODAY, **more: Any
 ) -> list[bool]:
     bronze = events.ensure_bronze(store)
     days = features.feature_dates(today, config)
@@ -80,3 +81,10 @@ def test_labels_appear_once_the_horizon_has_passed(store: DeltaTables, config: S
     assert labelled(store, early) == 0
     assert built(store, config, TODAY) == [True, True, False]
     assert labelled(store, early) > 20_000
+
+
+def test_a_commit_says_what_of_the_events_was_left_out(
+    store: DeltaTables, config: Settings
+) -> None:
+    built(store, config, left_out="1 event of 1998-08-05 is left out")
+    assert training.source(store, 2, config).left_out == "1 event of 1998-08-05 is left out"

@@ -23,7 +23,7 @@
 
 # %% tags=["parameters"]
 git_sha: str = ""  # commit the tables are tied to; empty: what is checked out
-as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: the day after the last event
+as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: the day after the last complete day
 rebuild: bool = False  # build snapshots even when nothing they come from has changed
 target: str = "local"  # section of settings.ini
 
@@ -62,12 +62,16 @@ raw_events.aggregate(
 # %% [markdown]
 # ## Snapshots
 #
-# The newest day has no labels yet and is there to be scored; the others lie one horizon apart.
+# Today is the day after the last one for which the source is complete; a stray event beyond it does not
+# count. The newest day has no labels yet and is there to be scored; the others lie one horizon apart.
 
 # %%
-today = features.resolve_as_of(job.as_of, raw_events)
+covered = features.coverage(raw_events)
+today = features.resolve_as_of(job.as_of, covered)
 days = features.feature_dates(today, config)
 features.check_reach(raw_customers, days)
+warnings = covered.warnings(days, config.horizon_days)
+print(*warnings, sep="\n")
 days
 
 # %% [markdown]
@@ -76,7 +80,8 @@ days
 
 # %%
 built = []
-for each in snapshots.build(store, bronze, days, today, config, job.git_sha, job.rebuild):
+options = (job.git_sha, job.rebuild, covered.strays)
+for each in snapshots.build(store, bronze, days, today, config, *options):
     built.append(each)
     print(f"{each.feature_date}: {'built' if each.built else 'unchanged, not built again'}")
 version = built[-1].version
@@ -123,6 +128,8 @@ snapshots.single_column_roc_auc(written.filter(written.feature_date == labelled)
 # %%
 jobs.task_values.set("delta_feature_version", version)
 jobs.task_values.set("feature_date", str(today))
+if warnings:
+    jobs.task_values.set("warning", "; ".join(warnings))
 pd.Series(
     {"delta_feature_version": version, "feature_date": str(today)}, name="task values"
 ).to_frame()
