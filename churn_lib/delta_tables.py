@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -42,16 +43,31 @@ from churn_lib.table_interface import (
 )
 
 # %% ../nbs/lib/03_delta_tables.ipynb #3d76a79b
+# what a reader must heed and ours does: delta-rs reads the log, DuckDB the files it names. Databricks
+# switches deletion vectors on for every table; what matters is whether rows are deleted
+_HEEDED = {"deletionVectors", "timestampNtz", "v2Checkpoint"}
+
+
+def _words(
+    feature: str,  # as the protocol of Delta spells it
+) -> str:
+    return re.sub("([A-Z])", r" \1", feature).lower()
+
+
 def _foreign(
     table: DeltaTable,  # one version of a table
 ) -> str:  # what its files alone do not say; empty when they say all
     features = set(table.protocol().reader_features or ())
-    if "columnMapping" in features:
+    # tables of reader version 2 list no features: their configuration alone says it
+    if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
         return "column mapping"
-    # Databricks switches the feature on for every table; what matters is whether rows are deleted
-    if "deletionVectors" in features and any(b.num_rows for b in table.deletion_vectors()):
-        return "deletion vectors"
-    return ""
+    if unknown := sorted(features - _HEEDED):
+        return ", ".join(map(_words, unknown))
+    try:
+        deleted = any(batch.num_rows for batch in table.deletion_vectors())
+    except DeltaError:  # one that cannot be read is one all the same
+        deleted = True
+    return "deletion vectors" if deleted else ""
 
 
 def _open(

@@ -194,3 +194,21 @@ def test_two_processes_that_spill_at_once_keep_out_of_each_others_way(tmp_path: 
     answers = [process.communicate(timeout=300)[0].strip() for process in running]
     assert answers == ["1500000\nTrue"] * 2
     assert list(tmp_path.glob(".spill*")) == []
+
+
+@pytest.mark.parametrize("above", ["who=7", "day=2020-01-01", "day=2020-01-01/who=7"])
+def test_folders_above_a_store_do_not_change_what_its_tables_say(
+    tmp_path: Path, above: str
+) -> None:
+    tables = DeltaTables(tmp_path / above / "tables")
+    for day in (MONDAY, TUESDAY):
+        tables.overwrite("gold.shared", rows(1, day), {"day": day})
+    assert counts(tmp_path / above / "tables") == {(MONDAY, 1): ROWS, (TUESDAY, 1): ROWS}
+
+
+def test_values_of_partitions_come_back_whatever_is_in_them(tmp_path: Path) -> None:
+    tables = DeltaTables(tmp_path)
+    shops = ["a b/c=d", "50 %", "O'Hara", "Köln", "shop=x"]
+    for shop in shops:
+        tables.overwrite("gold.shops", ibis.memtable({"n": [1], "shop": [shop]}), {"shop": shop})
+    assert sorted(tables.read("gold.shops").to_pyarrow()["shop"].to_pylist()) == sorted(shops)
