@@ -77,8 +77,11 @@ def load(
     replace: Annotated[bool, typer.Option("--replace", help="Put them in their place.")] = False,
     time_zone: Annotated[str, typer.Option(help="Of times without an offset.")] = "UTC",
     time_format: Annotated[
-        str, typer.Option(help="Of times: %d.%m.%Y and the like, epoch_s, epoch_ms, epoch_us.")
+        str, typer.Option(help="Of times: %d.%m.%Y and the like, epoch_s, _ms, _us or _ns.")
     ] = "",
+    customers_time_format: Annotated[
+        str | None, typer.Option(help="Of the customers' file where it differs; iso for ISO 8601.")
+    ] = None,
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:
@@ -101,6 +104,7 @@ def load(
             time_zone,
             time_format,
             report,
+            customers_time_format,
         )
         report("looking for the last complete day", None)
         covered = features.coverage(store.read("bronze.events"))

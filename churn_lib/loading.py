@@ -8,6 +8,7 @@ __all__ = ['Report', 'Profile', 'load']
 # %% ../nbs/lib/14_loading.ipynb #1b5dff83
 import contextlib
 import datetime
+import json
 import shutil
 import tempfile
 import uuid
@@ -24,13 +25,14 @@ import ibis
 from . import sources
 from churn_lib.column_mapping import (
     LoadError,
-    check_epoch,
+    check_keys,
     check_times,
     columns_of,
     read_mapping,
     stage_sql,
+    unit_of,
 )
-from .contract import customer_rules, event_rules, judge
+from .contract import customer_rules, event_rules, judge, row_rules
 from .delta_tables import DeltaTables
 from .events import cut_off
 from .settings import Settings
@@ -48,7 +50,6 @@ def _silent(step: str, done: float | None) -> None:
 @contextlib.contextmanager
 def _staging(
     store: DeltaTables,
-    time_zone: str,  # of times without an offset
 ) -> Iterator[Any]:  # the tables' DuckDB connection with the database `stage` attached
     connection = store.connection
     for abandoned in store.folder.glob(".loading-*"):  # by loads that were killed: we are alone
@@ -58,7 +59,6 @@ def _staging(
     database = ":memory:" if "?" in str(folder) else str(folder / "stage.duckdb")
     try:
         connection.raw_sql(f"ATTACH {sql_text(database)} AS stage")
-        connection.raw_sql(f"SET TimeZone = '{time_zone}'")
         with contextlib.suppress(duckdb.Error):  # a notebook without widgets has none
             connection.raw_sql("SET enable_progress_bar = true")
             connection.raw_sql("SET enable_progress_bar_print = false")
@@ -91,31 +91,53 @@ def _execute(
 # %% ../nbs/lib/14_loading.ipynb #6b859c1b
 _CONTENT = """md5(concat_ws(chr(31), coalesce(customer_id, ''), coalesce(epoch_us(event_ts)::VARCHAR, event_ts_given, ''),
     coalesce(session_id, ''), coalesce(product_id, '')))"""
+_SIGNUP = "coalesce(epoch_us(signup_ts)::VARCHAR, signup_ts_given, '')"
 
 
 def _occurrences_sql(
     table: str,  # events or customers
     key: str,  # its key
-) -> str:  # makes stage.<table>_occurrences: number, occurrence
+    content: str,  # what two rows of one key should share
+) -> str:  # makes stage.<table>_occurrences: number, occurrence, differs
     return f"""CREATE TABLE stage.{table}_occurrences AS
-        SELECT rowid AS number, row_number() OVER (PARTITION BY {key} ORDER BY rowid) AS occurrence
+        SELECT rowid AS number, row_number() OVER same AS occurrence,
+            {content} <> first_value({content}) OVER same AS differs
         FROM stage.{table} WHERE {key} IN (
-            SELECT {key} FROM stage.{table} GROUP BY {key} HAVING count(*) > 1)"""
+            SELECT {key} FROM stage.{table} GROUP BY {key} HAVING count(*) > 1)
+        WINDOW same AS (PARTITION BY {key} ORDER BY rowid)"""
 
 
 def _numbered_sql(
     table: str,  # events or customers
     content_key: bool,  # whether the key is the content
 ) -> str:  # SQL for the staged rows with their occurrence
-    if table == "customers":
-        chosen = "s.*, coalesce(o.occurrence, 1) AS occurrence"
-    elif content_key:
-        key = f"{_CONTENT} || '-' || coalesce(o.occurrence, 1)"
-        chosen = f"s.* REPLACE ({key} AS event_id), 1 AS occurrence"
-    else:
-        chosen = "s.*, coalesce(o.occurrence, 1) AS occurrence"
-    return f"""SELECT {chosen} FROM stage.{table} s
-        LEFT JOIN stage.{table}_occurrences o ON s.rowid = o.number"""
+    occurrence, replaced = "coalesce(o.occurrence, 1)", ""
+    if content_key:
+        replaced = f" REPLACE ({_CONTENT} || '-' || {occurrence} AS event_id)"
+        occurrence = "1"
+    return f"""SELECT s.*{replaced}, {occurrence} AS occurrence, coalesce(o.differs, false) AS differs
+        FROM stage.{table} s LEFT JOIN stage.{table}_occurrences o ON s.rowid = o.number"""
+
+# %% ../nbs/lib/14_loading.ipynb #7b357136
+def _session(
+    rows: ibis.Table,  # events
+) -> ibis.expr.types.StringColumn:  # a day is one session where none is given
+    return rows.session_id.coalesce(rows.customer_id + "-" + rows.event_ts.strftime("%Y%m%d"))
+
+
+def _with_conflicts(
+    rows: ibis.Table,  # events to be judged
+    stored: ibis.Table | None,  # events that stay in the table
+) -> ibis.Table:  # with `conflicts`: whether the table has their event_id with other content
+    if stored is None:
+        return rows.mutate(conflicts=ibis.literal(False))
+    given = {name: rows[name] for name in ("customer_id", "event_ts", "product_id")}
+    given["session_id"] = _session(rows)
+    there = stored.rename({f"stored_{name}": name for name in stored.columns})
+    joined = rows.left_join(there, rows.event_id == there.stored_event_id)
+    same = [value.identical_to(joined[f"stored_{name}"]) for name, value in given.items()]
+    conflicts = joined.stored_event_id.notnull() & ~ibis.and_(*same)
+    return joined.mutate(conflicts=conflicts).drop(*there.columns)
 
 # %% ../nbs/lib/14_loading.ipynb #9a188311
 @dataclass
@@ -138,18 +160,22 @@ class _Load:
         sql = ibis.to_sql(judge(rows, rules), dialect="duckdb")
         self.execute(f"CREATE TABLE stage.judged_{table} AS {sql}", f"judging {table}")
 
+    def stored(self) -> ibis.Table | None:  # the events that stay
+        there = self.append and self.store.exists("bronze.events")
+        return self.store.read("bronze.events") if there else None
+
     def customers(self, given: bool) -> ibis.Table:  # customer_id, signup_ts
         if given:
-            self.execute(_occurrences_sql("customers", "customer_id"), "counting customers")
+            sql = _occurrences_sql("customers", "customer_id", _SIGNUP)
+            self.execute(sql, "counting customers")
             numbered = self.connection.sql(_numbered_sql("customers", False))
             self.judge("customers", numbered, customer_rules(self.now))
             judged = self.table("judged_customers")
             found = judged.filter(judged.reason.isnull()).select("customer_id", "signup_ts")
         else:
-            events = self.table("events")
-            past = events.filter(events.event_ts <= ibis.literal(self.now, "timestamp('UTC', 6)"))
-            named = past.filter(past.customer_id.strip() != "")
-            found = named.group_by("customer_id").aggregate(signup_ts=named.event_ts.min())
+            events = judge(self.table("events"), row_rules(self.now))
+            sound = events.filter(events.reason.isnull())
+            found = sound.group_by("customer_id").aggregate(signup_ts=sound.event_ts.min())
         if self.append and self.store.exists("bronze.customers"):
             found = found.union(self.store.read("bronze.customers"))
         merged = found.group_by("customer_id").aggregate(signup_ts=found.signup_ts.min())
@@ -157,12 +183,19 @@ class _Load:
         self.execute(f"CREATE TABLE stage.known_customers AS {sql}", "gathering customers")
         return self.table("known_customers")
 
-    def events(self, customers: ibis.Table, content_key: bool) -> None:
+    def events(self, customers: ibis.Table, content_key: bool, given: bool) -> None:
         key = _CONTENT if content_key else "event_id"
-        self.execute(_occurrences_sql("events", key), "counting events")
+        self.execute(_occurrences_sql("events", key, _CONTENT), "counting events")
         numbered = self.connection.sql(_numbered_sql("events", content_key))
         known = numbered.left_join(customers, "customer_id").drop("customer_id_right")
-        self.judge("events", known, event_rules(self.now))
+        if given:
+            judged = self.table("judged_customers").filter(lambda row: row.reason.notnull())
+            reasons = judged.group_by("customer_id").aggregate(customer_reason=judged.reason.min())
+            known = known.left_join(reasons, "customer_id").drop("customer_id_right")
+        else:
+            known = known.mutate(customer_reason=ibis.null("string"))
+        stored = None if content_key else self.stored()
+        self.judge("events", _with_conflicts(known, stored), event_rules(self.now))
 
 # %% ../nbs/lib/14_loading.ipynb #75e457c5
 def _rejected_sql(
@@ -170,29 +203,64 @@ def _rejected_sql(
     columns: list[str],  # what to keep of a row, as it was given
 ) -> str:  # SQL for table_name, source_file, line, row, reason
     kept = ", ".join(f"'{column.removesuffix('_given')}': {column}" for column in columns)
+    # one that goes over several lines of its file is several lines here
+    row = f"CAST(to_json({{{kept}}}) AS VARCHAR)"
     return f"""SELECT '{table}' AS table_name, source_file, NULL::BIGINT AS line,
-        CAST(to_json({{{kept}}}) AS VARCHAR) AS row, reason
+        unnest(CASE WHEN lines IS NULL THEN [{row}] ELSE string_split(lines, chr(10)) END) AS row,
+        reason
         FROM stage.judged_{table} WHERE reason IS NOT NULL"""
 
 
-def _worst(
-    rejected: ibis.Table,
-) -> str:  # the commonest reason, an example of it, and what helps
-    by_reason = rejected.group_by("reason").aggregate(rows=rejected.count())
-    reason = (
-        by_reason.order_by(ibis.desc("rows"), "reason").limit(1).to_pyarrow()["reason"][0].as_py()
+_OPTION = {"event_ts": "--time-format", "signup_ts": "--customers-time-format"}
+
+
+def _advice(
+    reason: str,
+    row: str,  # an example of it, as it was set aside
+) -> str:  # what helps
+    column = reason.split()[0]
+    if "with other content" in reason:
+        return "give each event an event_id of its own, or --replace the events there are"
+    if "quote" in reason or "unquoted" in reason or "holds a line end" in reason:
+        return "close or double the quotes in the file"
+    if reason.endswith("in customers"):
+        return "correct the customers' file"
+    if column not in _OPTION or reason.endswith("is missing"):
+        return "correct the file or raise max_rejected_share in settings.ini"
+    try:
+        given = str(json.loads(row).get(column))
+    except ValueError:  # a line of the file
+        given = row
+    unit = unit_of(given)
+    if " " in unit:  # no unit that an option names
+        return f"{given} looks like {unit}"
+    if unit:
+        return f"{given} looks like {unit}; write one unit in all rows and say it with {_OPTION[column]}"
+    if not reason.endswith("is not a timestamp"):
+        return "correct the file or raise max_rejected_share in settings.ini"
+    told = "such as %d.%m.%Y or epoch_s"
+    return (
+        f"say how they are written with {_OPTION[column]}, {told}; zones as +01:00 or Europe/Berlin"
     )
-    alike = rejected.filter(rejected.reason == reason).order_by("source_file", "line", "row")
-    row = alike.limit(1).to_pyarrow().to_pylist()[0]
-    line = f" line {row['line']}" if row["line"] else ""
-    example = " ".join(row["row"].split())
+
+
+def _worst(
+    load: _Load,
+    table: str,  # events or customers
+) -> str:  # the commonest reason, an example of it, and what helps
+    sql = f"""SELECT reason, source_file, line, row FROM stage.rejected r
+        WHERE table_name = '{table}' AND reason = (
+            SELECT reason FROM stage.rejected WHERE table_name = '{table}'
+            GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1)
+        ORDER BY source_file, line, r.rowid LIMIT 1"""
+    ((reason, file, number, row),) = load.connection.raw_sql(sql).fetchall()
+    line = f" line {number}" if number else ""
+    example = " ".join(row.split())
     shown = example if len(example) <= 200 else f"{example[:200]}..."
-    told = f"most often: {reason}, as in {Path(row['source_file']).name}{line}: {shown}"
-    if reason.endswith("is not a timestamp"):
-        return f"{told}; say how they are written with --time-format, such as %d.%m.%Y or epoch_s"
-    return f"{told}; correct the file or raise max_rejected_share in settings.ini"
+    told = f"most often: {reason}, as in {Path(file).name}{line}: {shown}"
+    return f"{told}; {_advice(reason, row)}"
 
-
+# %% ../nbs/lib/14_loading.ipynb #62f63140
 def _check_share(
     load: _Load,
     table: str,  # events or customers
@@ -209,24 +277,22 @@ def _check_share(
         raise LoadError(f"{source}: has no rows")
     raise LoadError(
         f"{source}: {bad:,} of {good + bad:,} rows of {table} are bad, more than "
-        f"max_rejected_share = {bound:g}; {_worst(rejected)}"
+        f"max_rejected_share = {bound:g}; {_worst(load, table)}"
     )
 
 # %% ../nbs/lib/14_loading.ipynb #35e7150a
 def _new_events(load: _Load) -> ibis.Table:  # the rows to write, in the events contract
     judged = load.table("judged_events")
     good = judged.filter(judged.reason.isnull())
-    daily = good.customer_id + "-" + good.event_ts.strftime("%Y%m%d")
     rows = good.select(
         "event_id",
         "customer_id",
         "event_ts",
-        session_id=good.session_id.coalesce(daily),
+        session_id=_session(good),
         product_id=good.product_id,
     )
-    if load.append and load.store.exists("bronze.events"):
-        rows = rows.anti_join(load.store.read("bronze.events"), "event_id")
-    return rows
+    stored = load.stored()
+    return rows if stored is None else rows.anti_join(stored, "event_id")
 
 
 def _brings_nothing(
@@ -246,8 +312,6 @@ def _write(
 ) -> str:  # the load's id
     load_id = uuid.uuid4().hex
     tags = {"load_id": load_id, "source": source}
-    # sessions of a day are days of UTC
-    load.connection.raw_sql("SET TimeZone = 'UTC'")
     if not _brings_nothing(load, events):
         load.report("writing bronze.customers", None)
         load.store.overwrite("bronze.customers", load.table("known_customers"), tags=tags)
@@ -320,22 +384,72 @@ def _stage(
     load: _Load,
     found: dict[str, Source],  # events, and customers when given
     mapping: dict[str, str],
-    times: tuple[str, str],  # time zone and format
+    time_zone: str,
+    formats: dict[str, str],  # of each table's times
 ) -> bool:  # whether events are known by their content
     columns = {table: columns_of(table, source, mapping) for table, source in found.items()}
     statements = {
-        table: stage_sql(table, source, columns[table], *times) for table, source in found.items()
+        table: stage_sql(table, source, columns[table], time_zone, formats[table])
+        for table, source in found.items()
     }
     for table, sql in statements.items():
+        check_keys(load.connection, table, found[table], columns[table])
+        load.connection.raw_sql(f"SET TimeZone = '{time_zone}'")
         try:
             load.execute(sql, f"reading {table}")
         except duckdb.Error as error:
-            told = str(error).splitlines()[0]
-            raise LoadError(f"{found[table]}: cannot be read to its end ({told})") from None
-    check_epoch(load.connection, found["events"], times[1])
+            raise _unreadable(found[table], error) from None
+        # sessions of a day are days of UTC
+        load.connection.raw_sql("SET TimeZone = 'UTC'")
+        _stage_broken(load, table, found[table])
     return columns["events"]["event_id"] is None
 
 
+def _unreadable(source: Source, error: duckdb.Error) -> LoadError:
+    if mixed := source.dialect.mixed:
+        return LoadError(
+            f"{mixed}: some of its lines end with CRLF and some with LF or CR, which cannot be told "
+            "from quoted ones; write it with one line end, as dos2unix does"
+        )
+    told = str(error).splitlines()[0]
+    return LoadError(f"{source}: cannot be read to its end ({told})")
+
+# %% ../nbs/lib/14_loading.ipynb #99247f92
+_NO_BROKEN = """SELECT NULL::VARCHAR AS source_file, NULL::BIGINT AS line, NULL::VARCHAR AS row,
+    NULL::VARCHAR AS reason WHERE false"""
+
+
+def _stage_broken(load: _Load, table: str, source: Source) -> None:  # makes stage.broken_<table>
+    csv = source.kind == "csv"
+    broken = sources.broken_lines_sql() if csv else _NO_BROKEN
+    load.connection.raw_sql(f"CREATE TABLE stage.broken_{table} AS {broken}")
+    if csv:  # or the next scan would find them again
+        load.connection.raw_sql("DROP TABLE reject_errors; DROP TABLE reject_scans")
+        _check_lines(load, table, source)
+
+
+def _check_lines(load: _Load, table: str, source: Source) -> None:
+    # DuckDB reads a large file from several places at once: behind a quote that does not close, and in
+    # lines that are too long for it, some lines end up in no row, or in two
+    rows = "len(coalesce(lines, '')) - len(replace(coalesce(lines, ''), chr(10), '')) + 1"
+    sql = f"""SELECT source_file, sum(n), sum(good) FROM (
+        SELECT source_file, {rows} AS n, 1 AS good FROM stage.{table}
+        UNION ALL SELECT source_file, 1, 0 FROM stage.broken_{table}) GROUP BY source_file"""
+    found = {file: counts for file, *counts in load.connection.raw_sql(sql).fetchall()}
+    for file, lines in source.lines.items():
+        read, good = map(int, found.get(file, (0, 0)))
+        lost = lines - 1 - read
+        if lost == 0 or (lost > 0 and lost == sources.blank_lines(file)):
+            continue
+        sql = f"SELECT min(line) FROM stage.broken_{table} WHERE source_file = {sql_text(file)}"
+        ((first,),) = load.connection.raw_sql(sql).fetchall()
+        place = f", probably that in line {first:,}" if first else ""
+        raise LoadError(
+            f"{file}: only {good:,} of its {lines - 1:,} lines can be told apart as rows: a quote does "
+            f"not close{place}; close or double the quotes in it"
+        )
+
+# %% ../nbs/lib/14_loading.ipynb #73d0a650
 def _set_aside(
     load: _Load,
     found: dict[str, Source],
@@ -347,16 +461,10 @@ def _set_aside(
     }
     kept["events"][:0] = [] if content_key else ["event_id"]
     parts = [_rejected_sql(table, kept[table]) for table in found]
-    if any(source.kind == "csv" for source in found.values()):
-        events = ", ".join(map(sql_text, found["events"].files))
-        table = f"CASE WHEN source_file IN ({events}) THEN 'events' ELSE 'customers' END"
-        broken = sources.broken_lines_sql()
-        parts.append(
-            f"SELECT {table} AS table_name, source_file, line, row, reason FROM ({broken})"
-        )
+    parts += [f"SELECT '{table}' AS table_name, * FROM stage.broken_{table}" for table in found]
     load.execute(f"CREATE TABLE stage.rejected AS {' UNION ALL '.join(parts)}", "setting aside")
 
-
+# %% ../nbs/lib/14_loading.ipynb #5b504726
 def load(
     store: DeltaTables,  # where bronze.events and bronze.customers are
     settings: Settings,  # column_mapping and max_rejected_share
@@ -365,28 +473,43 @@ def load(
     mode: str = "",  # append or replace; needed where there are events
     mapping: list[str] | None = None,  # ours=theirs, besides the settings' column_mapping
     time_zone: str = "UTC",  # of times without an offset
-    time_format: str = "",  # of times in text or numbers; empty for ISO 8601
+    time_format: str = "",  # of times in text or numbers; empty or iso for ISO 8601
     report: Report = _silent,  # told what is going on
+    customers_time_format: str | None = None,  # of the customers' file; as time_format when None
 ) -> Profile:
     "Load files into the bronze tables; raises `SourceError` or `LoadError`, then nothing is written."
     if not isinstance(store, DeltaTables):
         raise LoadError("data is loaded on this machine only; on Databricks write bronze.events")
-    check_times(time_zone, time_format)
+    formats = {"events": time_format, "customers": customers_time_format or time_format}
+    formats = {table: "" if given == "iso" else given for table, given in formats.items()}
+    for given in formats.values():
+        check_times(time_zone, given)
     names = read_mapping(settings.column_mapping.split()) | read_mapping(mapping or [])
     paths = {"events": events} | ({"customers": customers} if customers else {})
     found = {table: sources.find(path) for table, path in paths.items()}
     now = datetime.datetime.now(datetime.UTC)
     alone = store.alone(lambda: report("waiting for another load", None))
-    with alone, _staging(store, time_zone) as connection:
+    with alone, _staging(store) as connection:
         _check_mode(store, mode)
         going = _Load(store, connection, report, now, append=mode == "append")
-        content_key = _stage(going, found, names, (time_zone, time_format))
-        going.events(going.customers(given="customers" in found), content_key)
-        _set_aside(going, found, content_key)
-        for table, source in found.items():
-            _check_share(going, table, source, settings.max_rejected_share)
-        judged = going.table("judged_events")
-        good = judged.filter(judged.reason.isnull()).count().to_pyarrow().as_py()
-        new = _new_events(going).count().to_pyarrow().as_py()
-        load_id = _write(going, Path(events).name, new)
-        return _profile(going, load_id, good - new, new)
+        content_key = _stage(going, found, names, time_zone, formats)
+        return _judge_and_write(going, found, content_key, settings.max_rejected_share, events)
+
+
+def _judge_and_write(
+    load: _Load,
+    found: dict[str, Source],
+    content_key: bool,
+    bound: float,  # share of rows that may be bad
+    path: str,  # of the events
+) -> Profile:
+    given = "customers" in found
+    load.events(load.customers(given), content_key, given)
+    _set_aside(load, found, content_key)
+    for table in sorted(found):  # customers first: without them their events are bad, too
+        _check_share(load, table, found[table], bound)
+    judged = load.table("judged_events")
+    good = judged.filter(judged.reason.isnull()).count().to_pyarrow().as_py()
+    new = _new_events(load).count().to_pyarrow().as_py()
+    load_id = _write(load, Path(path).name, new)
+    return _profile(load, load_id, good - new, new)
