@@ -252,12 +252,11 @@ def print_run(
     for task in done.tasks:
         shown = {key: value for key, value in task.values.items() if key != "warning"}
         values = "\n".join(f"{key}={value}" for key, value in shown.items())
-        notebook = Path(task.notebook).name if task.notebook else ""
         state = Text.from_markup(_styled(task.state))
-        rows.append((task.task_key, state, f"{task.seconds:>7.1f}", values, notebook))
+        rows.append((task.task_key, state, f"{task.seconds:>7.1f}", values))
     title = f"{escape(done.job)} {_styled(done.state)} in {done.seconds:.1f} s"
-    titles = ("task", "state", "seconds", "values", "notebook")
-    print_table(console, titles, rows, title, fold=("values", "notebook"), boxed=True)
+    titles = ("task", "state", "seconds", "values")
+    print_table(console, titles, rows, title, fold=("values",), boxed=True)
     for task in done.tasks:
         if warning := task.values.get("warning"):
             message = f"[yellow]{escape(task.task_key)}[/] {escape(warning)}"

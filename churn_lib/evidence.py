@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from .features import FEATURES, LABEL, feature_dates
+from .features import FEATURES, LABEL, feature_dates, newest_snapshot
 from .lineage import read_training_rows
 from .registry import Registry
 from .settings import Settings
@@ -32,14 +32,14 @@ from .settings import Settings
 def read_holdout(
     features: ibis.Table,  # gold.features at one version
     settings: Settings,  # horizon and number of snapshots
-    as_of: str = "",  # day to stand on, YYYY-MM-DD; empty: the newest snapshot in the table
+    as_of: datetime.date | None = None,  # reference date; None: the newest snapshot in the table
 ) -> tuple[pd.DataFrame, datetime.date | None]:  # rows in the order of customer_id, and their day
     "Held-out customers with features and label; no rows and no day when the table is empty."
-    newest = features.feature_date.max().to_pyarrow().as_py()
+    newest = newest_snapshot(features)
     columns = ["customer_id", "feature_date", *FEATURES, LABEL]
     if newest is None:
         return pd.DataFrame(columns=columns), None
-    day = feature_dates(datetime.date.fromisoformat(as_of) if as_of else newest, settings)[1]
+    day = feature_dates(as_of or newest, settings)[1]
     held = features.filter(features.feature_date == day, features.in_holdout_bucket)
     rows = held.order_by("customer_id").select(columns).to_pandas()
     numbers = dict.fromkeys([*FEATURES, LABEL], "float64")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'LABEL', 'FeatureError', 'in_holdout_bucket', 'snapshot', 'Coverage', 'coverage', 'resolve_as_of',
-           'feature_dates', 'check_reach']
+           'feature_dates', 'newest_snapshot', 'check_reach']
 
 # %% ../nbs/lib/17_features.ipynb #06663925
 import datetime
@@ -281,14 +281,11 @@ def coverage(
 
 # %% ../nbs/lib/17_features.ipynb #ef67e27d
 def resolve_as_of(
-    as_of: str,  # YYYY-MM-DD, or empty for today
+    as_of: datetime.date | None,  # None: today
     covered: Coverage,  # of bronze.events
 ) -> datetime.date:
-    "The day to stand on; raises `FeatureError` when it is no date or later than the data."
-    try:
-        day = datetime.date.fromisoformat(as_of) if as_of else covered.today
-    except ValueError:
-        raise FeatureError(f"as_of = {as_of!r} is not a date: write YYYY-MM-DD") from None
+    "The reference date; raises `FeatureError` when it is later than the data."
+    day = as_of or covered.today
     if day > covered.today:
         strays = f" ({covered.strays})" if covered.left_out else ""
         raise FeatureError(
@@ -299,12 +296,19 @@ def resolve_as_of(
 
 
 def feature_dates(
-    as_of: datetime.date,  # the day to stand on
+    as_of: datetime.date,  # the reference date
     settings: Settings,  # horizon_days and snapshots
 ) -> list[datetime.date]:  # the unlabelled snapshot first, then labelled ones, newest first
     "The days whose snapshots the pipeline needs at `as_of`."
     step = datetime.timedelta(days=settings.horizon_days)
     return [as_of - k * step for k in range(settings.snapshots + 1)]
+
+
+def newest_snapshot(
+    features: ibis.Table,  # gold.features
+) -> datetime.date | None:  # None when the table is empty
+    "The reference date of those who read snapshots, when they are given none: today, as last built."
+    return features.feature_date.max().to_pyarrow().as_py()
 
 # %% ../nbs/lib/17_features.ipynb #4bac1f2b
 def check_reach(

@@ -19,7 +19,7 @@ import nbformat
 from .bundle import Bundle
 from .bundle_files import LIST_KEYS
 from .findings import Parts, Problem, dig, is_unset, jobs_of, listed, meant
-from .plan import PlanError, declared_parameters, references
+from .plan import PlanError, as_text, declared_parameters, references, value_problem
 
 # %% ../nbs/lib/81_job_rules.ipynb #cb825d10
 def name_problems(
@@ -221,16 +221,18 @@ def _notebook_problems(
     except PlanError as error:
         yield (*place, "notebook_task", "notebook_path"), str(error).replace(f"{bundle.root}/", "")
         return
-    own = dig(task, "notebook_task", "base_parameters") or {}
-    for name in own:
-        if name not in declared:
-            problem = f"{where} declares no parameter {name}; {meant(name, declared)}"
-            yield (*place, "notebook_task", "base_parameters", name), problem
+    given: dict[Parts, tuple[str, Any]] = {  # where it stands: name and value
+        (*place, "notebook_task", "base_parameters", name): (name, value)
+        for name, value in (dig(task, "notebook_task", "base_parameters") or {}).items()
+    }
     for number, parameter in listed(body, "parameters"):
         name = str(parameter.get("name"))
+        given[*place[:3], "parameters", number] = (name, parameter.get("default", ""))
+    for parts, (name, value) in given.items():
         if name not in declared:
-            problem = f"{where} declares no parameter {name}; {meant(name, declared)}"
-            yield (*place[:3], "parameters", number), problem
+            yield parts, f"{where} declares no parameter {name}; {meant(name, declared)}"
+        elif wrong := value_problem(name, as_text(value), declared[name]):
+            yield parts, wrong
 
 
 def _called_problems(bundle: Bundle, task: dict[str, Any], place: Parts) -> Iterator[Problem]:

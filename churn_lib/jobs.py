@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['task_values', 'JobError', 'GitError', 'git_environment', 'git', 'git_sha', 'CodeError', 'check_code', 'import_path',
-           'running_commit', 'parameters', 'read_values', 'write_values', 'TaskValues']
+           'running_commit', 'kind_of', 'parse', 'parameters', 'read_values', 'write_values', 'TaskValues']
 
 # %% ../nbs/lib/01_jobs.ipynb #43652105
 import json
+import math
 import os
 import re
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import date
 from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from types import NoneType, SimpleNamespace
+from typing import Any, get_args
 
 from .settings import ChurnError
 
@@ -218,37 +220,84 @@ def running_commit() -> str:
         return "unknown"
 
 # %% ../nbs/lib/01_jobs.ipynb #18b0166f
-_BOOLEANS = {"true": True, "false": False}
+_TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "date": date}
+_FORMS = {  # how a value is written, as a pattern and in words; as much as tables can hold
+    str: (r"(?s:.*)", "text", "write text"),
+    int: (r"[+-]?[0-9]{1,18}", "a whole number", "write digits, such as 12"),
+    float: (
+        r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", "a number", "write it as 0.5 or 1e-3"
+    ),
+    bool: (r"(?i:true|false)", "a bool", "write true or false"),
+    date: (r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date", "write YYYY-MM-DD"),
+}  # fmt: skip
 
 
-def _convert(
-    name: str,  # name of the parameter
-    value: Any,  # as papermill or a widget gives it
-    declared: type,  # str, int, float or bool
-) -> Any:  # the value in its declared type
-    if declared not in (str, int, float, bool):
-        raise JobError(f"parameter {name} is declared {declared!r}; use str, int, float or bool")
-    if type(value) is declared:
-        return value
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("it is too large")
+    return number
+
+
+def _date(text: str) -> date:
+    day = date.fromisoformat(text)
+    if not 1900 <= day.year <= 2200:
+        raise ValueError("write a year from 1900 to 2200")
+    return day
+
+
+_READERS: dict[type, Callable[[str], Any]] = {
+    str: str,
+    int: int,
+    float: _number,
+    bool: lambda text: text.lower() == "true",
+    date: _date,
+}
+
+# %% ../nbs/lib/01_jobs.ipynb #62b86a95
+def kind_of(
+    annotation: str,  # such as int, Optional[date] or date | None
+) -> Any:  # the type, or None when it is none of a parameter
+    "The type that an annotation in a parameters cell names."
+    found = re.fullmatch(r"(?:typing\.)?Optional\[(.+)\]|(.+) \| None|(.+)", annotation)
+    name = next(filter(None, found.groups())) if found else ""
+    kind = _TYPES.get(name.removeprefix("datetime."))
+    return kind | None if kind and name != annotation else kind
+
+
+def parse(
+    label: str,  # what the value is of, for the message
+    value: Any,  # as papermill, a widget, the bundle or the command line gives it
+    kind: Any,  # str, int, float, bool or date; the value of an optional one may be empty
+) -> Any:  # the value in its type, None for an empty one
+    "Convert a value to its declared type; raises `JobError` with the value and how to write it."
+    kinds = [each for each in get_args(kind) or (kind,) if each is not NoneType]
+    optional = NoneType in get_args(kind)
+    if len(kinds) != 1 or kinds[0] not in _FORMS:
+        raise JobError(f"{label} is declared {kind!r}; use {', '.join(_TYPES)} or Optional of one")
+    if optional and value in (None, ""):
+        return None
+    form, noun, how = _FORMS[kinds[0]]
+    text = "" if value is None else str(value)
     try:
-        if declared is bool:
-            return _BOOLEANS[str(value).lower()]
-        return declared(value)
-    except (KeyError, ValueError):
-        raise JobError(
-            f"parameter {name} = {value!r} is not {declared.__name__}; correct the value"
-        ) from None
+        if value is None or not re.fullmatch(form, text):
+            raise ValueError(how)
+        return _READERS[kinds[0]](text)
+    except ValueError as error:
+        empty = ", or leave it empty" if optional else ""
+        raise JobError(f"{label} = {value!r:.100} is not {noun}: {error}{empty}") from None
 
 # %% ../nbs/lib/01_jobs.ipynb #70b53274
 def _values(
     namespace: dict[str, Any],  # the notebook's globals
-    declared: dict[str, type],  # name and type of each parameter
+    declared: dict[str, Any],  # name and type of each parameter
 ) -> dict[str, Any]:  # the job's values, not yet converted
     dbutils = namespace.get("dbutils")
     if dbutils is None:
         return {name: namespace[name] for name in declared}
     for name in declared:
-        dbutils.widgets.text(name, str(namespace[name]))
+        default = namespace[name]
+        dbutils.widgets.text(name, "" if default is None else str(default))
     return {name: dbutils.widgets.get(name) for name in declared}
 
 
@@ -260,7 +309,9 @@ def parameters(
     if not declared:
         raise JobError("no typed parameters: write them as `name: str = value  # meaning`")
     values = _values(namespace, declared)
-    converted = {name: _convert(name, values[name], kind) for name, kind in declared.items()}
+    converted = {
+        name: parse(f"parameter {name}", values[name], kind) for name, kind in declared.items()
+    }
     if converted.get("git_sha") == "":
         check_code()
         converted["git_sha"] = git_sha() or ""

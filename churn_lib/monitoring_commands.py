@@ -6,6 +6,7 @@
 __all__ = ['app', 'EXIT_CODES', 'as_markdown', 'status', 'list_alerts', 'acknowledge']
 
 # %% ../nbs/lib/96_monitoring_commands.ipynb #7eaf6c02
+import datetime
 import getpass
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from rich.markup import escape
 
 from . import settings as settings_module
 from .console import AsJson, Target, print_json, print_table
+from .jobs import parse
 
 # %% ../nbs/lib/96_monitoring_commands.ipynb #530902d1
 app = typer.Typer(help="What the monitor says, and the alerts it has raised.", no_args_is_help=True)
@@ -65,7 +67,7 @@ def _print(content: dict[str, Any]) -> None:
 @app.command()
 def status(
     target: Target = "local",
-    as_of: Annotated[str, typer.Option(help="Day to stand on, YYYY-MM-DD.")] = "",
+    as_of: Annotated[str, typer.Option(help="Reference date, YYYY-MM-DD; else today.")] = "",
     as_json: AsJson = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="For a summary or an issue.")
@@ -74,8 +76,9 @@ def status(
     "Say what the monitor says; the exit code is 0 ok, 3 investigate, 4 retrain, 5 no data."
     from churn_lib.verdict import read_verdict
 
+    day = parse("--as-of", as_of, datetime.date | None)
     tables, registry, config = _store(target)
-    content = read_verdict(tables, registry, config, as_of).to_dict()
+    content = read_verdict(tables, registry, config, day).to_dict()
     if as_json:
         print_json(content)
     elif markdown:

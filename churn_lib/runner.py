@@ -23,7 +23,18 @@ from typing import Any
 
 from .execution import ExecutionError, Kernels, execute
 from .jobs import import_path, read_values, write_values
-from .plan import BAD, Plan, PlanError, Step, as_text, compare, decide, fill, references
+from churn_lib.plan import (
+    BAD,
+    Plan,
+    PlanError,
+    Step,
+    as_text,
+    check_values,
+    compare,
+    decide,
+    fill,
+    references,
+)
 
 # %% ../nbs/lib/77_runner.ipynb #90085c8c
 @dataclass
@@ -193,10 +204,12 @@ def _run_notebook(
     task_key = step.task.task_key
     if read_values(run.values, task_key):  # of an attempt before this one
         write_values(run.values, task_key, {})
+    values = {**_filled(run, step, "base_parameters"), **run.plan.parameters}
+    check_values(step.notebook, values, task_key)
     execute(
         step.notebook,
         run.folder / f"{task_key}.ipynb",
-        {**_filled(run, step, "base_parameters"), **run.plan.parameters},
+        values,
         _environment(run, step),
         run.kernels,
         task_key,

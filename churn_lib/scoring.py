@@ -45,29 +45,21 @@ class Snapshot:
     rows: ibis.Table = field(repr=False)  # customer_id, the ten features as float64
 
 
-def _day(as_of: str) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(as_of)
-    except ValueError:
-        raise ScoringError(f"as_of = {as_of!r} is not a date: write YYYY-MM-DD") from None
-
-
 def read_snapshot(
     tables: Tables,
-    as_of: str = "",  # YYYY-MM-DD; empty: the newest snapshot in the table
+    as_of: datetime.date | None = None,  # None: the newest snapshot in the table
 ) -> Snapshot:
     "The snapshot of `as_of`; raises `ScoringError` when gold.features has none."
-    asked = _day(as_of) if as_of else None
     version = tables.version("gold.features")
     features = tables.read("gold.features", version)
     days = sorted(features.select("feature_date").distinct().feature_date.to_pyarrow().to_pylist())
-    if not days or (asked and asked not in days):
+    if not days or (as_of and as_of not in days):
         known = f"it has {', '.join(map(str, days))}" if days else "it is empty"
         raise ScoringError(
-            f"gold.features has no snapshot of {asked or 'any day'}, {known}: "
+            f"gold.features has no snapshot of {as_of or 'any day'}, {known}: "
             "run training_job with the same as_of first"
         )
-    day = asked or days[-1]
+    day = as_of or days[-1]
     rows = features.filter(features.feature_date == day)
     numbers = {name: rows[name].cast("float64") for name in FEATURES}
     return Snapshot(day, version, rows.select("customer_id", **numbers))

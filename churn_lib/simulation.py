@@ -18,6 +18,7 @@ from scipy.optimize import brentq
 from scipy.special import hyp2f1
 
 from .events import CUSTOMERS, EVENTS
+from .jobs import parse
 from .settings import ChurnError
 
 # %% ../nbs/lib/15_simulation.ipynb #250f9f8c
@@ -50,19 +51,14 @@ DRIFTS: dict[str, Callable[[int], Day]] = {  # kind to the change so many days a
 def parse_drift(
     text: str,  # KIND=YYYY-MM-DD; a date alone means activity
 ) -> tuple[str, datetime.date]:  # kind, first day
-    "A drift as the command line writes it; raises `SimulationError` when it has another form."
+    "A drift as the command line writes it; raises `ChurnError` when it has another form."
     kind, equals, day = text.rpartition("=")
     kind = kind if equals else "activity"
     if kind not in DRIFTS:
         raise SimulationError(
             f"--drift {text!r}: no kind {kind!r}; it is one of {', '.join(DRIFTS)}"
         )
-    try:
-        return kind, datetime.date.fromisoformat(day)
-    except ValueError:
-        raise SimulationError(
-            f"--drift {text!r}: {day!r} is not a date: write {kind}=YYYY-MM-DD"
-        ) from None
+    return kind, parse(f"--drift {kind}", day, datetime.date)
 
 # %% ../nbs/lib/15_simulation.ipynb #c623724e
 @dataclasses.dataclass(frozen=True)
@@ -338,7 +334,7 @@ def simulate(
     random_state: int = 42,  # seed
 ) -> tuple[pa.Table, pa.Table]:  # events, customers
     "A small population as two tables."
-    first_day = datetime.date.fromisoformat(start)
+    first_day = parse("start", start, datetime.date)
     population = Population(customers, seed=random_state, start=first_day, days=days)
     events = pa.Table.from_batches(simulate_events(population), EVENTS)
     return events, pa.Table.from_batches(simulate_customers(population), CUSTOMERS)

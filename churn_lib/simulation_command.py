@@ -17,6 +17,7 @@ from rich.table import Table
 
 from . import settings as settings_module
 from .console import AsJson, Target, print_json
+from .jobs import parse
 from .settings import ChurnError
 
 if TYPE_CHECKING:  # every command waits for what stands above, only `simulate` for these
@@ -25,15 +26,6 @@ if TYPE_CHECKING:  # every command waits for what stands above, only `simulate` 
     from churn_lib.tables import DeltaTables
 
 # %% ../nbs/lib/93_simulation_command.ipynb #19614568
-def _day(
-    text: str,  # YYYY-MM-DD
-) -> datetime.date:
-    try:
-        return datetime.date.fromisoformat(text)
-    except ValueError:
-        raise ChurnError(f"--start {text!r} is not a date: write YYYY-MM-DD") from None
-
-
 def _store(
     target: str,
 ) -> "DeltaTables":  # where a simulation goes
@@ -127,7 +119,9 @@ def simulate(
     from churn_lib.simulation import Population, parse_drift
 
     drifts = tuple(parse_drift(text) for text in drift or [])
-    population = Population(customers, events_per_customer, seed, _day(start), days, drifts)
+    population = Population(
+        customers, events_per_customer, seed, parse("--start", start, datetime.date), days, drifts
+    )
     done = _shown(_store(target), population, replace, Console(stderr=True, force_jupyter=False))
     if as_json:
         return print_json(_json(done))

@@ -38,7 +38,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from threadpoolctl import threadpool_limits
 
 from .evaluation import SLICED, classification_metrics, figures, measure
-from .features import FEATURES, LABEL, feature_dates
+from .features import FEATURES, LABEL, feature_dates, newest_snapshot
 from .lineage import log_training_rows
 from .model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
 from .provenance import Checkout, checkout, environment, lock_hash
@@ -108,13 +108,13 @@ def read_data_set(
     features: ibis.Table,  # gold.features at `feature_version`
     feature_version: int,  # version of the table
     settings: Settings,  # horizon and number of snapshots
-    as_of: str = "",  # YYYY-MM-DD; empty: the newest snapshot in the table
+    as_of: datetime.date | None = None,  # None: the newest snapshot in the table
 ) -> DataSet:
     "Training and holdout rows at `as_of`; raises `TrainingError` when snapshots are missing."
-    newest = features.feature_date.max().to_pyarrow().as_py()
+    newest = newest_snapshot(features)
     if newest is None:
         raise TrainingError("gold.features is empty: run 01_feature_engineering first")
-    day = datetime.date.fromisoformat(as_of) if as_of else newest
+    day = as_of or newest
     _, holdout_day, *training_days = feature_dates(day, settings)
     training = _rows(features, training_days, holdout=False)
     holdout = _rows(features, [holdout_day], holdout=True)

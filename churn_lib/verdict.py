@@ -30,11 +30,11 @@ from .settings import Settings
 # %% ../nbs/lib/69_verdict.ipynb #2a0f8315
 def today(
     covered: Coverage,  # of bronze.events
-    as_of: str,  # YYYY-MM-DD, or empty
+    as_of: datetime.date | None,  # None: what monitor_today says
     settings: Settings,  # monitor_today
 ) -> datetime.date:
-    "The day to stand on; raises `FeatureError` for a day the data has not reached."
-    if not as_of and settings.monitor_today == "calendar":
+    "The reference date; raises `FeatureError` for a day the data has not reached."
+    if as_of is None and settings.monitor_today == "calendar":
         return datetime.datetime.now(datetime.UTC).date()
     return resolve_as_of(as_of, covered)
 
@@ -344,7 +344,7 @@ def read_verdict(
     tables: Any,
     registry: Registry,
     settings: Settings,
-    as_of: str = "",  # day to stand on, YYYY-MM-DD
+    as_of: datetime.date | None = None,  # reference date
     refresher: Refresher | None = None,  # of the monitor that has just run
     problems: Sequence[str] = (),
 ) -> Verdict:
@@ -382,7 +382,7 @@ def monitor(
     tables: Any,
     registry: Registry,
     settings: Settings,
-    as_of: str = "",  # day to stand on, YYYY-MM-DD
+    as_of: datetime.date | None = None,  # reference date
     git_sha: str = "",
 ) -> Verdict:
     "Compute what is due, raise and close alerts, tell them; the same call again changes nothing."

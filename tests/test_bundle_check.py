@@ -150,7 +150,7 @@ experiment = /Workspace/Bundles/tiny/production/trials
 def pristine(make_project: Callable[[str], Project]) -> Project:
     """A bundle without a mistake, committed."""
     project = make_project("pristine")
-    declared = "git_sha: str = ''\nsize: int = 1\nmade: str = ''\n"
+    declared = "git_sha: str = ''\nsize: str = ''\ncount: int = 1\nmade: str = ''\n"
     set_value = "%matplotlib inline\nfrom churn_lib import jobs\njobs.task_values.set('made', 1)"
     for name in ("make", "use", "again"):
         source = set_value if name == "make" else "1"
@@ -228,6 +228,7 @@ BREAKS = [
     ("${resources.schemas.gold_schema.name}\n          name: churn", "${resources.schemas.gold_schema.nam}\n          name: churn", "gold_schema.nam' not found", ".nam}"),
     # parameters
     ("base_parameters: {size: 3}", "base_parameters: {sise: 3}", "declares no parameter sise; did you mean size", "sise"),
+    ("base_parameters: {size: 3}", "base_parameters: {count: many}", "parameter count = 'many' is not a whole number", "many"),
     ("          default: ${bundle.git.commit}\n", "          default: a\n        - {name: more, default: b}\n", "make.ipynb declares no parameter more", "more"),
     ("nbs/make.ipynb", "nbs/gone.ipynb", "nbs/gone.ipynb: no such notebook", "gone"),
     # clusters

@@ -90,7 +90,7 @@ def test_a_widget_of_the_wrong_type_is_named() -> None:
         "limit": 3,
         "dbutils": make_dbutils({"limit": "many"}, {}),
     }
-    with pytest.raises(jobs.JobError, match="parameter limit = 'many' is not int"):
+    with pytest.raises(jobs.JobError, match="parameter limit = 'many' is not a whole number"):
         jobs.parameters(cells)
 
 
@@ -135,7 +135,7 @@ def test_a_real_job_notebook_takes_its_values_from_widgets(tmp_path: Path) -> No
         "target": "dev",
     }
     stand_in = nbformat.v4.new_code_cell(f"{STRICT}\ndbutils = make_dbutils({passed!r}, {{}})")
-    told = nbformat.v4.new_code_cell("import json\nprint(json.dumps(vars(job)))")
+    told = nbformat.v4.new_code_cell("import json\nprint(json.dumps(vars(job), default=str))")
     notebook.cells = [stand_in, *notebook.cells[: number + 1], told]
     nbformat.write(notebook, tmp_path / "in.ipynb")
     done = papermill.execute_notebook(

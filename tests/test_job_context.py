@@ -2,16 +2,19 @@
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Optional
 
 import nbformat
+import papermill
 import pytest
 from conftest import Project, after, notebook_task
 
 from churn_lib import jobs
 from churn_lib.jobs import JobError
+from churn_lib.plan import declared_parameters
 from churn_lib.runner import JobRun, run_plan
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "nbs" / "jobs").glob("*.ipynb"))
@@ -86,20 +89,28 @@ def test_a_job_notebook_takes_every_parameter_from_its_widget_in_its_type(path: 
     cells = nbformat.read(path, as_version=4).cells
     (source,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     declared = namespace(source)["__annotations__"]
-    samples = {str: "passed", int: "17", float: "0.25", bool: "true"}
+    samples = {str: "passed", int: "17", float: "0.25", bool: "true", date | None: "2024-02-29"}
     passed = {name: samples[kind] for name, kind in declared.items()}
     job = jobs.parameters(namespace(source, dbutils=make_dbutils(passed)))
-    converted = {str: "passed", int: 17, float: 0.25, bool: True}
+    converted = {str: "passed", int: 17, float: 0.25, bool: True, date | None: date(2024, 2, 29)}
     assert vars(job) == {name: converted[kind] for name, kind in declared.items()}
     (asking,) = [cell for cell in cells if "jobs.parameters(globals())" in cell.source]
     assert cells.index(asking) > 0
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_papermill_and_the_plan_read_the_same_parameters_from_a_job_notebook(path: Path) -> None:
+    declared = declared_parameters(path)
+    assert list(papermill.inspect_notebook(path)) == list(declared)
+    assert None not in declared.values()
+
+
 def test_a_widget_that_was_not_passed_has_the_default_of_the_cell() -> None:
     dbutils = make_dbutils({"limit": "12"})
-    source = "limit: int = 3\nshare: float = 0.5\nforce: bool = True\nday: str = ''"
-    job = jobs.parameters(namespace(source, dbutils=dbutils))
-    assert vars(job) == {"limit": 12, "share": 0.5, "force": True, "day": ""}
+    source = "limit: int = 3\nshare: float = 0.5\nforce: bool = True\nday: date | None = None"
+    job = jobs.parameters(namespace(source, dbutils=dbutils, date=date))
+    assert vars(job) == {"limit": 12, "share": 0.5, "force": True, "day": None}
+    assert dbutils.widgets.declared["day"] == ""
     assert all(type(value) is str for value in dbutils.widgets.declared.values())
 
 
@@ -107,36 +118,130 @@ def test_a_widget_that_was_not_passed_has_the_default_of_the_cell() -> None:
     ("kind", "text", "value"),
     [
         ("int", "-4", -4),
-        ("int", " 4 ", 4),
+        ("int", "+17", 17),
+        ("int", "007", 7),
         ("float", "1e-3", 0.001),
+        ("float", ".5", 0.5),
+        ("float", "-5.", -5.0),
         ("float", "2", 2.0),
         ("bool", "TRUE", True),
         ("bool", "false", False),
         ("str", "007", "007"),
         ("str", "", ""),
+        ("str", "two\nlines", "two\nlines"),
+        ("date", "2024-02-29", date(2024, 2, 29)),
+        ("date", "1900-01-01", date(1900, 1, 1)),
+        ("date | None", "1998-05-01", date(1998, 5, 1)),
+        ("date | None", "", None),
+        ("Optional[date]", "1998-05-01", date(1998, 5, 1)),
+        ("Optional[date]", "", None),
+        ("int | None", "", None),
+        ("int | None", "3", 3),
     ],
 )
 def test_text_becomes_the_declared_type(kind: str, text: str, value: object) -> None:
-    job = jobs.parameters(namespace(f"x: {kind} = {text!r}"))
+    job = jobs.parameters(namespace(f"x: {kind} = {text!r}", date=date, Optional=Optional))
     assert (type(job.x), job.x) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("x: int = 4", 4),
+        ("x: float = 4", 4.0),
+        ("x: bool = True", True),
+        ("x: str = 1234567", "1234567"),  # what papermill makes of a commit of digits alone
+        ("x: date = date(1998, 5, 1)", date(1998, 5, 1)),
+        ("x: date | None = None", None),
+    ],
+)
+def test_a_value_of_python_is_taken_as_it_is_where_it_fits(source: str, value: object) -> None:
+    job = jobs.parameters(namespace(source, date=date))
+    assert (type(job.x), job.x) == (type(value), value)
+
+
+DOES_NOT_FIT = {
+    "int": [
+        "1.5",
+        "1.0",
+        "1e3",
+        "",
+        " 5 ",
+        "1_000",
+        "٣",
+        "0x10",
+        "9" * 30,
+        "9" * 5000,
+        "true",
+        "five",
+    ],
+    "float": [
+        "high",
+        "nan",
+        "inf",
+        "-Infinity",
+        "1e999",
+        "1_0.5",
+        "0,5",
+        "",
+        " 0.5",
+        "٠.٥",
+        "1e",
+        ".",
+    ],
+    "bool": ["yes", "1", "0", "on", "", " true", "truee", "None"],
+    "date": [
+        *("soon", "", "1998-5-1", "19980501", "1998-02-30", "1998-13-01", "1998-05-01T00:00:00"),
+        *("0000-01-01", "0001-01-01", "1899-12-31", "2201-01-01", "9999-12-31", "99999-01-01"),
+        *("1998-W18-5", "01.05.1998", "05/01/1998", "1998-05-01 ", " 1998-05-01", "١٩٩٨-٠٥-٠١"),
+        *("1998-05-01\n", "-1998-05-01", "1998–05–01"),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", DOES_NOT_FIT)
+def test_text_that_does_not_fit_is_refused_with_the_parameter_and_the_value(kind: str) -> None:
+    nouns = {"int": "a whole number", "float": "a number", "bool": "a bool", "date": "a date"}
+    for text in DOES_NOT_FIT[kind]:
+        with pytest.raises(JobError) as caught:
+            jobs.parameters(namespace(f"x: {kind} = {text!r}", date=date))
+        message = str(caught.value)
+        assert message.startswith(f"parameter x = {text!r}"[:90])
+        assert f" is not {nouns[kind]}: " in message
+        assert "\n" not in message
 
 
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("x: int = '1.5'", "parameter x = '1.5' is not int"),
-        ("x: int = ''", "parameter x = '' is not int"),
-        ("x: float = 'high'", "parameter x = 'high' is not float"),
-        ("x: bool = 'yes'", "parameter x = 'yes' is not bool"),
-        ("x: list = []", "parameter x is declared <class 'list'>"),
+        ("x: int = True", "parameter x = True is not a whole number: write digits, such as 12"),
+        ("x: int = 1.9", "parameter x = 1.9 is not a whole number"),
+        ("x: float = False", "parameter x = False is not a number"),
+        ("x: float = float('nan')", "parameter x = nan is not a number"),
+        ("x: bool = 1", "parameter x = 1 is not a bool: write true or false"),
+        ("x: str = None", "parameter x = None is not text"),
+        ("x: date = None", "parameter x = None is not a date"),
+        ("x: date = 19980501", "parameter x = 19980501 is not a date"),
+        ("import datetime\nx: date = datetime.datetime(1998, 5, 1)", "is not a date"),
+        ("x: date | None = 'soon'", "'soon' is not a date: write YYYY-MM-DD, or leave it empty"),
+        ("x: date | None = '1998-02-30'", "is not a date: day is out of range for month"),
+        ("x: list = []", "parameter x is declared <class 'list'>; use str, int, float, bool, date"),
+        ("x: int | str = 1", "parameter x is declared int | str; use"),
         ("x = 1", "no typed parameters"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(source: str, said: str) -> None:
     with pytest.raises(JobError) as caught:
-        jobs.parameters(namespace(source))
+        jobs.parameters(namespace(source, date=date))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["soon", "1998-02-30", " 1998-05-01"])
+def test_a_widget_with_a_date_that_is_none_is_refused_on_databricks_too(text: str) -> None:
+    dbutils = make_dbutils({"as_of": text})
+    with pytest.raises(JobError, match=f"parameter as_of = '{text}' is not a date"):
+        jobs.parameters(namespace("as_of: date | None = None", dbutils=dbutils, date=date))
 
 
 def test_an_empty_git_sha_is_the_commit_and_has_to_be_given_elsewhere(

@@ -122,7 +122,7 @@ class Shop:
         self.engineer(number, all_days=True)
         version = self.tables.version("gold.features")
         source = self.tables.read("gold.features", version)
-        data = training.read_data_set(source, version, self.settings, str(day(number)))
+        data = training.read_data_set(source, version, self.settings, day(number))
         made = training.register(self.models, training.train(data, self.settings, "abc"))
         self.models.set_alias(registry.PRODUCTION, made)
         return made
@@ -155,7 +155,7 @@ class Shop:
 
     def monitor(self, number: int) -> verdict.Verdict:
         """What the monitor says on a day."""
-        return verdict.monitor(self.tables, self.models, self.settings, str(day(number)), "abc")
+        return verdict.monitor(self.tables, self.models, self.settings, day(number), "abc")
 
     def churn(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command line on this store."""
@@ -320,7 +320,7 @@ class OnlineShop:
 
     def monitor(self, number: int) -> verdict.Verdict:
         """What the monitor says on a day."""
-        return verdict.monitor(self.tables, self.models, self.settings, str(day(number)), "abc")
+        return verdict.monitor(self.tables, self.models, self.settings, day(number), "abc")
 
 
 def test_answers_of_an_endpoint_are_enough(trained: Shop, tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_shop_that_moves_from_batches_to_its_endpoint_is_watched_there(
 
 
 DIES = """
-import os, signal, sys
+import datetime, os, signal, sys
 from pathlib import Path
 from churn_lib import registry, settings, tables, verdict
 
@@ -385,7 +385,7 @@ def counted(write):
 
 for name in ("overwrite", "append", "append_if_unchanged"):
     setattr(store, name, counted(getattr(store, name)))
-verdict.monitor(store, registry.connect(config), config, sys.argv[2], "abc")
+verdict.monitor(store, registry.connect(config), config, datetime.date.fromisoformat(sys.argv[2]), "abc")
 """
 
 
@@ -431,7 +431,7 @@ def test_on_spark_the_monitor_says_what_it_says_here(
         while spark_tables.version(name) < version:  # a model remembers what it was made from
             spark_tables.overwrite(name, ibis.memtable(rows))
     said = here.monitor(CHANGE + 100)
-    there = verdict.monitor(spark_tables, here.models, here.settings, str(day(CHANGE + 100)), "abc")
+    there = verdict.monitor(spark_tables, here.models, here.settings, day(CHANGE + 100), "abc")
     assert there.to_dict() | {"alerts": []} == said.to_dict() | {"alerts": []}
     assert [each.alert_id for each in there.alerts] == [each.alert_id for each in said.alerts]
     assert said.alerts

@@ -1,5 +1,6 @@
 """What is refused before anything starts, and which tasks run after what."""
 
+from datetime import date
 from itertools import permutations
 from typing import Any
 
@@ -149,7 +150,82 @@ def test_parameters_are_what_the_tagged_cell_assigns(
     project: Project, source: str, names: list[str]
 ) -> None:
     path = project.notebook("some", "later = 1", parameters=source)
-    assert declared_parameters(path) == names
+    assert list(declared_parameters(path)) == names
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("from datetime import date\na: date | None = None", date | None),
+        ("from typing import Optional\na: Optional[date] = None", date | None),
+        ("import typing\na: typing.Optional[datetime.date] = None", date | None),
+        ("import datetime\na: datetime.date = ''", date),
+        ("a: int = 1", int),
+        ("a: float|None = 1", float | None),
+        ("a = 1", None),
+        ("a: list[int] = []", None),
+        ("a: None = None", None),
+        ("a: int | str = 1", None),
+        ("a: Optional[list] = None", None),
+        ("a: 'Some' = 1", None),
+    ],
+)
+def test_the_type_of_a_parameter_is_read_from_the_cell_without_running_it(
+    project: Project, source: str, kind: Any
+) -> None:
+    path = project.notebook("some", parameters=source)
+    assert declared_parameters(path) == {"a": kind}
+
+
+TYPED = "from datetime import date\nfrom typing import Optional\nday: Optional[date] = None\nnumber: int = 0\nforce: bool = False"
+
+
+@pytest.mark.parametrize("value", ["soon", "1998-02-30", "19980501"])
+def test_a_value_that_does_not_fit_is_refused_before_the_run_wherever_it_comes_from(
+    project: Project, value: str
+) -> None:
+    project.notebook("typed", parameters=TYPED)
+    said = f"parameter day = '{value}' is not a date: "
+    task = notebook_task("a", "typed", base_parameters={})
+    given = {"parameters": [{"name": "day", "default": ""}], "tasks": [task]}
+    assert refusal(project, {"job": given}, day=value).startswith(f"job.a: {said}")
+    default = {"parameters": [{"name": "day", "default": value}], "tasks": [task]}
+    assert refusal(project, {"job": default}).startswith(f"job.a: {said}")
+    base = notebook_task("a", "typed", base_parameters={"day": value})
+    assert refusal(project, {"job": [base]}).startswith(f"job.a: {said}")
+    nested = {"job": [run_job(day=value)], "inner": given}
+    assert refusal(project, nested).startswith(f"inner.a: {said}")
+    handed_on = {
+        "parameters": [{"name": "when", "default": ""}],
+        "tasks": [run_job(day="{{job.parameters.when}}")],
+    }
+    assert refusal(project, {"job": handed_on, "inner": given}, when=value).startswith(
+        f"inner.a: {said}"
+    )
+
+
+def test_values_of_the_declared_types_are_taken(project: Project) -> None:
+    project.notebook("typed", parameters=TYPED)
+    base = {"number": 5, "force": True}  # YAML's own
+    parameters = [{"name": "day", "default": ""}]
+    tasks = [notebook_task("a", "typed", base_parameters=base)]
+    project.write({"job": {"parameters": parameters, "tasks": tasks}})
+    assert project.plan("job", day="1998-05-01").parameters == {"day": "1998-05-01"}
+    assert project.plan("job").parameters == {"day": ""}
+
+
+def test_a_job_parameter_hides_a_base_parameter_that_would_not_fit(project: Project) -> None:
+    project.notebook("typed", parameters=TYPED)
+    parameters = [{"name": "day", "default": "1998-05-01"}]
+    project.write(
+        {
+            "job": {
+                "parameters": parameters,
+                "tasks": [notebook_task("a", "typed", base_parameters={"day": "x"})],
+            }
+        }
+    )
+    assert project.plan("job").parameters == {"day": "1998-05-01"}
 
 
 def test_a_notebook_without_the_tag_takes_no_parameter(project: Project) -> None:

@@ -514,6 +514,20 @@ def test_a_display_that_fails_is_said_once_and_does_not_decide_the_fate_of_a_job
     assert reporter.calls[-1] == "finished"  # so that the terminal is given back
 
 
+def test_a_task_value_that_does_not_fit_fails_its_task_in_one_line_before_a_kernel_starts(
+    project: Project,
+) -> None:
+    project.notebook("typed", "number: int = 0", "number")
+    body = task("b", "typed", after=("a",), base={"number": "{{tasks.a.values.said}}"})
+    project.jobs["job"] = {"tasks": [task("a", base={"text": "many"}), body]}
+    failed = by_key(project.run())["b"]
+    assert (
+        failed.error
+        == "b: parameter number = 'many' is not a whole number: write digits, such as 12"
+    )
+    assert (failed.state, failed.notebook) == ("FAILED", None)
+
+
 HANGS = "import os, pathlib, threading\npathlib.Path('pid').write_text(str(os.getpid()))\nthreading.Event().wait()"
 
 

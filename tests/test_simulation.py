@@ -187,13 +187,13 @@ def test_only_newcomers_change_when_newcomers_drift() -> None:
             "the simulated days",
         ),
         (lambda: parse_drift("sales=2025-01-01"), "no kind 'sales'"),
-        (lambda: parse_drift("churn=soon"), "'soon' is not a date"),
+        (lambda: parse_drift("churn=soon"), "--drift churn = 'soon' is not a date"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused_in_one_line(
     build: Callable[[], object], problem: str
 ) -> None:
-    with pytest.raises(SimulationError) as refused:
+    with pytest.raises(ChurnError) as refused:
         next(simulate_events(build()))  # type: ignore[arg-type]
     assert problem in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -185,11 +185,11 @@ def test_a_later_day_than_the_data_cover_is_refused_and_names_what_is_left_out()
     counts = flow(60)
     end = last_of(counts)
     found = covered(events(counts), strays([35], end))
-    assert features.resolve_as_of("", found) == after(end)
-    assert features.resolve_as_of(str(end), found) == end
+    assert features.resolve_as_of(None, found) == after(end)
+    assert features.resolve_as_of(end, found) == end
     told = rf"after {after(end)}, the day after the last complete day \(1 event of {after(end, 35)}"
     with pytest.raises(FeatureError, match=told):
-        features.resolve_as_of(str(after(end, 2)), found)
+        features.resolve_as_of(after(end, 2), found)
 
 
 @THOROUGH

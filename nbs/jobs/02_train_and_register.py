@@ -20,8 +20,11 @@
 # > One version of the feature table becomes one version of the model, at the alias Staging.
 
 # %% tags=["parameters"]
+from datetime import date
+from typing import Optional
+
 git_sha: str = ""  # commit the model is tied to; empty: what is checked out
-as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: the newest snapshot in the table
+as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: the newest snapshot in the table
 rebuild: bool = False  # of the features; the parameters of a job reach all of its tasks
 target: str = "local"  # section of settings.ini
 delta_feature_version: int = -1  # version of gold.features to train on; -1: the latest

@@ -20,8 +20,11 @@
 # > The candidate is asked again on held-out customers, compared with Production, and promoted or refused.
 
 # %% tags=["parameters"]
+from datetime import date
+from typing import Optional
+
 git_sha: str = ""  # commit that judges; empty: what is checked out
-as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: the newest snapshot in the table
+as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: the newest snapshot in the table
 target: str = "local"  # section of settings.ini
 model_version: int = 0  # version to judge; 0: the one at the alias Staging
 

@@ -20,8 +20,11 @@
 # > The version at Production behind the serving endpoint, asked about recorded customers before the traffic moves.
 
 # %% tags=["parameters"]
+from datetime import date
+from typing import Optional
+
 git_sha: str = ""  # commit that deploys; empty: what is checked out
-as_of: str = ""  # every job has it; a deployment does not depend on the day
+as_of: Optional[date] = None  # every job has it; a deployment does not depend on the day
 target: str = "local"  # section of settings.ini
 model_version: int = 0  # version to deploy; 0: the one at the alias Production
 force: bool = False  # deploy also a version that the gate has not passed

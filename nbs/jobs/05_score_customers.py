@@ -20,8 +20,11 @@
 # > The model at Production answers for every customer of the newest snapshot, into `gold.predictions`, and says whom to call first.
 
 # %% tags=["parameters"]
+from datetime import date
+from typing import Optional
+
 git_sha: str = ""  # commit the scores are tied to; empty: what is checked out
-as_of: str = ""  # snapshot to score, YYYY-MM-DD; empty: the newest in the table
+as_of: Optional[date] = None  # snapshot to score, YYYY-MM-DD; empty: the newest in the table
 target: str = "local"  # section of settings.ini
 
 # %%

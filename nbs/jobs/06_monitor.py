@@ -20,8 +20,11 @@
 # > Whether the model still is what the gate let pass: a verdict, and what it rests on.
 
 # %% tags=["parameters"]
+from datetime import date
+from typing import Optional
+
 git_sha: str = ""  # commit that judges; empty: what is checked out
-as_of: str = ""  # day to stand on, YYYY-MM-DD; empty: see monitor_today in settings.ini
+as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: see monitor_today in settings.ini
 target: str = "local"  # section of settings.ini
 
 # %%
