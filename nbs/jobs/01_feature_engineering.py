@@ -26,9 +26,7 @@ from datetime import date
 from typing import Optional
 
 git_sha: str = ""  # commit the tables are tied to; empty: what is checked out
-as_of: Optional[date] = (
-    None  # reference date, YYYY-MM-DD; empty: the day after the last complete day
-)
+as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: after the last complete day
 rebuild: bool = False  # build snapshots even when nothing they come from has changed
 target: str = "local"  # section of settings.ini
 
