@@ -92,9 +92,8 @@ _NOTHING = ("", "NULL", "null", "\\N", "NaN", "nan", "None", "<NA>")
 def _text_key_sql(
     value: str,  # SQL for text
 ) -> str:  # SQL for the id it is
-    blanks = " || ".join(
-        ["' '", *(f"chr({code})" for code in (*range(9, 14), 0xA0, 0x200B, 0x3000, 0xFEFF))]
-    )
+    # no line ends: a quote that does not close may leave one
+    blanks = " || ".join(["' '", *(f"chr({code})" for code in (9, 0xA0, 0x200B, 0x3000, 0xFEFF))])
     key = f"trim(nfc_normalize({value}), {blanks})"
     uuid = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
     nothing = ", ".join(map(sql_text, _NOTHING))

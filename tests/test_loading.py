@@ -1049,6 +1049,7 @@ def test_line_ends_of_every_kind_are_read(
     end=st.sampled_from(["\n", "\r\n"]),
     last=st.booleans(),
 )
+@example(lines=['c1,2024-01-01,"x""', '"'], end="\n", last=True)
 @example(lines=['c1,2024-01-01,"x', "c2,2024-01-02,p", 'c3,2024-01-03,y"'], end="\r\n", last=False)
 @hypothesis_settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
