@@ -6,6 +6,7 @@
 __all__ = ['app', 'settings', 'main']
 
 # %% ../nbs/lib/98_cli.ipynb #d677ebaa
+import os
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ from churn_lib import (
 )
 from . import settings as settings_module
 from .console import AsJson, Target, print_json, print_table, steady_streams
+from .jobs import bypass_proxies, forget_variables
 from .settings import ChurnError
 
 # %% ../nbs/lib/98_cli.ipynb #ff264ec2
@@ -85,6 +87,8 @@ def main() -> None:
         for number in _STOPS:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, _interrupt)
+    forget_variables()
+    bypass_proxies(os.environ)
     with steady_streams():
         try:
             app()

@@ -7,6 +7,7 @@ __all__ = ['Traffic', 'DeploymentFailed', 'on_databricks', 'connect', 'desired_e
            'Deployer']
 
 # %% ../nbs/lib/55_deployer.ipynb #d27f5a19
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from databricks.sdk.service.serving import (
 
 from . import registry as registry_module
 from . import server_process
+from .jobs import bypass_proxies
 from .settings import ChurnError, Settings
 
 # %% ../nbs/lib/55_deployer.ipynb #dd19483a
@@ -52,6 +54,7 @@ def connect(
     if on_databricks(settings):
         return WorkspaceClient()
     address = server_process.start(settings)
+    bypass_proxies(os.environ, address.host)
     token = server_process.token_of(settings)
     return WorkspaceClient(host=address.url, token=token, auth_type="pat")
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -154,8 +155,18 @@ def _early_end(
 @cache
 def _engine() -> str:  # the name by which papermill knows our engine
     # imported here: papermill takes two seconds, and most commands run no notebook
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
+    from traitlets import default
+
+    class Manager(AsyncKernelManager):
+        "Starts the Python that runs here, whatever kernels somebody has installed under its name."
+
+        @default("kernel_spec_manager")
+        def _only_our_own(self) -> KernelSpecManager:
+            return KernelSpecManager(parent=self, kernel_dirs=[])
 
     class Engine(NBClientEngine):
         "papermill's own engine, with an environment, a folder and a log for the kernel."
@@ -166,6 +177,7 @@ def _engine() -> str:  # the name by which papermill knows our engine
             client = PapermillNotebookClient(
                 nb_man,
                 kernel_name=kernel_name,
+                kernel_manager_class=Manager,
                 timeout=None,
                 startup_timeout=options["start_timeout"],
                 on_cell_execute=kernel.begins,
@@ -174,9 +186,14 @@ def _engine() -> str:  # the name by which papermill knows our engine
             kernel.client = client
             options["on_client"](client)
             # what libraries write past Python goes to a file, not across the live lines
-            with open(kernel.log, "ab") as log:
+            with (
+                open(kernel.log, "ab") as log,
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+            ):
+                # without what somebody has IPython do at its start
+                environment = {**kernel.environment, "IPYTHONDIR": folder}
                 return client.execute(
-                    env=kernel.environment, cwd=str(kernel.folder), stdout=log, stderr=log
+                    env=environment, cwd=str(kernel.folder), stdout=log, stderr=log
                 )
 
     papermill_engines.register("churn", Engine)

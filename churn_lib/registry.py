@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+from .jobs import bypass_proxies, forget_variables
+
+# some variables are read when mlflow is imported
+forget_variables("MLFLOW_", "_MLFLOW_")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
@@ -290,6 +294,8 @@ def connect(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
+    forget_variables("MLFLOW_", "_MLFLOW_")  # a run that is named in the shell is not ours
+    bypass_proxies(os.environ)
     uri = tracking_uri(settings)
     if uri.startswith("sqlite:"):
         Path(settings.store).mkdir(parents=True, exist_ok=True)
@@ -299,6 +305,10 @@ def connect(
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri("databricks-uc" if uri == "databricks" else uri)
     _set_experiment(settings, uri)
+    if uri != "databricks":
+        # MLflow sets them for processes that it starts; the next connect would take them for the user's
+        for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_REGISTRY_URI"):
+            os.environ.pop(name, None)
     return Registry(settings.model_name)
 
 # %% ../nbs/lib/22_registry.ipynb #029756ed

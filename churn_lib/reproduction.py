@@ -24,7 +24,7 @@ import pandas as pd
 from . import training
 from .execution import ExecutionError, Kernels, execute
 from .features import FEATURES
-from .jobs import GitError, git, read_values
+from .jobs import GitError, git, job_environment, read_values
 from .provenance import differences
 from .registry import Registry, store_uri
 from .settings import ChurnError, Settings
@@ -176,7 +176,7 @@ def _environment(
     scratch: Path,  # folder of this reproduction
 ) -> dict[str, str]:  # of the kernel
     strange = ("CHURN_", "MLFLOW_", "DATABRICKS_", "GIT_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
+    kept = {name: each for name, each in job_environment().items() if not name.startswith(strange)}
     return kept | {
         "CHURN_SETTINGS": str(scratch / "settings.ini"),
         "CHURN_TASK_VALUES": str(scratch / "values"),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .execution import ExecutionError, Kernels, execute
-from .jobs import import_path, read_values, write_values
+from .jobs import job_environment, read_values, write_values
 from churn_lib.plan import (
     BAD,
     Plan,
@@ -184,10 +184,9 @@ def _environment(
     step: Step,
 ) -> dict[str, str]:  # of the kernel
     environment = {
-        **os.environ,
+        **job_environment(),
         "CHURN_TASK_VALUES": str(run.values),
         "CHURN_TASK_KEY": step.task.task_key,
-        "PYTHONPATH": import_path(),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a remark of the debugger that helps nobody here
     }
     settings = run.plan.bundle.root / "settings.ini"

@@ -34,6 +34,7 @@ from .endpoints import Endpoints
 from .inference_table import InferenceTables
 from .invocations import Limits
 from .model_server import ModelServer
+from .jobs import job_environment
 from .registry import Registry, RegistryError
 from .served_model import ServedModel, load_version
 from .settings import ChurnError, Settings
@@ -147,12 +148,16 @@ def running(
     return address if health(address) else None
 
 
+# a proxy knows nothing of the servers of this machine
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def health(
     address: Address,
 ) -> dict[str, Any] | None:  # what the server says of itself; None when it does not answer
     "Ask a server how it is; an answer of another process counts as none."
     try:
-        with urllib.request.urlopen(f"{address.url}/health", timeout=5) as answer:
+        with _DIRECTLY.open(f"{address.url}/health", timeout=5) as answer:
             told = json.load(answer)
     except (OSError, ValueError):
         return None
@@ -307,7 +312,7 @@ def start(
     folder.mkdir(parents=True, exist_ok=True)
     # a server that this store had in another place notices within moments that it has moved
     _wait(lambda: _ended(settings) or running(settings), 10)
-    environment = {key: value for key, value in os.environ.items() if key not in _JOB_ONLY}
+    environment = {key: value for key, value in job_environment().items() if key not in _JOB_ONLY}
     environment = {**ONE_THREAD, **environment}
     environment.setdefault("CHURN_SETTINGS", str(settings.root / "settings.ini"))
     code = "from churn_lib.server_process import main; main()"

@@ -33,6 +33,7 @@ from churn_lib.deployer import (
     on_databricks,
 )
 from .features import FEATURES
+from .jobs import bypass_proxies
 from .ledger import read, user
 from .promotion import FORCED, objection, rollback
 from .registry import PRODUCTION, Registry, RegistryError
@@ -437,8 +438,10 @@ def how_to_ask(
     if on_databricks(settings):
         words = "$DATABRICKS_TOKEN"
     body = json.dumps({"dataframe_records": [example]})
+    # the shell that asks may have a proxy, which knows nothing of a server of this machine
+    direct = "" if on_databricks(settings) or not bypass_proxies(os.environ) else "--noproxy '*' "
     line = (
-        f'  curl -s -H "Authorization: Bearer {words}" '
+        f'  curl -s {direct}-H "Authorization: Bearer {words}" '
         f"-H 'Content-Type: application/json' -d '{body}' {url}"
     )
     docs = (

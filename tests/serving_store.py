@@ -72,11 +72,16 @@ def break_version(models: registry.Registry, version: int) -> None:
     (Path(folder) / "model.pkl").unlink()
 
 
+def settings_in(folder: Path) -> settings.Settings:
+    """The project's settings in `folder`, with a store that is not there yet."""
+    shutil.copy(ROOT / "settings.ini", folder / "settings.ini")
+    return settings.load("local", folder / "settings.ini")
+
+
 def make(folder: Path, **changes: object) -> settings.Settings:
     """Settings of a store with versions 1 and 2, version 3 that cannot be loaded, all passed by the
     gate, and holdout rows."""
-    shutil.copy(ROOT / "settings.ini", folder / "settings.ini")
-    config = settings.load("local", folder / "settings.ini").model_copy(update=changes)
+    config = settings_in(folder).model_copy(update=changes)
     store, models = tables.connect(config), registry.connect(config)
     rows = ibis.memtable(feature_rows(50, seed=9).assign(customer_id=range(50)))
     rows = rows.mutate(in_holdout_bucket=True, churned=0, feature_date=ibis.date("2025-01-01"))

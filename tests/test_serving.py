@@ -189,7 +189,14 @@ def test_the_endpoint_moves_along_with_a_rollback(served: Settings) -> None:
     assert serving.move(nowhere, models, store, 2) is None
 
 
-def test_the_commands_deploy_show_ask_and_stop(served: Settings) -> None:
+def test_the_commands_deploy_show_ask_and_stop_behind_a_proxy(
+    served: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "example.org")
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody is there
+    server_process.stop(served)
     deployed = churn(served, "deploy", "--alias", "Production")
     assert deployed.returncode == 0, deployed.stderr
     curl = next(line for line in deployed.stdout.splitlines() if line.startswith("  curl"))
