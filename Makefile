@@ -54,7 +54,12 @@ examples: $(VENV)/.dev-installed ## Run the examples in the notebooks, and the j
 	@echo "== examples"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && cp settings.ini requirements.lock $(SCRATCH)/
 	@CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini"; export CHURN_SETTINGS; \
-	  trap '$(BIN)/churn endpoint stop >/dev/null' EXIT; $(BIN)/nbdev-test nbs/jobs --n-workers 1
+	  trap '$(BIN)/churn endpoint stop >/dev/null' EXIT; \
+	  for notebook in nbs/jobs/*.ipynb; do \
+	    report=$(SCRATCH)/$${notebook##*/}; \
+	    $(BIN)/papermill --no-progress-bar --cwd nbs/jobs -p rehearsal False $$notebook $$report \
+	      2>$$report.log || { cat $$report.log; exit 1; }; \
+	  done
 	@CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini" $(BIN)/nbdev-test --skip-folder-re '^(jobs|[_.])' --n-workers 2
 
 docs: $(VENV)/.dev-installed ## Build the documentation site into site/, strictly

@@ -244,7 +244,7 @@ def _check_end(
     if kernel.left:
         raise ExecutionError(_early_end(kernel.left, kernel.output, "exit()"))
 
-
+# %% ../nbs/lib/76_execution.ipynb #9eb01921
 def execute(
     notebook: Path,  # a notebook
     output: Path,  # where the executed notebook goes; its HTML and its log beside it

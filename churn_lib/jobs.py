@@ -175,7 +175,7 @@ def _is_exported(
         for here, there in zip(cells, sections, strict=True)
     )
 
-
+# %% ../nbs/lib/01_jobs.ipynb #40f9d211
 def _not_exported(
     project: Path,  # folder of nbs and of the package
 ) -> Iterator[Path]:  # notebooks that say something else than their module
@@ -206,7 +206,7 @@ def check_code(
             "run `make prepare`"
         )
 
-
+# %% ../nbs/lib/01_jobs.ipynb #8143d797
 def import_path() -> str:
     "PYTHONPATH with which another process imports the code that runs here, wherever it is started."
     place = _package().parent
@@ -372,6 +372,12 @@ def _values(
     return {name: dbutils.widgets.get(name) for name in declared}
 
 
+_REHEARSAL = (
+    "This is a rehearsal: no version, alias, endpoint or prediction changes. For real: `churn run JOB`, or "
+    "rehearsal = False in the parameters cell."
+)
+
+
 def parameters(
     namespace: dict[str, Any],  # globals() of the job notebook
 ) -> SimpleNamespace:  # one attribute for each declared parameter
@@ -388,6 +394,8 @@ def parameters(
         converted["git_sha"] = git_sha() or ""
         if not converted["git_sha"]:
             raise JobError("git_sha is empty and this is no git checkout: pass it as a parameter")
+    if converted.get("rehearsal"):
+        print(_REHEARSAL)
     return SimpleNamespace(**converted)
 
 # %% ../nbs/lib/01_jobs.ipynb #a523e163

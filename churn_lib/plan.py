@@ -217,6 +217,11 @@ def _notebook(
         if name not in declared:
             known = ", ".join(declared) or "none"
             raise PlanError(f"{place}: {where} declares no parameter {name!r}; it declares {known}")
+    if "rehearsal" in declared.keys() - values.keys():
+        raise PlanError(
+            f"{place}: {where} rehearses unless it is told otherwise; give the job a parameter rehearsal "
+            'with the default "false"'
+        )
     check_values(path, values, place)
     return path
 

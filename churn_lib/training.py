@@ -301,13 +301,16 @@ def train(
     settings: Settings,
     git_sha: str,  # commit the numbers are tied to
     origin: Source | None = None,  # where the rows come from, as `source` answers
+    rehearsal: bool = False,  # mark the run as one that no version comes of
 ) -> Trained:
     "Fit on the training rows, measure on the holdout and log all of it as one MLflow run."
     tree = checkout(Path.cwd())
     tags = _tags(data, settings, git_sha, tree, origin)
+    tags |= {"rehearsal": "true"} if rehearsal else {}
+    name = f"{'rehearse' if rehearsal else 'train'} {data.as_of}"
     with (
         threadpool_limits(settings.training_threads, "openmp"),
-        mlflow.start_run(run_name=f"train {data.as_of}", tags=tags) as run,
+        mlflow.start_run(run_name=name, tags=tags) as run,
     ):
         _log_origin(settings, tree)
         _log_data(data, origin)

@@ -121,7 +121,9 @@ def notebook_task(task_key: str, stem: str | None = None, **more: Any) -> dict[s
     return {"task_key": task_key, "notebook_task": body, **more}
 
 
-def run_job(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def run_job(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any
+) -> dict[str, Any]:
     """Run the cells of a job notebook in this process; its task values, kept in `folder`."""
     monkeypatch.setenv("CHURN_TASK_KEY", name)
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -129,7 +131,7 @@ def run_job(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
         if cell.cell_type == "code":
             exec(compile(cell.source, name, "exec"), namespace)
             if "parameters" in cell.metadata.get("tags", []):
-                namespace["git_sha"] = "abc123"
+                namespace |= {"git_sha": "abc123", "rehearsal": False, **given}
     return json.loads((folder / "values" / f"{name}.json").read_text())
 
 

@@ -56,6 +56,10 @@ def test_every_job_can_be_planned(target: str, key: str) -> None:
     plan = make_plan(loaded(target), key, {"git_sha": "abc"})
     assert plan.parameters["git_sha"] == "abc"
     assert ("as_of" in plan.parameters) == (key != "promotion_job")  # which computes nothing
+    assert plan.parameters["rehearsal"] == "false"
+    rehearsed = make_plan(loaded(target), key, {"git_sha": "abc", "rehearsal": "true"})
+    nested = [step.job.parameters["rehearsal"] for step in rehearsed.steps if step.job]
+    assert nested == ["true"] * (key == "monitoring_job")
 
 
 @pytest.mark.parametrize("key", JOBS)

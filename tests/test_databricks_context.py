@@ -145,4 +145,5 @@ def test_a_real_job_notebook_takes_its_values_from_widgets(tmp_path: Path) -> No
         **passed,
         "delta_feature_version": 9,
         "rebuild": False,
+        "rehearsal": True,  # as in a notebook that somebody runs there by hand
     }

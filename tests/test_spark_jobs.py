@@ -8,6 +8,7 @@ from conftest import run_job
 
 from churn_lib import events, registry, settings, tables
 from churn_lib.spark_tables import SparkTables
+from churn_lib.tables import RehearsalTables
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,7 +20,9 @@ def test_the_jobs_lead_from_events_to_a_watched_model(
     (tmp_path / "settings.ini").write_text((ROOT / "settings.ini").read_text())
     monkeypatch.setenv("CHURN_SETTINGS", str(tmp_path / "settings.ini"))
     monkeypatch.setenv("CHURN_TASK_VALUES", str(tmp_path / "values"))
-    monkeypatch.setattr(tables, "connect", lambda config: spark_tables)
+    rehearsing = RehearsalTables(spark_tables)
+    here = {False: spark_tables, True: rehearsing}
+    monkeypatch.setattr(tables, "connect", lambda config, rehearsal=False: here[rehearsal])
     config = settings.load("local")
     for name, rows in zip(("events", "customers"), events.cdnow(), strict=True):
         spark_tables.overwrite(f"bronze.{name}", ibis.memtable(rows))
@@ -32,3 +35,7 @@ def test_the_jobs_lead_from_events_to_a_watched_model(
     watched = run_job("06_monitor", tmp_path, monkeypatch)
     assert watched["verdict"] == "ok"
     assert spark_tables.read("gold.drift_metrics").count().execute() > 0
+    written = spark_tables.version("gold.predictions")
+    rehearsed = run_job("05_score_customers", tmp_path, monkeypatch, rehearsal=True)
+    assert rehearsed == {**scored, "predictions_version": written + 1}
+    assert spark_tables.version("gold.predictions") == written

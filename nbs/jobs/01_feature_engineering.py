@@ -19,7 +19,9 @@
 #
 # > Raw events become one snapshot of features for each feature date, in the Delta table `gold.features`.
 #
-# Parameters come from the job; every value that is empty has a sensible meaning, so Run All works.
+# Parameters come from the job; every value that is empty has a sensible meaning, so Run All works. It is
+# a rehearsal then. The table is brought up to date all the same: it follows from the raw events, and a run of
+# other code or settings builds its own snapshots anew.
 
 # %% tags=["parameters"]
 from datetime import date
@@ -29,6 +31,7 @@ git_sha: str = ""  # commit the tables are tied to; empty: what is checked out
 as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: after the last complete day
 rebuild: bool = False  # build snapshots even when nothing they come from has changed
 target: str = "local"  # section of settings.ini
+rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
 # %%
 import pandas as pd

@@ -27,6 +27,7 @@ git_sha: str = ""  # commit the model is tied to; empty: what is checked out
 as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: the newest snapshot in the table
 rebuild: bool = False  # of the features; the parameters of a job reach all of its tasks
 target: str = "local"  # section of settings.ini
+rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 delta_feature_version: int = -1  # version of gold.features to train on; -1: the latest
 
 # %%
@@ -65,7 +66,7 @@ evaluation.single_column_auc(data.holdout).round(4).rename("roc_auc").to_frame()
 # %%
 models = registry.connect(config)
 origin = training.source(store, version, config)
-trained = training.train(data, config, job.git_sha, origin)
+trained = training.train(data, config, job.git_sha, origin, job.rehearsal)
 trained.model.estimator
 
 # %%
@@ -87,12 +88,20 @@ trained.figures["importance.png"]
 # ## Registration
 #
 # The run becomes a version, and the alias Staging moves to it: this is the candidate that the gate
-# will judge.
+# will judge. A rehearsal has its run, and no version.
 
 # %%
-model_version = training.register(models, trained)
-listed = pd.DataFrame(registry.versions(models)).set_index("version")
-listed[["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", "created"]]
+model_version = 0 if job.rehearsal else training.register(models, trained)
+columns = [
+    "version",
+    "aliases",
+    "delta_feature_version",
+    "roc_auc",
+    "f1_score",
+    "precision",
+    "created",
+]
+pd.DataFrame(registry.versions(models), columns=columns).set_index("version")
 
 # %% [markdown]
 # ## Model card
@@ -100,7 +109,7 @@ listed[["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", 
 # Generated from what the run has logged; the gate adds its verdict.
 
 # %%
-model_card.publish(models, store, model_version)
+model_card.publish(models, store, model_version) if model_version else None
 
 # %%
 jobs.task_values.set("run_id", trained.run_id)

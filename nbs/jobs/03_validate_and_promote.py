@@ -26,6 +26,7 @@ from typing import Optional
 git_sha: str = ""  # commit that judges; empty: what is checked out
 as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: the newest snapshot in the table
 target: str = "local"  # section of settings.ini
+rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 model_version: int = 0  # version to judge; 0: the one at the alias Staging
 
 # %%
@@ -57,7 +58,9 @@ job
 config = settings.load(job.target)
 models = registry.connect(config)
 store = tables.connect(config)
-moves = ledger.settle(models, store)  # finishes a move that a crash has cut short
+moves = ledger.read(store, models.model_name)
+if not job.rehearsal:
+    moves = ledger.settle(models, store)  # finishes a move that a crash has cut short
 candidate_version = models.candidate(job.model_version)
 champion_version = models.version_of(registry.PRODUCTION)
 best_version = gate_records.best_so_far(store, models, champion_version)
@@ -116,10 +119,12 @@ gate_page.slices_table(report)
 
 # %% [markdown]
 # HTML and JSON go to the candidate's run, tags to its version, a row to `gold.gate_reports`: whatever the
-# verdict is.
+# verdict is. A rehearsal leaves nothing.
 
 # %%
-report_id = gate_records.record(report, models, store, feature_version, job.git_sha)
+report_id = "none"
+if not job.rehearsal:
+    report_id = gate_records.record(report, models, store, feature_version, job.git_sha)
 jobs.task_values.set("candidate_version", candidate_version)
 jobs.task_values.set("passed", report.passed)
 jobs.task_values.set("gate_verdict", report.verdict)
@@ -130,8 +135,7 @@ f"{report.verdict}, report {report_id}"
 # The model card carries the verdict, too.
 
 # %%
-card = model_card.publish(models, store, candidate_version)
-card
+None if job.rehearsal else model_card.publish(models, store, candidate_version)
 
 # %% [markdown]
 # ## The consequence
@@ -139,11 +143,22 @@ card
 # A failed check raises here: the task fails, and Production stays what it was.
 
 # %%
-decision = promotion.promote(models, store, candidate_version, config, job.git_sha)
-print(decision.sentence)
+if job.rehearsal:
+    sentence = f"Rehearsal: {report.verdict}, and Production stays {champion_version or 'empty'}."
+else:
+    sentence = promotion.promote(models, store, candidate_version, config, job.git_sha).sentence
+print(sentence)
 
 # %%
-jobs.task_values.set("verdict", decision.sentence)
+jobs.task_values.set("verdict", sentence)
 jobs.task_values.set("production_version", models.version_of(registry.PRODUCTION))
-listed = pd.DataFrame(registry.versions(models)).set_index("version")
-listed[["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", "created"]]
+columns = [
+    "version",
+    "aliases",
+    "delta_feature_version",
+    "roc_auc",
+    "f1_score",
+    "precision",
+    "created",
+]
+pd.DataFrame(registry.versions(models), columns=columns).set_index("version")

@@ -26,12 +26,14 @@ from typing import Optional
 git_sha: str = ""  # commit that deploys; empty: what is checked out
 as_of: Optional[date] = None  # every job has it; a deployment does not depend on the day
 target: str = "local"  # section of settings.ini
+rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 model_version: int = 0  # version to deploy; 0: the one at the alias Production
 force: bool = False  # deploy also a version that the gate has not passed
 reason: str = ""  # of a forced deployment: why; it goes on record
 
 # %%
 import pandas as pd
+from IPython.display import display
 
 from churn_lib import jobs, registry, serving, settings, tables
 
@@ -56,34 +58,44 @@ pd.DataFrame(before.get("served", []))
 #
 # A new version first gets `canary_percent` of the traffic and has to answer holdout customers as the
 # registered model does. When anything fails, endpoint and alias are put back, and the task fails here. A
-# version that the gate has not passed is refused unless `force` and a `reason` are given.
+# version that the gate has not passed is refused unless `force` and a `reason` are given. A rehearsal deploys
+# nothing.
 
 # %%
 asked = {"version": job.model_version, "force": job.force, "reason": job.reason}
-deployed = serving.deploy(config, models, store, git_sha=job.git_sha, **asked)
-print(deployed)
+if job.rehearsal:
+    deployed = None
+    version = job.model_version or models.version_of(registry.PRODUCTION)
+    print(f"Rehearsal: {config.endpoint_name} would get version {version or 'none'} of the model.")
+else:
+    deployed = serving.deploy(config, models, store, git_sha=job.git_sha, **asked)
+    print(deployed)
 
 # %% [markdown]
 # ## The proof
 
 # %%
-deployed.smoke
+deployed and deployed.smoke
 
 # %%
-jobs.task_values.set("endpoint", deployed.endpoint)
-jobs.task_values.set("served_version", deployed.version)
-jobs.task_values.set("outcome", deployed.outcome)
-jobs.task_values.set("url", deployed.url)
+if deployed:
+    jobs.task_values.set("endpoint", deployed.endpoint)
+    jobs.task_values.set("served_version", deployed.version)
+    jobs.task_values.set("url", deployed.url)
+jobs.task_values.set("outcome", deployed.outcome if deployed else "rehearsal")
 
 # %% [markdown]
 # ## Ask it yourself
 
 # %%
-print(serving.how_to_ask(config, deployed.url, deployed.example))
+if deployed:
+    print(serving.how_to_ask(config, deployed.url, deployed.example))
 
 # %% [markdown]
 # ## All deployments
 
 # %%
-history = store.read("gold.deployments").order_by("deployed_at").to_pandas()
-history[["deployed_at", "from_version", "to_version", "outcome", "reason"]].tail(10)
+if store.exists("gold.deployments"):
+    history = store.read("gold.deployments").order_by("deployed_at").to_pandas()
+    names = ["deployed_at", "from_version", "to_version", "outcome", "reason"]
+    display(history[names].tail(10))

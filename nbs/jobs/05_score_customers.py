@@ -26,6 +26,7 @@ from typing import Optional
 git_sha: str = ""  # commit the scores are tied to; empty: what is checked out
 as_of: Optional[date] = None  # snapshot to score, YYYY-MM-DD; empty: the newest in the table
 target: str = "local"  # section of settings.ini
+rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
 # %%
 import pandas as pd
@@ -44,7 +45,7 @@ job
 
 # %%
 config = settings.load(job.target)
-store, models = tables.connect(config), registry.connect(config)
+store, models = tables.connect(config, job.rehearsal), registry.connect(config)
 scorer = scoring.production(models)
 origin = {
     "model": scorer.model_name,
@@ -76,7 +77,8 @@ scored
 # %% [markdown]
 # ## What was written
 #
-# One partition of `gold.predictions`, for this day and this version of the model. Decile 1 is the
+# One partition of `gold.predictions`, for this day and this version of the model; in a rehearsal it is there
+# for this notebook only. Decile 1 is the
 # tenth of the customers with the highest probability of churn.
 
 # %%

@@ -26,6 +26,7 @@ from typing import Optional
 git_sha: str = ""  # commit that judges; empty: what is checked out
 as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: see monitor_today in settings.ini
 target: str = "local"  # section of settings.ini
+rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
 # %%
 from churn_lib import (
@@ -41,17 +42,17 @@ from churn_lib import (
 # %%
 job = jobs.parameters(globals())
 config = settings.load(job.target)
-store = tables.connect(config)
+store = tables.connect(config, job.rehearsal)
 models = registry.connect(config)
 
 # %% [markdown]
 # ## Verdict
 #
-# Every window that is new, still growing or has got its labels is computed; then the rule looks at the
+# A rehearsal computes for this notebook only and tells nobody. Every window that is new, still growing or has got its labels is computed; then the rule looks at the
 # latest ones. A dot is a window: green is quiet, red violates, a ring is not known.
 
 # %%
-found = verdict.monitor(store, models, config, job.as_of, job.git_sha)
+found = verdict.monitor(store, models, config, job.as_of, job.git_sha, tell=not job.rehearsal)
 monitoring_report.Card(found, config)
 
 # %%
@@ -116,4 +117,5 @@ monitoring_report.open_alerts(report)
 # There the predictions get a data profile of the platform as well, with the same baseline.
 
 # %%
-print(databricks_profile.bring_up_to_date(found, config))
+if not job.rehearsal:
+    print(databricks_profile.bring_up_to_date(found, config))

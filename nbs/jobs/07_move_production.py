@@ -14,8 +14,6 @@
 #     name: python3
 # ---
 
-# %%
-
 # %% [markdown]
 # # 07 Move Production
 #
@@ -24,6 +22,7 @@
 # %% tags=["parameters"]
 git_sha: str = ""  # commit that moves it; empty: what is checked out
 target: str = "local"  # section of settings.ini whose Production is moved
+rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 action: str = "show"  # show, copy or rollback
 origin: str = "staging"  # copy: section of settings.ini that has judged the version
 model_version: int = 0  # copy: version in origin; 0: the one at Production there
@@ -51,14 +50,16 @@ pd.Series({"model": config.model_name, "Production": before or "none"}).to_frame
 # ## The move
 #
 # A copy is refused without a gate report that passed; what is in this environment already is not copied
-# again. A rollback needs a reason.
+# again. A rollback needs a reason. A rehearsal moves nothing.
 
 # %%
 if job.action not in ("show", "copy", "rollback"):
     raise jobs.JobError(f"action = {job.action!r}: use show, copy or rollback")
+if job.rehearsal and job.action != "show":
+    print(f"Rehearsal: no {job.action}, Production stays {before or 'empty'}.")
 
 # %%
-if job.action == "copy":
+if job.action == "copy" and not job.rehearsal:
     from churn_lib import environments
 
     judged = settings.load(job.origin)
@@ -66,7 +67,7 @@ if job.action == "copy":
     print(decision.sentence)
 
 # %%
-if job.action == "rollback":
+if job.action == "rollback" and not job.rehearsal:
     from churn_lib import promotion, serving, tables
 
     store = tables.connect(config)
