@@ -109,6 +109,25 @@ def _modules(
     found = sorted(package.rglob("*.py"))
     return {path.relative_to(package).as_posix(): path.read_bytes() for path in found}
 
+# %% ../nbs/lib/01_jobs.ipynb #3004bdc6
+_AT_IMPORT = {name: hash(source) for name, source in _modules(_package()).items()}
+
+
+def _is_loaded(
+    name: str,  # of a module's file in the package
+) -> bool:  # whether this process goes on with it as it was
+    module = ".".join(["churn_lib", *Path(name).with_suffix("").parts]).removesuffix(".__init__")
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    reloads = shell and any("autoreload" in each for each in shell.extension_manager.loaded)
+    return module in sys.modules and not reloads
+
+
+def _outdated(
+    modules: dict[str, bytes],  # the package as it is now
+) -> str:  # a module that this process has imported in another state; empty without one
+    changed = (name for name, source in modules.items() if _AT_IMPORT.get(name) != hash(source))
+    return next(filter(_is_loaded, changed), "")
+
 
 def _project(
     folder: Path,  # where to look from
@@ -194,7 +213,8 @@ def check_code(
         project is None
     ):  # a bundle of its own, or Databricks: the installed package is what there is
         return
-    if _modules(project / "churn_lib") != _modules(package):
+    modules = _modules(package)
+    if _modules(project / "churn_lib") != modules:
         raise CodeError(
             f"the code of {package} would run in {project}, which has other code: run "
             f"{project / '.venv/bin/churn'} (`make run` there makes it), or install this one with "
@@ -204,6 +224,10 @@ def check_code(
         raise CodeError(
             f"{path.relative_to(project)} is not what churn_lib has of it, and churn_lib is what runs: "
             "run `make prepare`"
+        )
+    if name := _outdated(modules):
+        raise CodeError(
+            f"churn_lib/{name} has changed since it was imported here: restart the kernel"
         )
 
 # %% ../nbs/lib/01_jobs.ipynb #8143d797

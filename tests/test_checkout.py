@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from conftest import CHURN, ROOT, Project, good, notebook_task
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 from churn_lib import bundle, jobs
 from churn_lib.jobs import CodeError, GitError, check_code, git_sha
@@ -318,6 +320,32 @@ def test_examples_texts_and_outputs_may_differ(copy: Path) -> None:
     folder.mkdir()
     (folder / "20_model-checkpoint.ipynb").write_text("{}")
     check_code(copy)
+
+
+@pytest.mark.parametrize(
+    ("setup", "refused"), [("", True), ("%load_ext autoreload\n%autoreload 2", False)]
+)
+def test_a_kernel_that_goes_on_with_what_it_has_imported_is_told_to_restart(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, setup: str, refused: bool
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+    change = (
+        "import pathlib\n"
+        "for path in ('churn_lib/model.py', 'nbs/lib/20_model.ipynb'):\n"
+        "    file = pathlib.Path('../..', path)\n"
+        "    file.write_text(file.read_text().replace('learning_rate=0.03', 'learning_rate=0.07'))"
+    )
+    asking = "jobs.check_code()\n'right'"
+    sources = [setup, "from churn_lib import jobs, model", asking, change, asking]
+    book = new_notebook(cells=[new_code_cell(source) for source in sources])
+    resources = {"metadata": {"path": str(copy / "nbs" / "jobs")}}
+    NotebookClient(book, kernel_name="python3", resources=resources, allow_errors=True).execute()
+    assert "'right'" in str(book.cells[2].outputs)
+    shown = str(book.cells[4].outputs)
+    told = (
+        "CodeError: churn_lib/model.py has changed since it was imported here: restart the kernel"
+    )
+    assert (told in shown, "'right'" in shown) == (refused, not refused)
 
 
 def test_a_kernel_runs_the_code_of_the_command_that_starts_it(project: Project) -> None:
