@@ -13,12 +13,12 @@ from . import data_quality
 
 import ibis
 import pandas as pd
-from databricks.sdk import WorkspaceClient
 
 from .data_quality import BASELINE, LABEL, MODEL, PREDICTION, PROFILED, TIMESTAMP
 from .features import FEATURES
 from .metrics_tables import Refresher
 from .monitoring import ANSWER, Window
+from .registry import workspace
 from .settings import Settings
 from .verdict import Verdict
 
@@ -66,7 +66,7 @@ def bring_up_to_date(
         return "Nothing has been predicted yet, so there is nothing to profile."
     write_tables(refresher, refresher.computed, verdict.model_version)
     try:
-        client = client or WorkspaceClient()
+        client = client or workspace()
         done = data_quality.ensure_profile(client, settings)
         started = data_quality.refresh_profile(client, settings)
     except data_quality.DataQualityError as error:  # our own metrics stand without it

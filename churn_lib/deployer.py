@@ -52,7 +52,7 @@ def connect(
 ) -> WorkspaceClient:
     "A client of the workspace, or of the store's own server, which is started when it does not run."
     if on_databricks(settings):
-        return WorkspaceClient()
+        return registry_module.workspace(registry_module.tracking_uri(settings).partition("://")[2])
     address = server_process.start(settings)
     bypass_proxies(os.environ, address.host)
     token = server_process.token_of(settings)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import ibis
 import pyarrow as pa
 
-from .registry import PREVIOUS, PRODUCTION, Registry, RegistryError
+from .registry import PREVIOUS, PRODUCTION, Registry, RegistryError, workspace
 from .settings import ChurnError
 from .tables import TableChanged, Tables
 
@@ -65,9 +65,7 @@ SCHEMA = pa.schema(
 def user() -> str:
     "Who is asking: the user or service principal on Databricks, the login name elsewhere."
     if "DATABRICKS_RUNTIME_VERSION" in os.environ:
-        from databricks.sdk import WorkspaceClient  # takes a second to import
-
-        return WorkspaceClient().current_user.me().user_name or "unknown"
+        return workspace().current_user.me().user_name or "unknown"
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name
@@ -182,6 +180,8 @@ def unfinished(
     created = registry.created()
     if seen.last is None or (created and created > seen.last.promoted_at):
         return None  # the model was deleted and registered anew: its numbers mean other versions
+    if created is None and not registry.numbers():
+        return None  # the model was deleted
     finished = int(registry.model_tags().get(FINISHED, 0))
     return seen.last if seen.last.sequence > finished else None
 

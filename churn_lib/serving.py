@@ -307,6 +307,7 @@ def deploy(
             raise RegistryError(
                 f"model {settings.model_name} has no alias {alias}: run validation_job first"
             )
+        registry.version(number)  # raises when it was deleted and the alias was left
         against = objection(registry, store, number, settings)
         if against and not force:
             raise DeploymentRefused(

@@ -42,6 +42,7 @@ from .features import FEATURES, LABEL, feature_dates, newest_snapshot
 from .lineage import log_training_rows
 from .model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
 from .provenance import Checkout, checkout, environment, lock_hash
+from .registry import use_experiment
 from .settings import ChurnError, Settings
 from .tables import DeltaTables, Tables
 
@@ -304,6 +305,7 @@ def train(
     rehearsal: bool = False,  # mark the run as one that no version comes of
 ) -> Trained:
     "Fit on the training rows, measure on the holdout and log all of it as one MLflow run."
+    use_experiment(settings)
     tree = checkout(Path.cwd())
     tags = _tags(data, settings, git_sha, tree, origin)
     tags |= {"rehearsal": "true"} if rehearsal else {}

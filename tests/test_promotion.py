@@ -37,7 +37,7 @@ from churn_lib import (
 )
 from churn_lib import settings as settings_module
 from churn_lib.promotion import GateFailed, PromotionRefused
-from churn_lib.registry import Registry
+from churn_lib.registry import Registry, StoreError
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
 from churn_lib.validation import GateReport, judge
@@ -170,6 +170,20 @@ def place(
     if request.param == "http":
         monkeypatch.setenv("MLFLOW_TRACKING_URI", request.getfixturevalue("server"))
     return local.model_copy(update={"model_name": f"churn-{uuid.uuid4().hex[:8]}"})
+
+
+def test_a_deleted_experiment_is_in_the_way_of_no_move(place: Settings) -> None:
+    place = place.model_copy(update={"experiment": f"/deleted/{uuid.uuid4().hex[:8]}"})
+    models, store = make(place)
+    found = mlflow.get_experiment_by_name(place.experiment)
+    models.client.delete_experiment(found.experiment_id)
+    for version, champion in ((1, None), (2, 1)):
+        judged(store, place.model_name, version, champion)
+        promote(place, version)
+    promotion.rollback(registry.connect(place), store, "too many letters", "abc", by="bob")
+    assert registry.connect(place).aliases() == {"Production": 1, "Previous": 2}
+    with pytest.raises(StoreError, match=f"restore --experiment-id {found.experiment_id}` brings"):
+        registry.use_experiment(place)
 
 
 def test_history_tells_promote_promote_rollback(place: Settings) -> None:

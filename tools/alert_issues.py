@@ -24,7 +24,7 @@ from databricks.sdk.service.sql import (
 )
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from churn_lib import alerts, settings
+from churn_lib import alerts, registry, settings
 
 LABEL = "churn-alert"
 BUSY = (StatementState.PENDING, StatementState.RUNNING)
@@ -129,7 +129,10 @@ def main(target: str) -> None:
     warehouse = os.environ.get("WAREHOUSE_ID")
     if not warehouse:
         sys.exit("WAREHOUSE_ID is empty: give the id of a SQL warehouse that may read gold.alerts")
-    open_now = read_open(WorkspaceClient(), warehouse, settings.load(target))
+    try:
+        open_now = read_open(registry.workspace(), warehouse, settings.load(target))
+    except settings.ChurnError as error:
+        sys.exit(str(error))
     text = summary(open_now, target, keep_issues(open_now, target))
     print(text, end="")
     if page := os.environ.get("GITHUB_STEP_SUMMARY"):
