@@ -4,8 +4,10 @@ import json
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -284,3 +286,83 @@ def test_streams_that_were_closed_before_the_start_are_done_without(
     assert project.record("job")["state"] == "SUCCESS"
     if ">&-" not in closed.replace("2>&-", ""):
         assert json.loads(answer.stdout)["state"] == "SUCCESS"
+
+
+# --- the installation ----------------------------------------------------------------------------------
+
+# a build backend that needs nothing from an index
+BACKEND = """
+import zipfile
+
+def build_wheel(folder, settings=None, metadata=None, name="tiny"):
+    file, info = f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(f"{folder}/{file}", "w") as wheel:
+        wheel.writestr(f"{name}.py", "")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return file
+
+def build_editable(folder, settings=None, metadata=None):
+    return build_wheel(folder, name="project")
+"""
+BUILD = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Callable[[str], tuple[list[str], dict[str, str]]]:
+    """The installer's command for a lock file of that content, and its environment: pip, no index, no uv."""
+    (tmp_path / "backend.py").write_text(BACKEND)
+    (tmp_path / "pyproject.toml").write_text(
+        f'{BUILD}[project]\nname = "project"\nversion = "1.0"\n'
+    )
+    (tmp_path / "wheels").mkdir()
+    build = "import sys, backend; backend.build_wheel('wheels')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True)
+    pip = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path / "wheels"),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
+
+    def command(lock: str) -> tuple[list[str], dict[str, str]]:
+        (tmp_path / "some.lock").write_text(lock)
+        script = str(ROOT / "tools" / "install.sh")
+        variables = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, **pip}
+        return ["sh", script, ".venv", "some.lock"], variables
+
+    return command
+
+
+def test_an_installation_shows_in_a_terminal_how_far_it_is(
+    tmp_path: Path, installed: Callable[[str], tuple[list[str], dict[str, str]]]
+) -> None:
+    command, variables = installed("tiny==1.0\n")
+    terminal = Terminal(command, tmp_path, 80, variables)
+    assert terminal.end() == 0, terminal.text
+    assert "\r\x1b[Kinstall: found 1 packages, " in terminal.raw
+    assert terminal.raw.count("\n") == 3  # everything else was one line, cleared in the end
+    assert list(tmp_path.glob(".venv/lib/*/site-packages/tiny.py"))
+
+
+def test_an_installation_that_fails_says_why_and_stops(
+    tmp_path: Path, installed: Callable[[str], tuple[list[str], dict[str, str]]]
+) -> None:
+    command, variables = installed("tiny==1.0\nabsent==2.0\n")
+    terminal = Terminal(command, tmp_path, 80, variables)
+    assert terminal.end() == 1
+    assert "No matching distribution found for absent==2.0" in terminal.text
+    assert list(tmp_path.glob(".venv/lib/*/site-packages/project.py")) == []
+
+
+def test_an_installation_is_a_few_lines_in_a_log(
+    tmp_path: Path, installed: Callable[[str], tuple[list[str], dict[str, str]]]
+) -> None:
+    command, variables = installed("tiny==1.0\n")
+    environment = {**os.environ, **variables}
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    first, second, third = answer.stdout.splitlines()
+    assert first.startswith("install: making .venv with Python 3.")
+    assert second == "install: some.lock into .venv (a minute or two, the first time)"
+    assert third == "install: this project"

@@ -67,11 +67,58 @@ if ! "$venv/bin/python" -c "$supported" 2>/dev/null; then
     fi
 fi
 
+unpacked() {
+    set -- "$venv"/lib/python*/site-packages/*.dist-info
+    echo $#
+}
+
+# what pip says, on standard input, as one line that shows how far it is
+progress() {
+    line='\r\033[Kinstall: %.60s'
+    found=0 before=$(unpacked) ticker=''
+    while read -r first second rest; do
+        case $first in
+        Collecting | Processing)
+            found=$((found + 1)) package=$second
+            # shellcheck disable=SC2059
+            printf "$line" "found $found packages, $package"
+            ;;
+        Downloading)
+            # shellcheck disable=SC2059
+            printf "$line" "found $found packages, downloading $package ${rest##* (}"
+            ;;
+        Installing)
+            while sleep 1 && kill -0 $$ 2>/dev/null; do
+                # shellcheck disable=SC2059
+                printf "$line" "unpacked $(($(unpacked) - before)) of $found packages"
+            done &
+            ticker=$!
+            ;;
+        esac
+    done
+    if [ -n "$ticker" ]; then kill "$ticker" 2>/dev/null || true; fi
+    printf '\r\033[K'
+}
+
+# a log gets no more than the first line; a terminal shows that something goes on
 echo "install: $lock into $venv (a minute or two, the first time)"
+if [ -t 1 ] && [ "${TERM:-dumb}" != dumb ]; then quiet=''; else quiet=--quiet; fi
 if command -v uv >/dev/null 2>&1; then
-    uv pip install --quiet --python "$venv/bin/python" -r "$lock"
+    # shellcheck disable=SC2086
+    uv pip install $quiet --python "$venv/bin/python" -r "$lock"
     uv pip install --quiet --python "$venv/bin/python" --no-deps -e .
 else
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$lock"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -e .
+    pip() {
+        "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
+    }
+    if [ -n "$quiet" ]; then
+        pip --quiet -r "$lock"
+    else
+        failed="$venv/.install-failed"
+        rm -f "$failed"
+        { pip -r "$lock" || touch "$failed"; } | progress
+        if [ -e "$failed" ]; then exit 1; fi
+    fi
+    echo "install: this project"
+    pip --quiet --no-deps -e .
 fi
