@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 
 from . import sources
+from .delta_tables import quiet_duckdb
 from .settings import ChurnError
 from .sources import Source
 from .table_interface import sql_name, sql_text
@@ -153,7 +154,7 @@ def _parsed_type(
     time_format: str,  # strptime's directives
 ) -> str:  # DuckDB type that reading by them gives: one with %z or %Z is no local time
     sql = f"SELECT typeof(try_strptime('', {sql_text(time_format)}))"
-    with duckdb.connect() as connection:
+    with quiet_duckdb() as connection:
         return str(connection.execute(sql).fetchall()[0][0])
 
 
@@ -234,7 +235,7 @@ def check_times(
     time_format: str,  # strptime's directives, epoch_s, epoch_ms or epoch_us; empty for ISO 8601
 ) -> None:
     "Raise `LoadError` when there is no such time zone or format."
-    connection = duckdb.connect()
+    connection = quiet_duckdb()
     try:
         connection.execute(f"SET TimeZone = {sql_text(time_zone)}")
     except duckdb.Error:

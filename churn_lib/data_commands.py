@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import settings as settings_module
 from .console import AsJson, Target, print_json, print_table
@@ -29,12 +29,19 @@ app = typer.Typer(help="Raw events: load your own, keep the tables small.", no_a
 def _steps(
     console: Console,  # standard error
 ) -> Iterator[Callable[[str, float | None], None]]:  # told a step and how far it is
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn("line", finished_text=" "),
+        TextColumn("{task.description}", table_column=Column(overflow="fold"), markup=False),
+        BarColumn(),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+    )
     current: list[Any] = []
     with Progress(*columns, console=console, transient=True) as progress:
 
         def report(step: str, done: float | None) -> None:
             if not current or current[1] != step:
+                if current:
+                    progress.update(current[0], total=1.0, completed=1.0)
                 current[:] = [progress.add_task(step, total=None), step]
                 if not console.is_terminal:
                     console.print(step)

@@ -194,11 +194,12 @@ def _print_summary(
         )
         console.print(f"[bold]Nothing is at Production yet[/]: {waiting}", soft_wrap=True)
         return
-    rival = serving["best_single_column_roc_auc"]
+    names = ("roc_auc", "best_single_column_roc_auc", "f1_score")
+    found = (serving[name] for name in names)  # of a version from elsewhere there may be none
+    roc_auc, rival, f1 = ("unknown" if value is None else f"{value:.4f}" for value in found)
     console.print(
-        f"[bold]Production is {settings.model_name} version {serving['version']}[/]: "
-        f"ROC-AUC {serving['roc_auc']:.4f} (best single column {rival:.4f}), "
-        f"F1 {serving['f1_score']:.4f} on held-out customers.",
+        f"[bold]Production is {escape(settings.model_name)} version {serving['version']}[/]: "
+        f"ROC-AUC {roc_auc} (best single column {rival}), F1 {f1} on held-out customers.",
         soft_wrap=True,
     )
     if "deployment_job" in bundle_module.load(target).job_keys:

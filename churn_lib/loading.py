@@ -60,10 +60,12 @@ def _staging(
     try:
         connection.raw_sql(f"ATTACH {sql_text(database)} AS stage")
         with contextlib.suppress(duckdb.Error):  # a notebook without widgets has none
-            connection.raw_sql("SET enable_progress_bar = true")
             connection.raw_sql("SET enable_progress_bar_print = false")
+            connection.raw_sql("SET enable_progress_bar = true")  # it counts, and prints nothing
         yield connection
     finally:
+        with contextlib.suppress(duckdb.Error):
+            connection.raw_sql("SET enable_progress_bar = false")
         connection.raw_sql("SET TimeZone = 'UTC'")
         connection.raw_sql("DETACH DATABASE IF EXISTS stage")
         shutil.rmtree(folder, ignore_errors=True)

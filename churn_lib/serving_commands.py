@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from . import jobs
 from . import settings as settings_module
-from .console import AsJson, Target, print_json, print_table, shown_path
+from .console import AsJson, Target, keep_for_json, print_json, print_table, shown_path
 from .settings import ChurnError
 
 # %% ../nbs/lib/95_serving_commands.ipynb #5ddd1ec0
@@ -177,6 +177,7 @@ def query(
 
     from churn_lib import deployer, serving
 
+    keep_for_json()
     settings, body = settings_module.load(target), _body(data)
     if serving.status(settings)["state"] == "STOPPED":
         raise ServingCommandError("no server runs: `churn deploy` starts it, or `churn serve`")

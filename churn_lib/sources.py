@@ -16,6 +16,7 @@ import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from .delta_tables import delta_files
+from .delta_tables import delta_files, quiet_duckdb
 from .settings import ChurnError, unfit_for_tables
 from .table_interface import TableError, sql_files, sql_name, sql_text
 
@@ -237,6 +238,9 @@ def blank_lines(
         return sum(line == "\n" for line in io.TextIOWrapper(stream, "latin-1", newline=None))
 
 # %% ../nbs/lib/11_sources.ipynb #2b71f34c
+_duckdb = cache(quiet_duckdb)  # one for all files: making one takes ten milliseconds
+
+
 def _quoting(
     path: Path,  # a CSV file
     head: bytes,  # its beginning
@@ -248,7 +252,7 @@ def _quoting(
     file = sql_files([str(path)])[1:-1]  # one, and no list
     options = f"delim={sql_text(delimiter)}, header=true, all_varchar=true, sample_size=2000"
     try:
-        sniffed = duckdb.sql(f"SELECT Quote, Escape FROM sniff_csv({file}, {options})")
+        sniffed = _duckdb().sql(f"SELECT Quote, Escape FROM sniff_csv({file}, {options})")
         quote, escape = sniffed.fetchall()[0]
     except duckdb.Error:
         return '"', '"'
@@ -320,7 +324,8 @@ def _parquet_columns(
     try:
         _check_repeated(file, pq.read_schema(file).names)
         scan = f"read_parquet({sql_files([file])}, hive_partitioning=false)"
-        return {row[0]: row[1] for row in duckdb.sql(f"DESCRIBE SELECT * FROM {scan}").fetchall()}
+        described = _duckdb().sql(f"DESCRIBE SELECT * FROM {scan}").fetchall()
+        return {row[0]: row[1] for row in described}
     except (duckdb.Error, pa.ArrowException) as error:
         told = str(error).splitlines()[0]
         raise SourceError(f"{file}: not a readable Parquet file ({told})") from None

@@ -1,5 +1,6 @@
 """A command in a terminal of its own, as wide as a test wants it."""
 
+import codecs
 import fcntl
 import os
 import pty
@@ -43,6 +44,7 @@ class Terminal:
         )
         os.close(inside)
         self.raw = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._over = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -51,7 +53,7 @@ class Terminal:
         while not self._over.is_set():
             if select.select([self.keyboard], [], [], 0.05)[0]:
                 try:
-                    self.raw += os.read(self.keyboard, 65536).decode(errors="replace")
+                    self.raw += self._decoder.decode(os.read(self.keyboard, 65536))
                 except OSError:  # the command has ended
                     return
 
