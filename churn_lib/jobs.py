@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VARIABLES', 'task_values', 'JobError', 'GitError', 'git_environment', 'git', 'git_sha', 'CodeError', 'check_code',
-           'import_path', 'running_commit', 'job_environment', 'forget_variables', 'bypass_proxies', 'kind_of', 'parse',
+           'import_path', 'running_commit', 'bypass_proxies', 'job_environment', 'forget_variables', 'kind_of', 'parse',
            'parameters', 'read_values', 'write_values', 'TaskValues']
 
 # %% ../nbs/lib/01_jobs.ipynb #43652105
@@ -268,6 +268,23 @@ _PATTERNS = " ".join(VARIABLES.values()).split()
 def _is_documented(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _PATTERNS)
 
+# %% ../nbs/lib/01_jobs.ipynb #7f93bf45
+def bypass_proxies(
+    environment: MutableMapping[str, str],
+    *hosts: str,  # of this machine, besides its own names
+) -> bool:  # whether it names a proxy
+    "Let requests to this machine go directly where the environment names a proxy."
+    names = ("http_proxy", "https_proxy", "all_proxy")
+    if not any(environment.get(name) or environment.get(name.upper()) for name in names):
+        return False  # on a Mac the variable alone would switch off the proxies of the system
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    direct = [host.strip() for host in given.split(",") if host.strip()]
+    if "*" not in direct:
+        direct += [host for host in ("localhost", "127.0.0.1", "::1", *hosts) if host not in direct]
+    # lower case is what most look for first
+    environment["no_proxy"] = environment["NO_PROXY"] = ",".join(direct)
+    return True
+
 # %% ../nbs/lib/01_jobs.ipynb #ab06a741
 def job_environment() -> dict[str, str]:
     "The environment of a job or a server that is started from here."
@@ -296,23 +313,6 @@ def forget_variables(
         del os.environ[name]
     if told := [name for name in sorted(dropped) if name.startswith(("MLFLOW_", "PAPERMILL_"))]:
         sys.stderr.write(f"churn: ignored, as no job sees it: {', '.join(told)}\n")
-
-# %% ../nbs/lib/01_jobs.ipynb #7f93bf45
-def bypass_proxies(
-    environment: MutableMapping[str, str],
-    *hosts: str,  # of this machine, besides its own names
-) -> bool:  # whether it names a proxy
-    "Let requests to this machine go directly where the environment names a proxy."
-    names = ("http_proxy", "https_proxy", "all_proxy")
-    if not any(environment.get(name) or environment.get(name.upper()) for name in names):
-        return False  # on a Mac the variable alone would switch off the proxies of the system
-    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    direct = [host.strip() for host in given.split(",") if host.strip()]
-    if "*" not in direct:
-        direct += [host for host in ("localhost", "127.0.0.1", "::1", *hosts) if host not in direct]
-    # lower case is what most look for first
-    environment["no_proxy"] = environment["NO_PROXY"] = ",".join(direct)
-    return True
 
 # %% ../nbs/lib/01_jobs.ipynb #18b0166f
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "date": date}

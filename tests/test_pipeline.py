@@ -301,7 +301,7 @@ def test_a_parameter_that_the_job_does_not_have_is_refused_in_one_line(tmp_path:
     answer = churn(tmp_path, "run", "training_job", "--param", "nonsense=1")
     assert answer.returncode == 2
     assert answer.stderr == (
-        "churn: training_job has no parameter 'nonsense'; it has git_sha, as_of, rebuild\n"
+        "churn: training_job has no parameter 'nonsense'; it has git_sha, as_of, rebuild, rehearsal\n"
     )
     assert not (tmp_path / ".churn").exists()
 
@@ -319,13 +319,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_notebook(folder: Path, name: str, **parameters: object) -> Path:
-    """papermill on a job notebook, as a user would call it; returns the executed notebook."""
+    """papermill on a job notebook, as a user would call it for real; returns the executed notebook."""
     output = folder / f"{name}.ipynb"
+    given = {"rehearsal": False, **parameters}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHURN_SETTINGS", str(folder / "settings.ini"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         papermill.execute_notebook(
-            JOBS / f"{name}.ipynb", output, parameters, progress_bar=False, cwd=str(ROOT)
+            JOBS / f"{name}.ipynb", output, given, progress_bar=False, cwd=str(ROOT)
         )
     return output
 
