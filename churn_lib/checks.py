@@ -54,6 +54,8 @@ def _obstacle(case: Case, need: str) -> tuple[str, str] | None:  # verdict and s
         return NOT_MEASURED, "the candidate has no usable answers"
     if need == "champion" and champion is None:
         return NOT_APPLICABLE, "nothing is at Production"
+    if need == "champion" and case.difference:
+        return NOT_APPLICABLE, f"not compared: {case.difference}"
     if need == "champion" and champion is not None and champion.probability is None:
         return NOT_MEASURED, f"version {champion.version} (Production) has no usable answers"
     return None

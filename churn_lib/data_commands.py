@@ -62,6 +62,8 @@ def _profile_table(profile: Any) -> Table:
     for column, rows in profile.nulls.items():
         table.add_row(f"{column} is null", f"{rows:,}")
     table.add_row("duplicates but for event_id", f"{profile.duplicates:,}")
+    if profile.replaced:
+        table.add_row("replaced", f"the sample {profile.replaced}")
     table.add_row("loaded now", f"{profile.loaded:,}")
     if profile.already_loaded:
         table.add_row("were there already", f"{profile.already_loaded:,}")
@@ -81,7 +83,9 @@ def load(
         typer.Option("--map", metavar="OURS=THEIRS", help="What your file calls a column."),
     ] = None,
     append: Annotated[bool, typer.Option("--append", help="Add to the events there are.")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Put them in their place.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the existing events.")
+    ] = False,
     time_zone: Annotated[str, typer.Option(help="Of times without an offset.")] = "UTC",
     time_format: Annotated[
         str, typer.Option(help="Of times: %d.%m.%Y and the like, epoch_s, _ms, _us or _ns.")
@@ -123,6 +127,12 @@ def load(
     console.print(f"{str(covered).capitalize()}.", soft_wrap=True, highlight=False)
     if profile.rejected:
         console.print("What was rejected is in bronze.rejected, row by row with its reason.")
+    if profile.replaced:
+        console.print(
+            f"The sample {profile.replaced} has made room, and with it what was derived from it. Versions "
+            "trained on it stay in the registry: the gate compares none of them with yours.",
+            soft_wrap=True,
+        )
     console.print("Next: churn pipeline")
 
 # %% ../nbs/lib/92_data_commands.ipynb #f21da958

@@ -87,6 +87,19 @@ def _chosen(
     return int(models.version(chosen).version)
 
 
+def _refuse_sample(
+    models: Registry,  # of the origin
+    version: int,
+    settings: Settings,  # of the origin
+    tables: Tables,  # of the origin
+) -> None:
+    if sample := registry.basis(models, version, settings, tables).sample:
+        raise PromotionRefused(
+            f"version {version} of {models.model_name} was trained on the sample {sample}: it is not "
+            f"copied to another environment; load your own events in {settings.target} and train on them"
+        )
+
+
 def _connect_both(
     origin: Settings,
     destination: Settings,
@@ -114,8 +127,9 @@ def copy(
 ) -> Decision:  # about the version in the destination
     "Copy a version with a passing gate report and make it Production; raises `PromotionRefused`."
     theirs, ours = _connect_both(origin, destination)
-    number = _chosen(theirs, version)
-    row = passing_report(theirs, tables_module.connect(origin), number, destination)
+    number, known = _chosen(theirs, version), tables_module.connect(origin)
+    _refuse_sample(theirs, number, origin, known)
+    row = passing_report(theirs, known, number, destination)
     tables = tables_module.connect(destination)
     seen = ledger.settle(ours, tables, follow)
     champion = ours.version_of(PRODUCTION)

@@ -11,7 +11,7 @@ import datetime
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from .features import FEATURES, LABEL, feature_dates, newest_snapshot
+from .features import FEATURES, LABEL, feature_dates, in_holdout_bucket, newest_snapshot
 from .lineage import read_training_rows
-from .registry import Registry
+from .registry import Basis, Registry
 from .settings import Settings
 
 # %% ../nbs/lib/33_evidence.ipynb #998db0ca
@@ -33,6 +33,7 @@ def read_holdout(
     features: ibis.Table,  # gold.features at one version
     settings: Settings,  # horizon and number of snapshots
     as_of: datetime.date | None = None,  # reference date; None: the newest snapshot in the table
+    share: float = 1.0,  # of the customers, held back by all who are compared; the least counts
 ) -> tuple[pd.DataFrame, datetime.date | None]:  # rows in the order of customer_id, and their day
     "Held-out customers with features and label; no rows and no day when the table is empty."
     newest = newest_snapshot(features)
@@ -42,6 +43,9 @@ def read_holdout(
     day = feature_dates(as_of or newest, settings)[1]
     held = features.filter(features.feature_date == day, features.in_holdout_bucket)
     rows = held.order_by("customer_id").select(columns).to_pandas()
+    if share < settings.holdout_share:  # who holds back fewer has trained on some of these
+        kept = [in_holdout_bucket(customer, share) for customer in rows.customer_id]
+        rows = rows[kept].reset_index(drop=True)
     numbers = dict.fromkeys([*FEATURES, LABEL], "float64")
     return rows.astype(numbers), day
 
@@ -54,6 +58,7 @@ class Answers:
     probability: np.ndarray | None  # shape (rows,)
     problem: str = ""  # empty when the answers are usable
     threshold: float | None = None  # probability from which a row counts as churned
+    basis: Basis | None = None  # what it predicts and was trained on; None when nobody knows
 
 
 def _problem(
@@ -282,10 +287,12 @@ def examine(
     number: int,  # version
     holdout: pd.DataFrame,  # holdout rows, as `read_holdout` gives them
     alias: str = "",  # alias it was found at
+    basis: Basis | None = None,  # what it predicts and was trained on
 ) -> Evidence:
     "Load a candidate from the registry and observe it; what it lacks is said in the evidence."
     version = registry.version(number)
     known: dict[str, Any] = {"training_rows": read_training_rows(version.run_id), "alias": alias}
+    known["basis"] = basis
     with tempfile.TemporaryDirectory() as folder:  # a model may read its files later: keep them
         try:
             model, size = _fetch(registry, number, folder)
@@ -304,10 +311,11 @@ def ask_version(
     registry: Registry,
     number: int,  # version
     holdout: pd.DataFrame,  # holdout rows
+    basis: Basis | None = None,  # what it predicts and was trained on
 ) -> Answers:
     "The answers of a version in the registry, or why there are none."
     try:
         model = registry.load(number)
     except Exception as error:  # files gone, version gone: the gate says which and stops
-        return Answers(number, None, _reason("loading", error))
-    return ask(model.predict, holdout, number)
+        return Answers(number, None, _reason("loading", error), basis=basis)
+    return replace(ask(model.predict, holdout, number), basis=basis)

@@ -66,7 +66,7 @@ def figures(
     if case.label_problem or case.candidate.probability is None:
         return {}
     curves = {f"version {report.candidate}": case.candidate.probability}
-    rival = None if case.champion is None else case.champion.probability
+    rival = None if case.rival is None else case.rival.probability
     if rival is not None and not report.tie:  # of a tie both curves are one
         curves[f"version {report.champion} (Production)"] = rival
     found = {"ROC": roc_plot(case.y, curves), "Calibration": calibration_plot(case.y, curves)}

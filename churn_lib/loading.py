@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from churn_lib.column_mapping import (
 )
 from .contract import customer_rules, event_rules, judge, row_rules
 from .delta_tables import DeltaTables
-from .events import cut_off
+from .events import cut_off, empty_derived, sample_of
 from .settings import Settings
 from .table_interface import sql_text
 from .sources import Source
@@ -313,7 +313,7 @@ def _write(
     events: int,  # how many it adds
 ) -> str:  # the load's id
     load_id = uuid.uuid4().hex
-    tags = {"load_id": load_id, "source": source}
+    tags = {"load_id": load_id, "source": source, "sample": ""}
     if not _brings_nothing(load, events):
         load.report("writing bronze.customers", None)
         load.store.overwrite("bronze.customers", load.table("known_customers"), tags=tags)
@@ -343,6 +343,7 @@ class Profile:
     loaded: int  # events this load added
     already_loaded: int  # events that an append found in the table
     rejected: dict[str, int]  # reason to rows that this load set aside
+    replaced: str = ""  # the sample that had to go; empty when there was none
 
 
 def _profile(load: _Load, load_id: str, already_loaded: int, loaded: int) -> Profile:
@@ -376,7 +377,13 @@ def _profile(load: _Load, load_id: str, already_loaded: int, loaded: int) -> Pro
 def _check_mode(store: DeltaTables, mode: str) -> None:
     if mode not in ("", "append", "replace"):
         raise LoadError(f"mode {mode!r} is neither append nor replace")
-    if mode or not store.exists("bronze.events"):
+    sample = sample_of(store)
+    if sample and mode == "append":
+        raise LoadError(
+            f"bronze.events holds the sample {sample}, and nothing is added to a sample: leave --append "
+            "out, and your events replace it"
+        )
+    if mode or sample or not store.exists("bronze.events"):
         return
     rows = store.read("bronze.events").count().to_pyarrow().as_py()
     raise LoadError(f"bronze.events has {rows:,} events already; say --append or --replace")
@@ -472,7 +479,7 @@ def load(
     settings: Settings,  # column_mapping and max_rejected_share
     events: str,  # a file, a folder or a glob
     customers: str | None = None,  # likewise; derived from the events when None
-    mode: str = "",  # append or replace; needed where there are events
+    mode: str = "",  # append or replace; needed where there are events that are no sample
     mapping: list[str] | None = None,  # ours=theirs, besides the settings' column_mapping
     time_zone: str = "UTC",  # of times without an offset
     time_format: str = "",  # of times in text or numbers; empty or iso for ISO 8601
@@ -513,5 +520,6 @@ def _judge_and_write(
     judged = load.table("judged_events")
     good = judged.filter(judged.reason.isnull()).count().to_pyarrow().as_py()
     new = _new_events(load).count().to_pyarrow().as_py()
+    sample = empty_derived(load.store, "")
     load_id = _write(load, Path(path).name, new)
-    return _profile(load, load_id, good - new, new)
+    return replace(_profile(load, load_id, good - new, new), replaced=sample)

@@ -7,6 +7,7 @@ __all__ = ['SOURCE', 'due', 'read_metrics', 'whole', 'slices', 'Refresher', 'ref
 
 # %% ../nbs/lib/67_metrics_tables.ipynb #5f18b1bb
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -42,7 +43,7 @@ from churn_lib.window_metrics import (
     profile_rows,
     quality_row,
 )
-from .registry import PRODUCTION, Registry
+from .registry import PRODUCTION, Registry, RegistryError, basis
 from .settings import Settings
 from .tables import TableError
 
@@ -57,6 +58,7 @@ def due(
     done: pd.DataFrame,  # window_date, model_version and as_of of those in the table
     as_of: datetime.date,  # today
     settings: Settings,  # alert_windows and horizon_days
+    horizon_of: Callable[[int], int] | None = None,  # version to its horizon; None: horizon_days
 ) -> list[Window]:
     "The windows to compute: new ones, the latest ones, and those whose labels have come."
     known = {(row.window_date, row.model_version): row.as_of for row in done.itertuples()}
@@ -64,7 +66,7 @@ def due(
     chosen = []
     for window in found:
         then = known.get((window.start, window.model_version))
-        horizon = settings.horizon_days
+        horizon = horizon_of(window.model_version) if horizon_of else settings.horizon_days
         if (
             then is None
             or window.start in latest
@@ -134,6 +136,7 @@ class Refresher:
     def __post_init__(self) -> None:
         self.baseline = lru_cache(maxsize=4)(self._baseline)
         self.observed = lru_cache(maxsize=2)(self._observed)
+        self.settings_of = lru_cache(maxsize=None)(self._settings_of)
         production = self.registry.version_of(PRODUCTION)
         self.all = windows(self.tables, self.settings, self.today, production)
 
@@ -144,8 +147,16 @@ class Refresher:
             self.problems.append(str(error))
             return None
 
+    def _settings_of(self, number: int) -> Settings:
+        "With the horizon of a version: what it predicted is held against labels of that."
+        try:
+            return basis(self.registry, number, self.settings).settings(self.settings)
+        except RegistryError:  # the version was deleted, its predictions are still there
+            return self.settings
+
     def _observed(self, window: Window) -> Observed:
-        rows = read_rows(self.tables, window, self.as_of, self.settings)
+        own = self.settings_of(window.model_version)
+        rows = read_rows(self.tables, window, self.as_of, own)
         baseline = self.baseline(window.model_version)
         threshold = baseline.threshold if baseline else 0.5
         decided = (rows[ANSWER] >= threshold).astype("Int64").where(rows[ANSWER].notna())
@@ -240,7 +251,13 @@ def refresh(refresher: Refresher) -> list[Window]:  # what was computed, oldest 
     "Compute what is due; a day's windows replace theirs in both tables."
     tables = refresher.tables
     done = whole(read_metrics(tables, PROFILE_METRICS)).query("column_name == ':table'")
-    chosen = due(refresher.all, done, refresher.as_of, refresher.settings)
+    chosen = due(
+        refresher.all,
+        done,
+        refresher.as_of,
+        refresher.settings,
+        lambda number: refresher.settings_of(number).horizon_days,
+    )
     for start in sorted({window.start for window in chosen}):
         drift, profiles = [], []
         for window in (each for each in refresher.all if each.start == start):

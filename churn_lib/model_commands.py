@@ -42,6 +42,21 @@ def _cell(name: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _notes(
+    rows: list[dict[str, Any]],  # versions
+    horizon_days: int,  # of the settings
+) -> list[str]:  # what a figure beside another does not show
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        number, sample, horizon = (row[key] for key in ("version", "data_sample", "horizon_days"))
+        if sample not in (None, "none"):
+            notes.setdefault(f"trained on the sample {sample}", []).append(str(number))
+        if horizon not in (None, str(horizon_days)):
+            said = f"churn within {horizon} days, and not {horizon_days} as horizon_days says"
+            notes.setdefault(said, []).append(str(number))
+    return [f"{note}: version {', '.join(numbers)}" for note, numbers in notes.items()]
+
+
 def models(
     target: Target = "local",
     as_json: AsJson = False,
@@ -59,9 +74,9 @@ def models(
         )
     cells = [[_cell(name, row[name]) for name in _COLUMNS] for row in rows]
     changed = any((row["git_sha"] or "").endswith("-dirty") for row in rows)
-    caption = "* made from a tree with changes" if changed else ""
+    caption = ["* made from a tree with changes"] * changed + _notes(rows, settings.horizon_days)
     titles = tuple(_COLUMNS.values())
-    print_table(Console(), titles, cells, escape(settings.model_name), caption)
+    print_table(Console(), titles, cells, escape(settings.model_name), escape("\n".join(caption)))
 
 # %% ../nbs/lib/94_model_commands.ipynb #9eaff57e
 def _when(entry: dict[str, Any]) -> str:
@@ -127,9 +142,11 @@ def rollback(
     if as_json:
         moves = (each for each in promotion.history(models, store) if each["action"] != "deploy")
         return print_json(next(moves))
+    remarks = registry.basis(models, move.to_version, settings, store).remarks(settings)
     Console().print(
         f"Version {move.to_version} is Production, in place of {move.from_version or 'none'}. "
-        f"What was trained meanwhile stays a candidate.",
+        f"What was trained meanwhile stays a candidate."
+        + "".join(f" Note: {remark}." for remark in remarks),
         soft_wrap=True,
     )
 

@@ -289,7 +289,7 @@ def read_rows(
     tables: Any,
     window: Window,
     as_of: datetime.date,  # what is known today
-    settings: Settings,
+    settings: Settings,  # with the horizon of the window's version
 ) -> (
     pd.DataFrame
 ):  # customer_id, feature_date, features, churn_probability, churned (null: unknown)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STAGING', 'PRODUCTION', 'PREVIOUS', 'TABLE_VERSIONS', 'RegistryError', 'StoreError', 'explain', 'explained',
-           'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect', 'versions']
+           'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect', 'Basis', 'basis',
+           'versions']
 
 # %% ../nbs/lib/22_registry.ipynb #9919f137
 import json
@@ -14,8 +15,10 @@ import re
 import shlex
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -505,6 +508,78 @@ def connect(
         _forget("MLFLOW_REGISTRY_URI")
     return Registry(settings.model_name)
 
+# %% ../nbs/lib/22_registry.ipynb #60409b15
+@dataclass(frozen=True)
+class Basis:
+    "What a version predicts, and what it was trained on."
+
+    horizon_days: int  # it predicts that no event follows within so many days
+    holdout_share: float  # of the customers, held back from its training
+    sample: str = ""  # CDNOW or simulation; empty: somebody's own events
+
+    @property
+    def data(self) -> str:
+        "What it was trained on, in words."
+        return f"the sample {self.sample}" if self.sample else "your own events"
+
+    def remarks(self, settings: Settings) -> list[str]:
+        "What somebody who uses the version under `settings` should know."
+        told = []
+        if self.horizon_days != settings.horizon_days:
+            now = f"horizon_days is {settings.horizon_days} now"
+            told.append(f"it predicts churn within {self.horizon_days} days, and {now}")
+        if self.sample:
+            told.append(f"it was trained on {self.data}")
+        return told
+
+    def settings(self, now: Settings) -> Settings:
+        "The settings, with the version's own horizon and holdout."
+        own = {"horizon_days": self.horizon_days, "holdout_share": self.holdout_share}
+        return now.model_copy(update=own)
+
+
+def _recorded(registry: Registry, version: ModelVersion) -> dict[str, Any]:
+    tags, run_id = dict(version.tags), version.run_id
+    if {"horizon_days", "holdout_share"} <= tags.keys() or not run_id:
+        return tags
+    try:
+        run = registry.client.get_run(run_id)
+        files = {file.path for file in registry.client.list_artifacts(run_id)}
+        made: dict[str, Any] = {}
+        if "settings.json" in files:
+            with tempfile.TemporaryDirectory() as folder:
+                path = registry.client.download_artifacts(run_id, "settings.json", folder)
+                made = json.loads(Path(path).read_text())
+        return {**made, **run.data.params, **tags}
+    except (MlflowException, OSError, ValueError):  # the run is gone, or another program's
+        return tags
+
+
+def basis(
+    registry: Registry,
+    number: int,  # version
+    settings: Settings,  # for what a version does not say
+    tables: Any = None,  # where bronze.events is, for versions that do not name their data
+) -> Basis:
+    "What a version predicts and what it was trained on, as its tags or its run have it."
+    version = registry.version(number)
+    known = _recorded(registry, version)
+    try:
+        horizon = int(known.get("horizon_days", settings.horizon_days))
+        share = float(known.get("holdout_share", settings.holdout_share))
+    except (TypeError, ValueError):
+        raise RegistryError(
+            f"version {number} of {registry.model_name} has horizon_days = {known.get('horizon_days')!r}, "
+            f"holdout_share = {known.get('holdout_share')!r}: correct these tags, they are numbers"
+        ) from None
+    sample = known.get("data_sample", "")
+    if not sample and tables is not None and "copied_from" not in known:
+        from churn_lib.events import sample_of  # Ibis takes seconds to import
+
+        made_from = known.get("delta_bronze_events_version")
+        sample = sample_of(tables, int(made_from)) if made_from else ""
+    return Basis(horizon, share, "" if sample == "none" else sample)
+
 # %% ../nbs/lib/22_registry.ipynb #029756ed
 # tags of a version that name what it was made from, and the tables they are versions of
 TABLE_VERSIONS = {
@@ -530,6 +605,7 @@ def _row(
         "aliases": sorted(alias for alias, target in aliases.items() if target == number),
         "git_sha": version.tags.get("git_sha"),
         **{name: version.tags.get(name) for name in TABLE_VERSIONS},
+        **{name: version.tags.get(name) for name in ("horizon_days", "data_sample")},
         **{name: metrics.get(name) for name in _HEADLINES},
         "created": pd.Timestamp(version.creation_timestamp, unit="ms", tz="UTC").isoformat(
             "T", "seconds"

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 
 from .features import FEATURES
 from .reasons import REASONS, Explainer, explainer_of, top_reasons
-from .registry import PRODUCTION, Registry
-from .settings import ChurnError
+from .registry import PRODUCTION, Basis, Registry, basis
+from .settings import ChurnError, Settings
 from .tables import Tables
 from .evidence import ask
 
@@ -74,10 +74,21 @@ class Scorer:
     model: Any = field(repr=False)  # `predict` takes features of shape (rows, 10)
     threshold: float  # probability from which a customer counts as a churner
     explainer: Explainer | None = field(repr=False)  # None: this make of model gets no reasons
+    basis: Basis | None = None  # what it predicts and was trained on
+
+    def warning(
+        self,
+        settings: Settings,  # horizon_days
+    ) -> str:  # empty when there is nothing to say
+        "What to know before acting on its scores."
+        remarks = self.basis.remarks(settings) if self.basis else []
+        return f"version {self.version}: {'; '.join(remarks)}" if remarks else ""
 
 
 def production(
     registry: Registry,
+    settings: Settings | None = None,  # for the basis of versions that do not say it all
+    tables: Tables | None = None,  # likewise
 ) -> Scorer:
     "The version at Production; raises `ScoringError` when there is none or it cannot be loaded."
     number = registry.version_of(PRODUCTION)
@@ -94,7 +105,8 @@ def production(
             f"version {number} of {registry.model_name} (Production) cannot be loaded: "
             f"{type(error).__name__}: {reason}; `churn rollback` serves the version before it"
         ) from error
-    return Scorer(registry.model_name, number, model, threshold, explainer_of(model))
+    known = basis(registry, number, settings, tables) if settings else None
+    return Scorer(registry.model_name, number, model, threshold, explainer_of(model), known)
 
 # %% ../nbs/lib/58_scoring.ipynb #887fd9e5
 _BATCH = 131_072  # rows
@@ -301,6 +313,7 @@ def score(
     "Score a snapshot into its partition of gold.predictions, replacing what is there, in one commit."
     partition = {"feature_date": snapshot.feature_date, "model_version": scorer.version}
     tags = {"git_sha": git_sha, "delta_feature_version": str(snapshot.feature_version)}
+    tags |= {"horizon_days": str(scorer.basis.horizon_days)} if scorer.basis else {}
     backend = snapshot.rows.get_backend()
     if backend.name == "pyspark":
         scoring = _score_on_spark(snapshot, scorer, backend)

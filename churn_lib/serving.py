@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ibis
+import pandas as pd
 import pyarrow as pa
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.serving import ServedEntityInput, ServingEndpointDetailed
@@ -36,7 +37,7 @@ from .features import FEATURES
 from .jobs import bypass_proxies
 from .ledger import read, user
 from .promotion import FORCED, objection, rollback
-from .registry import PRODUCTION, Registry, RegistryError
+from .registry import PRODUCTION, Registry, RegistryError, basis
 from .settings import ChurnError, Settings
 from .smoke_test import Sample, SmokeReport, asker, holdout_sample, smoke_test
 
@@ -314,6 +315,8 @@ def deploy(
                 f"version {number} is not deployed: {against}. To deploy it all the same, on record: "
                 f'`churn deploy --version {number} --force --reason "..."`'
             )
+        for remark in basis(registry, number, settings, store).remarks(settings):
+            tell(f"version {number}: {remark}")
         deployer = Deployer(client or connect(settings), settings, tell)
         named, why = "" if version else alias, reason.strip()
         task = Task(settings, registry, store, deployer, number, named, git_sha, against, why)
@@ -423,7 +426,8 @@ def example_customer(
     "A customer of the newest snapshot, to ask about."
     features = store.read("gold.features")
     ordered = features.order_by(ibis.desc("feature_date"), "customer_id").limit(1)
-    row = ordered.to_pandas()[FEATURES].astype("float64").fillna(0.0).iloc[0]
+    rows = ordered.to_pandas()[FEATURES].astype("float64").fillna(0.0)
+    row = rows.iloc[0] if len(rows) else pd.Series(0.0, FEATURES)  # after the sample was replaced
     return {str(name): float(value) for name, value in row.items()}
 
 

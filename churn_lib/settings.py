@@ -37,6 +37,7 @@ GateCheck = Literal[
     "roc_auc",
     "f1_score",
     "precision",
+    "comparable",
     "champion",
     "champion_roc_auc",
     "champion_brier",

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
-from .events import CUSTOMERS, EVENTS
+from .events import CUSTOMERS, EVENTS, empty_derived, sample_of
 from churn_lib.simulation import (
     Population,
     SimulationError,
@@ -57,22 +57,16 @@ def _tags(
     drifts = ",".join(f"{kind}={day}" for kind, day in population.drifts)
     values = {**dataclasses.asdict(population), "drifts": drifts}
     given = {f"simulation.{name}": str(value) for name, value in values.items()}
-    return {"load_id": uuid.uuid4().hex, "source": "simulation", **given}
-
-
-_UPKEEP = {"OPTIMIZE", "VACUUM START", "VACUUM END"}  # commits that change no row
+    return {"load_id": uuid.uuid4().hex, "source": "simulation", "sample": "simulation"} | given
 
 
 def check_replaceable(
     tables: DeltaTables,
 ) -> None:
-    "Raise `SimulationError` when a bronze table holds rows that were not simulated."
+    "Raise `SimulationError` when a bronze table holds rows of no sample."
     for name in ("bronze.customers", "bronze.events"):
-        if not tables.exists(name):
-            continue
-        history = tables.history(name)
-        latest = history[~history.operation.isin(_UPKEEP)].iloc[0]
-        if latest.tags.get("source") != "simulation":
+        if tables.exists(name) and not sample_of(tables, name=name):
+            latest = tables.history(name).iloc[0]
             raise SimulationError(
                 f"{name} holds rows that were not simulated (version {latest.version} of "
                 f"{latest.timestamp:%Y-%m-%d}); pass --replace to replace them"
@@ -96,7 +90,7 @@ class Simulated:
 def simulate_to(
     tables: DeltaTables,  # where bronze.events and bronze.customers go
     population: Population,
-    replace: bool = False,  # whether rows that were not simulated may go
+    replace: bool = False,  # whether rows of no sample may go
     progress: Callable[[datetime.date, int], None] = lambda day, events: None,  # after each batch
     waiting: Callable[[], None] = lambda: None,  # called when another load goes first
 ) -> Simulated:
@@ -122,6 +116,7 @@ def _replace(
             first, last = first or batch["event_ts"][0].as_py(), batch["event_ts"][-1].as_py()
             progress(last.date(), count)
         people = pa.RecordBatchReader.from_batches(CUSTOMERS, simulate_customers(population))
+        empty_derived(tables, "simulation")
         customers_version = tables.overwrite("bronze.customers", people, tags=tags)
         feed.put(None)
     except BaseException as error:

@@ -128,10 +128,12 @@ def prove(
     scorer: Scorer,  # the model that made the predictions
     features: ibis.Table,  # gold.features
     day: datetime.date,  # the day of the scores
-    horizon_days: int,  # days until a label is known
+    horizon_days: int,  # of the labels in gold.features
 ) -> Proof:  # an empty one when no label is known yet, or all customers fared alike
     "The model's answers on labelled customers it has not seen."
     rows = labelled_holdout(features, day, horizon_days)
+    if scorer.basis and scorer.basis.horizon_days != horizon_days:
+        rows = None  # the labels answer another question than the model
     if rows is None or rows[LABEL].nunique() < 2:
         return Proof(None, scorer.threshold, np.empty(0), np.empty(0))
     answers = ask(scorer.model.predict, rows, scorer.version, scorer.threshold)
@@ -228,7 +230,10 @@ def _image(figure: Figure) -> str:
 
 def _proof_html(proof: Proof) -> str:
     if proof.feature_date is None:
-        return "<p>No charts: no labels of both kinds were known on the day of the scores.</p>"
+        return (
+            "<p>No charts: no labels of both kinds, of the model's own horizon, were known on the day "
+            "of the scores.</p>"
+        )
     heading = (
         f"{len(proof.churned):,} held-out customers of {proof.feature_date}, whose labels are known"
     )

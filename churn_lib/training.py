@@ -37,6 +37,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from threadpoolctl import threadpool_limits
 
+from .events import sample_of
 from .evaluation import SLICED, classification_metrics, figures, measure
 from .features import FEATURES, LABEL, feature_dates, newest_snapshot
 from .lineage import log_training_rows
@@ -59,6 +60,12 @@ class DataSet:
     holdout: pd.DataFrame
     as_of: datetime.date
     feature_version: int  # version of gold.features both were read from
+
+    @property
+    def days(self) -> list[datetime.date]:
+        "The feature dates of all rows."
+        both = pd.concat([self.training.feature_date, self.holdout.feature_date])
+        return sorted(pd.Timestamp(day).date() for day in both.unique())
 
     def summary(self) -> pd.DataFrame:
         "Rows, customers and churn rate of each snapshot."
@@ -185,6 +192,7 @@ class Source:
     address: DeltaDatasetSource
     bronze: dict[str, str] = field(default_factory=dict)  # bronze table to its version
     left_out: str = ""  # events beyond the last complete day, in words
+    sample: str = ""  # which sample the events are; empty: somebody's own
 
 
 def source(
@@ -201,7 +209,8 @@ def source(
     tags: dict[str, str] = next((tags for tags in known if "bronze.events" in tags), {})
     bronze = {key: str(value) for key, value in tags.items() if key.startswith("bronze.")}
     address = DeltaDatasetSource(delta_table_version=feature_version, **name)
-    return Source(address, bronze, tags.get("left_out", ""))
+    sample = sample_of(tables, int(bronze["bronze.events"])) if bronze else ""
+    return Source(address, bronze, tags.get("left_out", ""), sample)
 
 # %% ../nbs/lib/34_training.ipynb #84549382
 def _tags(
@@ -213,16 +222,21 @@ def _tags(
 ) -> dict[str, str]:  # what a version must be traceable to
     days = sorted({str(pd.Timestamp(day).date()) for day in data.training["feature_date"].unique()})
     holdout_day = pd.Timestamp(data.holdout["feature_date"].iloc[0]).date()
-    bronze, left_out = (origin.bronze, origin.left_out) if origin else ({}, "")
-    raw = {f"delta_{name.replace('.', '_')}_version": number for name, number in bronze.items()}
+    raw: dict[str, str] = {}
+    if origin:
+        bronze = origin.bronze.items()
+        raw = {f"delta_{name.replace('.', '_')}_version": number for name, number in bronze}
+        raw |= {"events_left_out": origin.left_out} if origin.left_out else {}
+        raw["data_sample"] = origin.sample or "none"
     return {
         "git_sha": git_sha,
         "git_checkout": tree.sha or "unknown",
         "git_dirty": tree.dirty,
         **raw,
-        **({"events_left_out": left_out} if left_out else {}),
         "delta_feature_version": str(data.feature_version),
         "as_of": str(data.as_of),
+        "horizon_days": str(settings.horizon_days),
+        "holdout_share": str(settings.holdout_share),
         "training_feature_dates": ",".join(days),
         "holdout_feature_date": str(holdout_day),
         "settings_fingerprint": settings_module.fingerprint(settings),

@@ -97,7 +97,7 @@ class GateReport:
 
 # %% ../nbs/lib/39_validation.ipynb #09866cd0
 def _best(case: Case) -> int:
-    asked = [answers for answers in (case.best, case.champion, case.candidate) if answers]
+    asked = [answers for answers in (case.best_rival, case.rival, case.candidate) if answers]
     known = [answers for answers in asked if answers.probability is not None]
     if case.label_problem or not known:
         return asked[0].version
@@ -137,6 +137,8 @@ def _as_dict(report: GateReport) -> dict[str, Any]:
             "verdict": report.verdict,
             "passed": report.passed,
             "tie": report.tie,
+            "not_compared": case.difference,
+            "replace_reason": case.replace_reason,
             "holdout_rows": len(case.holdout),
             "holdout_date": None if case.holdout.empty else f"{days.iloc[0]:%Y-%m-%d}",
             "checks": [_check(finding) for finding in report.findings],
@@ -179,6 +181,8 @@ def heading(
     "What was judged, against what, on how much, and how it ended."
     rows = len(report.case.holdout)
     against = "no champion" if report.champion is None else f"version {report.champion}"
+    if report.case.difference:
+        against = f"no champion (not compared: {report.case.difference})"
     refused = len(report.failures) + len(report.unmeasured)
     told = (
         f"{report.verdict}: " if report.passed else f"{FAIL} {refused} of {len(report.findings)} "
@@ -208,7 +212,9 @@ def judge(
     settings: Settings,  # the bounds
     best: Answers | None = None,  # best version so far when it is not Production
     recorded: int | None = None,  # version that was made Production last, by the record
+    replace_reason: str = "",  # why a version that cannot be compared may be replaced
 ) -> GateReport:
     "Run every check on the same held-out rows; nothing is read or written but the arguments."
-    case = Case(candidate, champion, holdout, settings, best, recorded)
+    reason = replace_reason.strip()
+    case = Case(candidate, champion, holdout, settings, best, recorded, reason)
     return GateReport(case, tuple(check.run(case) for check in CHECKS))

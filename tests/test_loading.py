@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from churn_lib import cli, events, settings
+from churn_lib import cli, data_commands, events, settings, tables
 from churn_lib.loading import Profile, load
 from churn_lib.settings import ChurnError, Settings
 from churn_lib.tables import DeltaTables
@@ -768,8 +768,8 @@ def test_a_table_without_its_other_half_is_named(store: DeltaTables) -> None:
         events.ensure_bronze(store)
 
 
-def test_production_takes_no_sample_data(store: DeltaTables) -> None:
-    with pytest.raises(events.EventsError, match="production takes no sample data"):
+def test_staging_and_production_take_no_sample(store: DeltaTables) -> None:
+    with pytest.raises(events.EventsError, match="staging and production take no sample"):
         events.ensure_bronze(store, sample=False)
     assert store.names() == []
 
@@ -1167,3 +1167,40 @@ def test_a_job_waits_for_a_load_that_is_under_way(
             store.overwrite("bronze.events", ibis.memtable(made), tags={"load_id": "a"})
         assert job.result(timeout=60) == {"bronze.events": 0, "bronze.customers": 0}
     assert "waiting for a load" in capsys.readouterr().out
+
+
+def test_own_events_replace_a_sample_unasked_and_are_never_added_to_it(
+    store: DeltaTables, config: Settings, tmp_path: Path
+) -> None:
+    events.ensure_bronze(store)
+    (tmp_path / "CDNOW").mkdir()
+    written(tmp_path, "CDNOW/orders.csv", GOOD)
+    path = str(tmp_path / "CDNOW")
+    with pytest.raises(
+        ChurnError, match="holds the sample CDNOW, and nothing is added to a sample"
+    ):
+        load(store, config, path, mode="append")
+    assert store.version("bronze.events") == 0
+    profile = load(store, config, path)
+    assert (profile.replaced, profile.loaded) == ("CDNOW", profile.events)
+    assert store.read("bronze.events").count().to_pyarrow().as_py() == profile.events < 100
+    # whatever the file is called
+    assert events.sample_of(store) == ""
+    with pytest.raises(ChurnError, match="say --append or --replace"):
+        load(store, config, path)
+    again = load(store, config, path, mode="append")
+    assert (again.replaced, again.loaded, events.sample_of(store)) == ("", 0, "")
+
+
+def test_a_load_says_which_day_is_today_and_which_sample_has_gone(
+    tmp_path: Path, config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    settings_file = tmp_path / "settings.ini"
+    settings_file.write_text((ROOT / "settings.ini").read_text())
+    monkeypatch.setenv("CHURN_SETTINGS", str(settings_file))
+    events.ensure_bronze(tables.connect(settings.load()))
+    path = written(tmp_path, "orders.csv", GOOD)
+    data_commands.load(path)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "the day after the last event." in printed
+    assert "The sample CDNOW has made room" in printed

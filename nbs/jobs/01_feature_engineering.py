@@ -36,7 +36,7 @@ rehearsal: bool = True  # show what would happen and change nothing official; jo
 # %%
 import pandas as pd
 
-from churn_lib import events, features, jobs, settings, snapshots, tables
+from churn_lib import events, features, jobs, promotion, settings, snapshots, tables
 
 # %%
 job = jobs.parameters(globals())
@@ -51,8 +51,8 @@ job
 # %%
 config = settings.load(job.target)
 store = tables.connect(config)
-production = tables.on_databricks() and job.target == "production"
-bronze = events.ensure_bronze(store, sample=not production)
+shared = tables.on_databricks() and job.target in promotion.SHARED
+bronze = events.ensure_bronze(store, sample=not shared)
 bronze
 
 # %%

@@ -33,7 +33,7 @@ delta_feature_version: int = -1  # version of gold.features to train on; -1: the
 # %%
 import pandas as pd
 
-from churn_lib import evaluation, jobs, model_card, registry, settings, tables, training
+from churn_lib import evaluation, jobs, model_card, registry, settings, snapshots, tables, training
 
 # %%
 job = jobs.parameters(globals())
@@ -52,6 +52,7 @@ version = job.delta_feature_version
 if version < 0:
     version = store.version("gold.features")
 data = training.read_data_set(store.read("gold.features", version), version, config, job.as_of)
+snapshots.check_labels(store, data.days, config)
 data.summary()
 
 # %% [markdown]

@@ -28,6 +28,7 @@ as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: the newest sn
 target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 model_version: int = 0  # version to judge; 0: the one at the alias Staging
+replace_reason: str = ""  # why a Production that cannot be compared may be replaced; goes on record
 
 # %%
 import pandas as pd
@@ -43,6 +44,7 @@ from churn_lib import (
     promotion,
     registry,
     settings,
+    snapshots,
     tables,
     validation,
 )
@@ -69,17 +71,22 @@ compared = {
     "champion": champion_version or "none",
     "best so far": best_version or champion_version or "none",
 }
-pd.DataFrame({"version": compared})
+numbers = {candidate_version, champion_version, best_version} - {None}
+bases = {number: registry.basis(models, number, config, store) for number in numbers}
+known = {name: vars(bases[number]) for name, number in compared.items() if number in bases}
+pd.DataFrame({"version": compared}).join(pd.DataFrame(known).T)
 
 # %% [markdown]
 # ## On what
 #
-# The newest labelled snapshot in the table, and of it the customers no model has trained on.
+# The newest labelled snapshot in the table, and of it the customers none of these versions has trained on.
 
 # %%
 feature_version = store.version("gold.features")
 features = store.read("gold.features", feature_version)
-holdout, holdout_day = evidence.read_holdout(features, config, job.as_of)
+share = min(each.holdout_share for each in bases.values())
+holdout, holdout_day = evidence.read_holdout(features, config, job.as_of, share)
+snapshots.check_labels(store, [holdout_day] if holdout_day else [], config)
 pd.DataFrame(
     {
         "holdout": {
@@ -97,9 +104,9 @@ pd.DataFrame(
 
 # %%
 alias = "" if job.model_version else registry.STAGING
-candidate = evidence.examine(models, candidate_version, holdout, alias)
+candidate = evidence.examine(models, candidate_version, holdout, alias, bases[candidate_version])
 champion, best = (
-    None if version is None else evidence.ask_version(models, version, holdout)
+    None if version is None else evidence.ask_version(models, version, holdout, bases[version])
     for version in (champion_version, best_version)
 )
 
@@ -107,7 +114,8 @@ champion, best = (
 # ## The report
 
 # %%
-report = validation.judge(candidate, champion, holdout, config, best, moves.production)
+rivals = (best, moves.production, job.replace_reason)
+report = validation.judge(candidate, champion, holdout, config, *rivals)
 report
 
 # %%
@@ -129,6 +137,8 @@ jobs.task_values.set("candidate_version", candidate_version)
 jobs.task_values.set("passed", report.passed)
 jobs.task_values.set("gate_verdict", report.verdict)
 jobs.task_values.set("gate_report_id", report_id)
+if report.case.difference:
+    jobs.task_values.set("warning", f"not compared with Production: {report.case.difference}")
 f"{report.verdict}, report {report_id}"
 
 # %% [markdown]

@@ -46,15 +46,18 @@ job
 # %%
 config = settings.load(job.target)
 store, models = tables.connect(config, job.rehearsal), registry.connect(config)
-scorer = scoring.production(models)
+scorer = scoring.production(models, config, store)
 origin = {
     "model": scorer.model_name,
     "version": scorer.version,
+    "predicts": f"no event within {scorer.basis.horizon_days} days",
+    "trained on": scorer.basis.data,
     "decision_threshold": scorer.threshold,
     "reasons": "yes" if scorer.explainer else "none for this make of model",
 }
 against = promotion.objection(models, store, scorer.version, config)
-print(f"Warning: {against}" if against else "It passed the gate.")
+warning = "; ".join(filter(None, [against, scorer.warning(config)]))
+print(f"Warning: {warning}" if warning else "It passed the gate.")
 pd.Series(origin, name="Production").to_frame()
 
 # %% [markdown]
@@ -116,6 +119,7 @@ jobs.task_values.set("feature_date", str(scored.feature_date))
 jobs.task_values.set("model_version", scored.model_version)
 jobs.task_values.set("customers", scored.customers)
 jobs.task_values.set("to_call", scored.to_call)
-if against:
-    jobs.task_values.set("warning", against)
+if warning:
+    jobs.task_values.set("warning", warning)
+
 scored
