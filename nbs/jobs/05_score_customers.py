@@ -121,5 +121,4 @@ jobs.task_values.set("customers", scored.customers)
 jobs.task_values.set("to_call", scored.to_call)
 if warning:
     jobs.task_values.set("warning", warning)
-
 scored
