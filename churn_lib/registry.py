@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote
 
 from .jobs import bypass_proxies, forget_variables
@@ -44,9 +44,6 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from .settings import ChurnError, Settings
-
-if TYPE_CHECKING:
-    from databricks.sdk import WorkspaceClient
 
 # %% ../nbs/lib/22_registry.ipynb #3e9641a6
 STAGING, PRODUCTION, PREVIOUS = "Staging", "Production", "Previous"
@@ -174,7 +171,7 @@ def _open_store(
 
 def workspace(
     profile: str = "",  # of ~/.databrickscfg; empty: as the environment has it
-) -> "WorkspaceClient":
+) -> Any:  # WorkspaceClient of databricks.sdk, which takes a second to import
     "A client of the Databricks workspace; raises `StoreError` when there is no way into it."
     from databricks.sdk import WorkspaceClient  # takes a second to import
     from databricks.sdk.config import Config
