@@ -313,15 +313,30 @@ def newest_snapshot(
 # %% ../nbs/lib/17_features.ipynb #4bac1f2b
 def check_reach(
     customers: ibis.Table,  # bronze.customers
-    days: list[datetime.date],  # the snapshots to compute
+    days: list[datetime.date],  # the snapshots to compute, with the reference date
 ) -> None:
     "Raise `FeatureError` when nobody had joined by the oldest snapshot."
     first = customers.signup_ts.min().to_pyarrow().as_py()
-    oldest = min(days)
-    if first is None or first > datetime.datetime(*oldest.timetuple()[:3], tzinfo=datetime.UTC):
+    if first is None:
+        raise FeatureError("bronze.customers is empty: load customers first")
+    oldest, as_of = min(days), max(days)
+    if first <= datetime.datetime(*oldest.timetuple()[:3], tzinfo=datetime.UTC):
+        return
+    joined = first.astimezone(datetime.UTC).date()
+    reach, snapshots = (
+        (as_of - joined).days - 1,
+        len(days) - 1,
+    )  # the first day may be a part of one
+    horizon = reach // snapshots if snapshots else 0
+    told = f"no customer had joined by {oldest}, the oldest snapshot (the first joined {joined})"
+    if reach < 0:
+        raise FeatureError(f"{told}: choose a later as_of than {as_of}, or load older events")
+    if horizon < 1:
         raise FeatureError(
-            f"no customer had joined by {oldest}, the oldest snapshot (the first joined "
-            f"{first:%Y-%m-%d}): lower snapshots or horizon_days in settings.ini, or load older events"
-            if first
-            else "bronze.customers is empty: load customers first"
+            f"{told}: events of {'one day' if reach == 0 else f'{reach + 1} days'} teach nothing, whatever "
+            "the settings; load older events"
         )
+    raise FeatureError(
+        f"{told}: in settings.ini, lower horizon_days to {horizon} or less, or snapshots; or load older "
+        "events"
+    )

@@ -92,24 +92,58 @@ def _rows(
     return rows.astype({LABEL: "int64"})[["customer_id", "feature_date", *FEATURES, LABEL]]
 
 
+_LEAST = 10  # rows of each class; the gate asks for as many in the holdout
+
+
+def _missing(
+    days: list[datetime.date],  # snapshots without rows
+    known: dict[datetime.date, int],  # snapshot to its customers with a label, of whatever bucket
+    part: str,  # training or holdout
+    share: float,  # holdout_share
+) -> str:  # why, and what to do
+    if absent := [str(day) for day in days if day not in known]:
+        return (
+            f"gold.features has no labelled {part} rows for {', '.join(absent)}: "
+            "run 01_feature_engineering with the same as_of"
+        )
+    count = "1 customer" if known[days[0]] == 1 else f"{known[days[0]]:,} customers"
+    where = f"in the holdout bucket (holdout_share = {share:g}, a hash of customer_id)"
+    held = f"none of the {count} of {days[0]} is {where}"
+    if part == "training":
+        held = f"nobody is left to train on: the {count} of {days[0]} are {where}"
+    return f"{held}: load the events of more customers, hundreds of them"
+
+
+def _too_few(
+    rows: pd.DataFrame,  # labelled rows
+    part: str,  # training or holdout
+) -> str:  # what is wrong with the labels, and what to do; empty when they can be told apart
+    churned, customers = int(rows[LABEL].sum()), rows["customer_id"].nunique()
+    stayed = len(rows) - churned
+    if min(churned, stayed) >= _LEAST:
+        return ""
+    told = f"of {len(rows):,} {part} rows {churned:,} churned and {stayed:,} stayed"
+    told += f": nothing to tell apart with fewer than {_LEAST} of each; "
+    if customers < 10 * _LEAST:
+        count = "1 customer" if customers == 1 else f"{customers} customers"
+        return f"{told}they are of {count}: load the events of more customers, hundreds of them"
+    if churned < stayed:
+        return f"{told}lower horizon_days in settings.ini, or load events of a time when customers left"
+    return f"{told}raise horizon_days in settings.ini, or load events of a time when customers came back"
+
+
 def _require(
     rows: pd.DataFrame,  # labelled rows
     days: list[datetime.date],  # snapshots they should cover
+    known: dict[datetime.date, int],  # snapshot to its customers with a label, of whatever bucket
     part: str,  # training or holdout, for the message
+    share: float,  # holdout_share
 ) -> None:
-    missing = sorted(
-        set(days) - {pd.Timestamp(day).date() for day in rows["feature_date"].unique()}
-    )
-    if missing:
-        raise TrainingError(
-            f"gold.features has no labelled {part} rows for {', '.join(map(str, missing))}: "
-            "run 01_feature_engineering with the same as_of"
-        )
-    if rows[LABEL].nunique() < 2:
-        raise TrainingError(
-            f"all {len(rows)} {part} rows have {LABEL} = {rows[LABEL].iloc[0]}: nothing to tell "
-            "apart; change horizon_days in settings.ini or load more events"
-        )
+    found = {pd.Timestamp(day).date() for day in rows["feature_date"].unique()}
+    if missing := sorted(set(days) - found):
+        raise TrainingError(_missing(missing, known, part, share))
+    if problem := _too_few(rows, part):
+        raise TrainingError(problem)
 
 # %% ../nbs/lib/34_training.ipynb #3faaa9dd
 def read_data_set(
@@ -126,8 +160,10 @@ def read_data_set(
     _, holdout_day, *training_days = feature_dates(day, settings)
     training = _rows(features, training_days, holdout=False)
     holdout = _rows(features, [holdout_day], holdout=True)
-    _require(training, training_days, "training")
-    _require(holdout, [holdout_day], "holdout")
+    known = features.filter(features[LABEL].notnull()).feature_date.value_counts(name="rows")
+    counts = {row["feature_date"]: row["rows"] for row in known.to_pyarrow().to_pylist()}
+    _require(training, training_days, counts, "training", settings.holdout_share)
+    _require(holdout, [holdout_day], counts, "holdout", settings.holdout_share)
     return DataSet(training, holdout, day, feature_version)
 
 # %% ../nbs/lib/34_training.ipynb #50e3453a

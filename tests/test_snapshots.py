@@ -88,3 +88,17 @@ def test_a_commit_says_what_of_the_events_was_left_out(
 ) -> None:
     built(store, config, left_out="1 event of 1998-08-05 is left out")
     assert training.source(store, 2, config).left_out == "1 event of 1998-08-05 is left out"
+
+
+def test_a_snapshot_that_the_events_do_not_reach_is_dropped_and_built_again_when_they_do(
+    store: DeltaTables, config: Settings
+) -> None:
+    late = TODAY + datetime.timedelta(days=20)
+    built(store, config)
+    built(store, config, late)
+    assert snapshots.drop_uncovered(store, late) == []
+    assert snapshots.drop_uncovered(store, TODAY) == [late]
+    rows = store.read("gold.features")
+    assert rows.feature_date.max().to_pyarrow().as_py() == TODAY
+    assert built(store, config) == [False] * 3
+    assert built(store, config, late)[0]

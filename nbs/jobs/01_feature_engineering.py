@@ -74,6 +74,8 @@ raw_events.aggregate(
 # %%
 covered = features.coverage(raw_events)
 today = features.resolve_as_of(job.as_of, covered)
+for dropped in snapshots.drop_uncovered(store, covered.today):
+    print(f"{dropped}: dropped, the events end before it")
 days = features.feature_dates(today, config)
 features.check_reach(raw_customers, days)
 warnings = covered.warnings(days, config.horizon_days)
