@@ -180,6 +180,8 @@ def _engine() -> str:  # the name by which papermill knows our engine
                 kernel_manager_class=Manager,
                 timeout=None,
                 startup_timeout=options["start_timeout"],
+                # else the last lines of a process that dies may be lost on their way
+                extra_arguments=["--IPKernelApp.capture_fd_output=False"],
                 on_cell_execute=kernel.begins,
                 on_cell_executed=kernel.ends,
             )
