@@ -38,11 +38,14 @@ def _definition(
 
 def _last_built(
     tables: Tables,  # the tables of a catalog
+    version: int | None = None,  # of the table; the latest when None
 ) -> dict[str, dict[str, str]]:  # feature date to the tags of its newest commit
     if not tables.exists(TABLE):
         return {}
     last: dict[str, dict[str, str]] = {}
-    for tags in tables.history(TABLE).tags:  # newest first
+    commits = tables.history(TABLE)  # newest first
+    seen = commits.version <= (commits.version.max() if version is None else version)
+    for tags in commits.tags[seen]:
         if "emptied" in tags:
             break
         if "feature_date" in tags:
@@ -95,9 +98,10 @@ def check_labels(
     tables: Tables,  # the tables of a catalog
     days: list[datetime.date],  # feature dates
     settings: Settings,  # horizon_days
+    version: int | None = None,  # of the table; the latest when None
 ) -> None:
     "Raise `FeatureError` when a snapshot has labels of another horizon than `horizon_days`."
-    last = _last_built(tables)
+    last = _last_built(tables, version)
     for day in days:
         horizon = last.get(str(day), {}).get("horizon_days", str(settings.horizon_days))
         if horizon != str(settings.horizon_days):

@@ -223,6 +223,10 @@ def test_labels_of_another_horizon_are_not_taken_for_those_of_this_one(month: Se
     longer = month.model_copy(update={"horizon_days": 60})
     with pytest.raises(FeatureError, match="has labels of 30 days for 2025-04-25"):
         snapshots.check_labels(store, [day], longer)
+    # a version made again reads the table as it was then, whatever has been built since
+    quarter, day = month.model_copy(update={"horizon_days": 90}), datetime.date(2025, 3, 26)
+    tags = registry.connect(month).version(1).tags
+    snapshots.check_labels(store, [day], quarter, int(tags["delta_feature_version"]))
 
 
 def test_versions_of_two_shares_are_compared_on_customers_that_both_held_back(

@@ -52,7 +52,7 @@ version = job.delta_feature_version
 if version < 0:
     version = store.version("gold.features")
 data = training.read_data_set(store.read("gold.features", version), version, config, job.as_of)
-snapshots.check_labels(store, data.days, config)
+snapshots.check_labels(store, data.days, config, version)
 data.summary()
 
 # %% [markdown]

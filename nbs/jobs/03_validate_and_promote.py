@@ -86,7 +86,7 @@ feature_version = store.version("gold.features")
 features = store.read("gold.features", feature_version)
 share = min(each.holdout_share for each in bases.values())
 holdout, holdout_day = evidence.read_holdout(features, config, job.as_of, share)
-snapshots.check_labels(store, [holdout_day] if holdout_day else [], config)
+snapshots.check_labels(store, [holdout_day] if holdout_day else [], config, feature_version)
 pd.DataFrame(
     {
         "holdout": {
