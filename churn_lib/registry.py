@@ -491,8 +491,8 @@ def connect(
     with explained(uri):
         _open_store(uri)
     if uri == store_uri(settings.store):
-        os.environ[_OURS] = uri
         _follow_store(settings.store)
+        os.environ[_OURS] = uri  # not before: what fails leaves both variables with one store
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri("databricks-uc" if uri == "databricks" else uri)
     with explained(uri):
