@@ -32,21 +32,27 @@ import pandas as pd
 
 from benchmarks import simulated_worlds
 from benchmarks.simulated_worlds import NAMES, Shop
-from churn_lib import (
+from churn_lib import settings
+from churn_lib.data import simulation
+from churn_lib.features import definitions as features
+from churn_lib.features.definitions import FEATURES, LABEL
+from churn_lib.model import ChurnModel, make_estimator
+from churn_lib.monitoring import (
     alerts,
     drift,
-    features,
-    monitoring,
-    performance_estimation,
-    settings,
-    simulation,
-    verdict,
     window_metrics,
 )
-from churn_lib.features import FEATURES, LABEL
-from churn_lib.model import ChurnModel, make_estimator
-from churn_lib.monitoring import ANSWER, DECISION, Baseline, Window, make_baseline
-from churn_lib.window_metrics import drift_rows, observe, profile_rows, quality_row
+from churn_lib.monitoring import (
+    quality as performance_estimation,
+)
+from churn_lib.monitoring import (
+    rules as verdict,
+)
+from churn_lib.monitoring import (
+    windows as monitoring,
+)
+from churn_lib.monitoring.window_metrics import drift_rows, observe, profile_rows, quality_row
+from churn_lib.monitoring.windows import ANSWER, DECISION, Baseline, Window, make_baseline
 
 ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 26, 52
 START = datetime.date(2025, 1, 6)

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from churn_lib import drift
-from churn_lib.window_metrics import in_threads
+from churn_lib.monitoring import drift
+from churn_lib.monitoring.window_metrics import in_threads
 
 PEER = """
 import sys, time
@@ -101,7 +101,7 @@ def main() -> None:
     print(f"{given.rows:,} rows by {given.columns} columns, window and baseline both")
     print("| | seconds | ratio |")
     print("|---|---|---|")
-    print(f"| churn_lib.drift | {mine:.2f} | 1.0 |")
+    print(f"| churn_lib.monitoring.drift | {mine:.2f} | 1.0 |")
     theirs = peer(given.peer, window, baseline, given.times) if given.peer else None
     said = "not measured: pass --peer" if theirs is None else f"{theirs:.2f} | {theirs / mine:.1f}"
     print(f"| Evidently, DataDriftPreset | {said} |")

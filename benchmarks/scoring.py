@@ -4,7 +4,7 @@
     python -m benchmarks.scoring --rows 10000000 --iterations 10   # memory alone
 
 Three processes score the same table, one after the other. `predict` only asks the model, batch by
-batch: what no scoring can do without. `streamed` is `churn_lib.scoring.score`. `in one piece` reads the
+batch: what no scoring can do without. `streamed` is `churn_lib.scoring.batch.score`. `in one piece` reads the
 snapshot into a data frame, and writes the predictions from one. The reasons are held against the
 package shap in the same run where it is installed (`pip install shap`).
 """
@@ -28,12 +28,12 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from churn_lib.features import FEATURES
+from churn_lib.features.definitions import FEATURES
 from churn_lib.model import ChurnModel, make_estimator
-from churn_lib.reasons import explainer_of
-from churn_lib.scoring import Scorer, read_snapshot, score, score_batch
+from churn_lib.scoring.batch import Scorer, read_snapshot, score, score_batch
+from churn_lib.scoring.reasons import explainer_of
 from churn_lib.tables import DeltaTables
-from churn_lib.training import SIGNATURE
+from churn_lib.training.train import SIGNATURE
 
 DAY = datetime.date(2024, 7, 1)
 ROWS_OF_SHAP = 5_000

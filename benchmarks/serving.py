@@ -31,9 +31,12 @@ import uvloop
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.serving import EndpointCoreConfigInput, ServedEntityInput
 
-from churn_lib import registry, server_process, settings, training
-from churn_lib.features import FEATURES
+from churn_lib import settings
+from churn_lib.features.definitions import FEATURES
 from churn_lib.model import ChurnModel, make_estimator
+from churn_lib.registry import models as registry
+from churn_lib.serving.local import process as server_process
+from churn_lib.training import train as training
 
 NAME = "benchmark"
 

@@ -11,11 +11,11 @@ import ibis
 import pandas as pd
 import pyarrow as pa
 
-from churn_lib.events import CUSTOMERS, EVENTS
-from churn_lib.features import snapshot
+from churn_lib.data.events import CUSTOMERS, EVENTS
+from churn_lib.data.simulation import DRIFTS, Population, simulate_customers, simulate_events
+from churn_lib.features.definitions import snapshot
+from churn_lib.monitoring.rules import source_finding
 from churn_lib.settings import Settings
-from churn_lib.simulation import DRIFTS, Population, simulate_customers, simulate_events
-from churn_lib.verdict import source_finding
 
 CUSTOMERS_IN_ALL, BEFORE = 6_000, datetime.timedelta(days=3 * 365)
 NAMES = ("no drift", *DRIFTS)

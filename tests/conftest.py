@@ -15,9 +15,9 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
-from churn_lib import bundle
-from churn_lib.plan import Plan, make_plan
-from churn_lib.spark_tables import SparkTables
+from churn_lib.bundle import resolve as bundle
+from churn_lib.bundle.plan import Plan, make_plan
+from churn_lib.tables.spark import SparkTables
 
 ROOT = Path(__file__).parent.parent
 CHURN = Path(sys.executable).parent / "churn"
@@ -28,13 +28,13 @@ SPARK_WANTED = os.environ.get("CHURN_TEST_SPARK") != "0"
 SPARK_CACHE = os.environ.get("CHURN_SPARK_CACHE")
 # a process takes whole files: the long ones come first, so that none is left alone at the end
 LONG_FIRST = (
-    "pipeline",
-    "spark_jobs",
-    "spark_features",
-    "spark_tables",
-    "monitoring",
-    "reproduce",
-    "promotion",
+    "test_pipeline.py",
+    "test_spark_jobs.py",
+    "features/test_spark.py",
+    "tables/test_spark.py",
+    "monitoring/test_windows.py",
+    "test_reproduction.py",
+    "registry/test_promotion.py",
 )
 WITHOUT_SPARK = "CHURN_TEST_SPARK=0 leaves out what needs Spark"
 
@@ -91,8 +91,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "spark" in item.path.name:
             item.add_marker(pytest.mark.spark)
-    order = {f"test_{name}.py": number for number, name in enumerate(LONG_FIRST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    order = {ROOT / "tests" / name: number for number, name in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

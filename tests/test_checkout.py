@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHURN, ROOT, Project, good, notebook_task
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from churn_lib import bundle, jobs
-from churn_lib.jobs import CodeError, GitError, check_code, git_sha
+from churn_lib import job_context as jobs
+from churn_lib.bundle import resolve as bundle
+from churn_lib.job_context import CodeError, GitError, check_code, git_sha
 from churn_lib.provenance import checkout
+from tests.conftest import CHURN, ROOT, Project, good, notebook_task
 from tools.notebooks import fresh_copy
 
 # --- git ------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def test_without_git_there_is_a_message_and_not_a_missing_commit(
 
 # --- the package and its notebooks ------------------------------------------------------------------
 
-MODEL = "nbs/lib/20_model.ipynb"
+MODEL = "nbs/lib/model.ipynb"
 
 
 @pytest.fixture
@@ -331,7 +332,7 @@ def test_a_kernel_that_goes_on_with_what_it_has_imported_is_told_to_restart(
     monkeypatch.setenv("PYTHONPATH", str(copy))
     change = (
         "import pathlib\n"
-        "for path in ('churn_lib/model.py', 'nbs/lib/20_model.ipynb'):\n"
+        "for path in ('churn_lib/model.py', 'nbs/lib/model.ipynb'):\n"
         "    file = pathlib.Path('../..', path)\n"
         "    file.write_text(file.read_text().replace('learning_rate=0.03', 'learning_rate=0.07'))"
     )
@@ -350,7 +351,7 @@ def test_a_kernel_that_goes_on_with_what_it_has_imported_is_told_to_restart(
 
 def test_a_kernel_runs_the_code_of_the_command_that_starts_it(project: Project) -> None:
     shutil.copytree(ROOT / "churn_lib", project.root / "code" / "churn_lib")
-    source = "import churn_lib\nfrom churn_lib import jobs\njobs.task_values.set('at', churn_lib.__file__)"
+    source = "import churn_lib\nfrom churn_lib import job_context as jobs\njobs.task_values.set('at', churn_lib.__file__)"
     project.notebook("where", source)
     project.write({"job": [notebook_task("where")]})
     answer = run(project.root, "run", "job", PYTHONPATH="code")

@@ -10,12 +10,12 @@ from typing import Any, Optional
 import nbformat
 import papermill
 import pytest
-from conftest import Project, after, notebook_task
 
-from churn_lib import jobs
-from churn_lib.jobs import JobError
-from churn_lib.plan import declared_parameters
-from churn_lib.runner import JobRun, run_plan
+from churn_lib import job_context as jobs
+from churn_lib.bundle.plan import declared_parameters
+from churn_lib.bundle.run import JobRun, run_plan
+from churn_lib.job_context import JobError
+from tests.conftest import Project, after, notebook_task
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "nbs" / "jobs").glob("*.ipynb"))
 
@@ -358,7 +358,7 @@ def test_outside_a_job_values_go_nowhere_and_come_from_the_default() -> None:
 # --- in real kernels -----------------------------------------------------------------------------------
 
 SHOW = """
-from churn_lib import jobs
+from churn_lib import job_context as jobs
 job = jobs.parameters(globals())
 for name, value in vars(job).items():
     jobs.task_values.set(name, value)
@@ -371,7 +371,7 @@ def done(make_project: Callable[[str], Project]) -> tuple[Project, JobRun]:
     project = make_project("context")
     project.notebook(
         "first",
-        "from churn_lib import jobs",
+        "from churn_lib import job_context as jobs",
         "jobs.task_values.set('number', 3)\njobs.task_values.set('flag', True)\n"
         "jobs.task_values.set('text', 'déjà {vu}')\njobs.task_values.set('parts', [1, {'a': None}])",
         kernelspec={"name": "gone", "display_name": "Gone", "language": "python"},
@@ -384,14 +384,14 @@ def done(make_project: Callable[[str], Project]) -> tuple[Project, JobRun]:
     )
     project.notebook(
         "third",
-        "from churn_lib import jobs",
+        "from churn_lib import job_context as jobs",
         "jobs.task_values.set('seen', jobs.task_values.get('first', 'number', default='none'))",
         parameters="number: str = ''",
     )
     project.notebook(
         "cloud",
-        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_job_context import make_dbutils\n"
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from tests.test_job_context import make_dbutils\n"
         "dbutils = make_dbutils({'limit': '12'}, {'first': {'number': 44}})",
         SHOW,
         "jobs.task_values.set('number', jobs.task_values.get('first', 'number'))\n"

@@ -17,15 +17,12 @@ import papermill
 import pytest
 from sklearn.dummy import DummyClassifier
 
-from churn_lib import (
-    features,
-    registry,
-    server_process,
-    settings,
-    simulation,
-    tables,
-    training,
-)
+from churn_lib import settings, tables
+from churn_lib.data import simulation
+from churn_lib.features import definitions as features
+from churn_lib.registry import models as registry
+from churn_lib.serving.local import process as server_process
+from churn_lib.training import train as training
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "nbs" / "jobs"

@@ -8,14 +8,18 @@ from typing import Any
 import ibis
 import nbformat
 import pytest
-from conftest import ROOT, Project, notebook_task, run_job
 from nbclient import NotebookClient
-from test_alerts import Receiver, receiver  # noqa: F401
 
-from churn_lib import alerts, registry, serving, settings, simulation, tables
-from churn_lib.plan import PlanError
+from churn_lib import settings, tables
+from churn_lib.bundle.plan import PlanError
+from churn_lib.data import simulation
+from churn_lib.monitoring import alerts
+from churn_lib.registry import models as registry
+from churn_lib.serving import deploy as serving
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables, RehearsalTables, TableChanged, TableError, Tables
+from tests.conftest import ROOT, Project, notebook_task, run_job
+from tests.monitoring.test_alerts import Receiver, receiver  # noqa: F401
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "nbs" / "jobs").glob("*.ipynb"))
 TRAIN = "02_train_and_register"

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import ibis
 import pytest
-from conftest import run_job
 
-from churn_lib import events, registry, settings, tables
-from churn_lib.spark_tables import SparkTables
+from churn_lib import settings, tables
+from churn_lib.data import events
+from churn_lib.registry import models as registry
 from churn_lib.tables import RehearsalTables
+from churn_lib.tables.spark import SparkTables
+from tests.conftest import run_job
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,7 +11,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from churn_lib.jobs import git_sha
+from churn_lib.job_context import git_sha
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from churn_lib.jobs import git, git_environment
+from churn_lib.job_context import git, git_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(os.path.abspath(sys.executable)).parent

@@ -22,7 +22,7 @@ import jupytext
 import nbformat
 from jupytext.combine import combine_inputs_with_outputs
 
-from churn_lib.jobs import GitError, git
+from churn_lib.job_context import GitError, git
 
 ROOT = Path(__file__).parent.parent
 JOBS = Path("nbs/jobs")
@@ -229,10 +229,10 @@ def problems(source: Path) -> Iterator[str]:
         run(folder, "nbdev-clean")
         for path in differing(folder, source, "nbs/**/*.ipynb"):
             yield f"{path} is not clean; run make prepare"
-        for module in folder.glob("churn_lib/[!_]*.py"):
+        for module in folder.glob("churn_lib/**/[!_]*.py"):
             module.unlink()  # so that a module without a notebook shows
         run(folder, "nbdev-export")
-        for path in differing(folder, source, "churn_lib/*.py"):
+        for path in differing(folder, source, "churn_lib/**/*.py"):
             yield f"{path} is not what its notebook exports; run make prepare"
 
 

@@ -24,28 +24,7 @@ from nbdev.serve_drv import exec_nb
 
 from tools.pages import Page, SiteError, Writer, export, read_page
 
-SECTIONS = {
-    "": "Home",
-    "tutorials": "Tutorials",
-    "how-to": "How-to guides",
-    "explanations": "Explanations",
-    "jobs": "Jobs",
-    "lib": "Library",
-}
-
-# The rooms of the library: the lowest number of a notebook in each.
-ROOMS = {
-    0: "Settings, jobs, tables",
-    10: "Data and features",
-    20: "Registry and promotion",
-    30: "Training and the gate",
-    45: "Serving",
-    57: "Scoring",
-    60: "Monitoring",
-    72: "The bundle",
-    85: "Reproduction",
-    90: "The command",
-}
+NAVIGATION = "nav.yml"  # in nbs: every page once, in reading order
 
 STYLE = """
 .md-grid { max-width: 68rem; }
@@ -65,18 +44,45 @@ STYLE = """
 """
 
 
+def navigation() -> list:
+    """Read nbs/nav.yml: paths of notebooks without suffix, and headings over lists of them."""
+    path = get_config().nbs_path / NAVIGATION
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SiteError(f"nbs/{NAVIGATION}: cannot be read: {error}") from None
+
+
+def leaves(entries: list) -> Iterator[str]:
+    """Yield the notebooks of a navigation in their order."""
+    for entry in entries:
+        for below in entry.values() if isinstance(entry, dict) else ():
+            yield from leaves(below)
+        if isinstance(entry, str):
+            yield entry
+
+
 def read_pages() -> list[Page]:
     """Read every notebook of the site, in the order of the navigation."""
-    folders = list(SECTIONS)
+    order = [f"{leaf}.ipynb" for leaf in leaves(navigation())]
+    there = sorted(
+        path.relative_to(get_config().nbs_path).as_posix() for path in nbglob(as_path=True)
+    )
+    for notebook in there:
+        if order.count(notebook) != 1:
+            stem = notebook.removesuffix(".ipynb")
+            raise SiteError(f"nbs/{notebook}: write {stem} into nbs/{NAVIGATION} once")
+    for notebook in order:
+        if notebook not in there:
+            raise SiteError(
+                f"nbs/{NAVIGATION}: there is no notebook nbs/{notebook}; correct the path"
+            )
     pages: dict[str, Page] = {}
-    for path in sorted(nbglob(as_path=True)):
-        page = read_page(path.relative_to(get_config().nbs_path).as_posix())
-        if posixpath.dirname(page.notebook) not in folders:
-            raise SiteError(f"nbs/{page.notebook}: the site has only {', '.join(folders[1:])}")
+    for page in map(read_page, order):
         other = pages.setdefault(page.path, page)
         if other is not page:
             raise SiteError(f"nbs/{page.notebook}: makes the same page as nbs/{other.notebook}")
-    return sorted(pages.values(), key=lambda page: folders.index(posixpath.dirname(page.notebook)))
+    return list(pages.values())
 
 
 # The site
@@ -141,16 +147,14 @@ def plain(text: str) -> str:
 def zensical_config(pages: list[Page]) -> dict:
     """Configure Zensical: our navigation, a palette toggle, nothing from the network."""
     config = get_config()
-    nav: dict[str, list] = {}
-    for page in pages:
-        folder, name = posixpath.split(page.notebook)
-        entries = nav.setdefault(SECTIONS[folder], [])
-        if folder == "lib":
-            room = ROOMS[max(first for first in ROOMS if first <= int(name[:2]))]
-            if not entries or room not in entries[-1]:
-                entries.append({room: []})
-            entries = entries[-1][room]
-        entries.append({plain(page.title): f"{page.path}.md"})
+    by_notebook = {page.notebook: page for page in pages}
+
+    def entry(item: str | dict) -> dict:
+        if isinstance(item, dict):
+            return {label: [entry(below) for below in items] for label, items in item.items()}
+        page = by_notebook[f"{item}.ipynb"]
+        return {plain(page.title): f"{page.path}.md"}
+
     palettes = [
         ("(prefers-color-scheme)", "default", "sun-moon", "Switch to light mode"),
         ("(prefers-color-scheme: light)", "default", "sun", "Switch to dark mode"),
@@ -160,7 +164,7 @@ def zensical_config(pages: list[Page]) -> dict:
         "site_name": config.title,
         "site_description": config.description,
         "use_directory_urls": False,
-        "nav": [{label: entries} for label, entries in nav.items()],
+        "nav": [entry(item) for item in navigation()],
         "extra_css": ["style.css"],
         "theme": {
             "font": False,

@@ -36,7 +36,11 @@ rehearsal: bool = True  # show what would happen and change nothing official; jo
 # %%
 import pandas as pd
 
-from churn_lib import events, features, jobs, promotion, settings, snapshots, tables
+from churn_lib import settings, tables
+from churn_lib.registry import promotion
+from churn_lib.features import definitions as features, snapshots
+from churn_lib.data import events
+from churn_lib import job_context as jobs
 
 # %%
 job = jobs.parameters(globals())

@@ -33,7 +33,11 @@ delta_feature_version: int = -1  # version of gold.features to train on; -1: the
 # %%
 import pandas as pd
 
-from churn_lib import evaluation, jobs, model_card, registry, settings, snapshots, tables, training
+from churn_lib import settings, tables
+from churn_lib.training import card as model_card, evaluation, train as training
+from churn_lib.registry import models as registry
+from churn_lib.features import snapshots
+from churn_lib import job_context as jobs
 
 # %%
 job = jobs.parameters(globals())

@@ -34,20 +34,17 @@ replace_reason: str = ""  # why a Production that cannot be compared may be repl
 import pandas as pd
 from IPython.display import display
 
-from churn_lib import (
-    evidence,
-    gate_page,
-    gate_records,
-    jobs,
-    ledger,
-    model_card,
-    promotion,
-    registry,
-    settings,
-    snapshots,
-    tables,
-    validation,
+from churn_lib import settings, tables
+from churn_lib.gate import (
+    page as gate_page,
+    probe as evidence,
+    records as gate_records,
+    report as validation,
 )
+from churn_lib.training import card as model_card
+from churn_lib.registry import models as registry, promotion, promotion_log as ledger
+from churn_lib.features import snapshots
+from churn_lib import job_context as jobs
 
 # %%
 job = jobs.parameters(globals())

@@ -35,7 +35,10 @@ reason: str = ""  # of a forced deployment: why; it goes on record
 import pandas as pd
 from IPython.display import display
 
-from churn_lib import jobs, registry, serving, settings, tables
+from churn_lib import settings, tables
+from churn_lib.serving import deploy as serving
+from churn_lib.registry import models as registry
+from churn_lib import job_context as jobs
 
 # %%
 job = jobs.parameters(globals())

@@ -31,7 +31,10 @@ rehearsal: bool = True  # show what would happen and change nothing official; jo
 # %%
 import pandas as pd
 
-from churn_lib import jobs, promotion, registry, scoring, settings, tables, targeting
+from churn_lib import settings, tables
+from churn_lib.scoring import batch as scoring, call_list as targeting
+from churn_lib.registry import models as registry, promotion
+from churn_lib import job_context as jobs
 
 # %%
 job = jobs.parameters(globals())

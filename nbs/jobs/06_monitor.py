@@ -29,15 +29,14 @@ target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
 # %%
-from churn_lib import (
-    databricks_profile,
-    jobs,
-    monitoring_report,
-    registry,
-    settings,
-    tables,
-    verdict,
+from churn_lib import settings, tables
+from churn_lib.monitoring import (
+    databricks as databricks_profile,
+    report as monitoring_report,
+    rules as verdict,
 )
+from churn_lib.registry import models as registry
+from churn_lib import job_context as jobs
 
 # %%
 job = jobs.parameters(globals())

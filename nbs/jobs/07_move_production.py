@@ -31,7 +31,9 @@ reason: str = ""  # rollback: why; it goes on record
 # %%
 import pandas as pd
 
-from churn_lib import jobs, registry, settings
+from churn_lib import settings
+from churn_lib.registry import models as registry
+from churn_lib import job_context as jobs
 
 # %%
 job = jobs.parameters(globals())
@@ -60,7 +62,7 @@ if job.rehearsal and job.action != "show":
 
 # %%
 if job.action == "copy" and not job.rehearsal:
-    from churn_lib import environments
+    from churn_lib.registry import copy as environments
 
     judged = settings.load(job.origin)
     decision = environments.copy(judged, config, job.git_sha, job.model_version or None)
@@ -68,7 +70,9 @@ if job.action == "copy" and not job.rehearsal:
 
 # %%
 if job.action == "rollback" and not job.rehearsal:
-    from churn_lib import promotion, serving, tables
+    from churn_lib import tables
+    from churn_lib.serving import deploy as serving
+    from churn_lib.registry import promotion
 
     store = tables.connect(config)
 

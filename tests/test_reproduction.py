@@ -1,0 +1,219 @@
+"""`churn reproduce`: a clone of the project, its pipeline, and every version made again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import ibis
+import numpy as np
+import pandas as pd
+import pytest
+
+from churn_lib import settings as settings_module
+from churn_lib import tables
+from churn_lib.data import simulation
+from churn_lib.job_context import git
+from churn_lib.provenance import checkout
+from churn_lib.registry import models as registry
+from churn_lib.reproduction import ReproductionError, _check, compare, first_difference
+from churn_lib.training import train as training
+from churn_lib.training.card import _resampled, intervals
+
+ROOT = Path(__file__).parent.parent
+CHURN = Path(sys.executable).parent / "churn"
+COPIED = ("nbs", "churn_lib", "resources")
+FILES = ("settings.ini", "databricks.yml", "pyproject.toml", "requirements.lock", ".gitignore")
+AUTHOR = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
+
+
+def commit(folder: Path) -> str:
+    git(folder, "add", "--all")
+    git(folder, *AUTHOR, "commit", "--quiet", "--no-verify", "--message", "all")
+    return git(folder, "rev-parse", "HEAD").decode().strip()
+
+
+def churn(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """The `churn` command with the code of `folder`, on its store unless told otherwise."""
+    strange = ("CHURN_", "MLFLOW_", "DATABRICKS_", "GIT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
+    return subprocess.run(
+        [str(CHURN), *arguments],
+        cwd=folder,
+        env={**kept, "PYTHONPATH": str(folder), **more},
+        capture_output=True,
+        text=True,
+        timeout=1_500,
+        check=False,
+    )
+
+
+def reproduced(folder: Path, version: int, **more: str) -> dict:
+    answer = churn(folder, "reproduce", str(version), "--json", **more)
+    assert answer.stdout, answer.stderr
+    return {**json.loads(answer.stdout), "code": answer.returncode}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git checkout of this project with 3,000 made-up customers, and version 1 at Production."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    for name in COPIED:
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
+    text = (folder / "settings.ini").read_text()
+    (folder / "settings.ini").write_text(text.replace("\nsnapshots = 4", "\nsnapshots = 2"))
+    git(folder, "init", "--quiet")
+    commit(folder)
+    store = store_of(folder)
+    names = ("bronze.events", "bronze.customers")
+    for name, rows in zip(names, simulation.simulate(3_000), strict=True):
+        store.overwrite(name, ibis.memtable(rows))
+    answer = churn(folder, "run", "training_job")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return folder
+
+
+def store_of(folder: Path) -> tables.DeltaTables:
+    return tables.connect(settings_module.load("local", folder / "settings.ini"))
+
+
+def models_of(folder: Path) -> registry.Registry:
+    return registry.connect(settings_module.load("local", folder / "settings.ini"))
+
+
+def test_a_clone_that_has_moved_on_makes_a_version_again_and_changes_nothing_else(
+    project: Path, tmp_path: Path
+) -> None:
+    clone = tmp_path / "elsewhere"
+    git(tmp_path, "clone", "--quiet", str(project), str(clone))
+    text = (clone / "settings.ini").read_text()
+    (clone / "settings.ini").write_text(text.replace("random_state = 42", "random_state = 7"))
+    commit(clone)
+    store = f"\nstore = {project / '.churn'}"
+    (tmp_path / "settings.ini").write_text(text.replace("\nstore = .churn", store))
+    shutil.copy(project / "requirements.lock", tmp_path)
+    before = models_of(project).aliases()
+    answer = reproduced(clone, 1, CHURN_SETTINGS=str(tmp_path / "settings.ini"))
+    assert answer["difference"] == ""
+    assert (answer["identical"], answer["code"]) == (True, 0)
+    assert answer["predictions"] > 100
+    assert answer["metrics"] > 10
+    assert answer["environment"] == []
+    assert models_of(project).aliases() == before
+    assert models_of(project).numbers() == [1]
+    for folder in (project, clone):
+        assert git(folder, "worktree", "list").count(b"\n") == 1
+        assert git(folder, "status", "--porcelain") == b""
+    assert list((project / ".churn" / "reproductions").iterdir()) == []
+
+
+def test_uncommitted_changes_are_part_of_the_record(project: Path) -> None:
+    both = (project / "churn_lib" / "model.py", project / "nbs" / "lib" / "20_model.ipynb")
+    committed = {path: path.read_text() for path in both}
+    try:
+        for path, text in committed.items():
+            path.write_text(text.replace("learning_rate=0.03", "learning_rate=0.07"))
+        (project / "note.txt").write_text("new\n")
+        answer = churn(project, "run", "training_job", "--only", "train_and_register")
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+    finally:
+        for path, text in committed.items():
+            path.write_text(text)
+        (project / "note.txt").unlink()
+    record = training.read_record(models_of(project), 2)
+    assert record.tags["git_dirty"] == "true"
+    assert record.tags["git_sha"].endswith("-dirty")
+    assert b"learning_rate=0.07" in record.patch and b"note.txt" in record.patch
+    first = training.read_record(models_of(project), 1)
+    assert first.predictions is not None and record.predictions is not None
+    assert first_difference(first.predictions, record.predictions)
+    assert reproduced(project, 2)["identical"] is True
+
+
+def test_what_differs_is_shown_first_customer_first_metric_or_model(project: Path) -> None:
+    models, store = models_of(project), store_of(project)
+    record = training.read_record(models, 1)
+    assert record.predictions is not None and record.environment is not None
+    assert compare(models, store, record, record).identical
+    changed = record.predictions.copy()
+    changed.loc[3, "churn_probability"] = np.nextafter(changed.churn_probability[3], 1)
+    where = {**record.environment, "python": "3.0.0"}
+    answer = compare(models, store, record, replace(record, predictions=changed, environment=where))
+    assert f"1 of {len(changed)} rows differ in churn_probability" in answer.difference
+    assert f"first customer {changed.customer_id[3]}" in answer.difference
+    assert [name for name, _, _ in answer.environment] == ["python"]
+    assert "NOT identical" in answer.sentences()[0]
+    measured = replace(record, metrics={**record.metrics, "roc_auc": 0.99})
+    assert "metric roc_auc is 0.99" in compare(models, store, record, measured).difference
+    told = replace(record, predictions=changed)
+    assert "registered model is not what" in compare(models, store, told, told).difference
+
+
+def test_a_commit_that_is_not_here_is_refused_in_one_line(project: Path) -> None:
+    models = models_of(project)
+    old = models.version(1).tags["git_sha"]
+    models.tag(1, {"git_sha": "0123456789abcdef0123456789abcdef01234567"})
+    try:
+        answer = churn(project, "reproduce", "1")
+    finally:
+        models.tag(1, {"git_sha": old})
+    assert answer.returncode == 2
+    assert "--unshallow" in answer.stderr
+    assert answer.stderr.startswith("churn: commit 0123456789abcdef")
+    assert "git fetch --all" in answer.stderr
+
+
+@pytest.mark.parametrize("sha", ["", "unknown"])
+def test_a_version_made_outside_git_is_refused(project: Path, sha: str) -> None:
+    record = training.read_record(models_of(project), 1)
+    made = replace(record, tags={**record.tags, "git_sha": sha})
+    with pytest.raises(ReproductionError, match="version 1 was made outside git"):
+        _check(made, store_of(project))
+
+
+def test_the_patch_leaves_secrets_and_large_new_files_out(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "a.py").write_text("old\n")
+    commit(tmp_path)
+    (tmp_path / "a.py").write_text("new\n")
+    (tmp_path / "deep").mkdir()
+    for name in (".env", "deep/.env.local", "deep/key.pem", ".databrickscfg"):
+        (tmp_path / name).write_text("hunter2\n")
+    (tmp_path / "data.bin").write_bytes(os.urandom(1_100_000))
+    (tmp_path / "small.bin").write_bytes(bytes(range(256)))
+    made = checkout(tmp_path)
+    assert made.dirty == "true"
+    assert b"hunter2" not in made.patch and b"data.bin" not in made.patch
+    clone = tmp_path.parent / f"{tmp_path.name}-clone"
+    git(tmp_path, "clone", "--quiet", str(tmp_path), str(clone))
+    (clone / "uncommitted.patch").write_bytes(made.patch)
+    git(clone, "apply", "uncommitted.patch")
+    assert (clone / "a.py").read_text() == "new\n"
+    assert (clone / "small.bin").read_bytes() == bytes(range(256))
+
+
+def test_resampled_metrics_are_those_of_repeated_rows() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 2, 60).astype(float)
+    p = np.sort(rng.random(60).round(1))[::-1]  # with ties
+    counts = rng.multinomial(60, np.full(60, 1 / 60), size=4)
+    fast = _resampled(counts, y, p, 0.5)
+    for draw, times in enumerate(counts):
+        repeated = training.classification_metrics(np.repeat(y, times), np.repeat(p, times), 0.5)
+        for name, value in repeated.items():
+            assert fast[name][draw] == pytest.approx(value, abs=1e-12), name
+
+
+def test_an_interval_narrows_with_more_rows() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 2, 4_000)
+    p = pd.Series(0.3 * y + rng.random(4_000)).rank(pct=True).to_numpy()
+    few, many = (intervals(y[:n], p[:n], 0.5, draws=200) for n in (400, 4_000))
+    assert ((few.low <= few.value) & (few.value <= few.high)).all()
+    assert ((many.high - many.low) < (few.high - few.low)).all()

@@ -1,0 +1,569 @@
+"""The workflows are valid, safe and pinned, and the gate is in the way: each is broken on purpose."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import ibis
+import psutil
+import pytest
+
+from tools import benchmark_history, gate_comment, hooks, smoke_test, wheel, workflows
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+COPIED = (".github", "azure-pipelines.yml", "databricks.yml", "tools")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What the checks read, to be broken."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, tmp_path / name)
+    return tmp_path
+
+
+def edit(root: Path, name: str, old: str, new: str, count: int = 1) -> None:
+    """Replace a piece of a file; it stands there `count` times or more."""
+    text = (root / name).read_text()
+    assert text.count(old) >= 1, f"{name} has no {old!r}"
+    (root / name).write_text(text.replace(old, new, count))
+
+
+CI, CD, AZURE = ".github/workflows/ci.yml", ".github/workflows/cd.yml", "azure-pipelines.yml"
+CHECKOUT = "actions/checkout@de0fac2e4500dabe0009e67214ff5f5447ce83dd # v6.0.2"
+STEP = "      - run: make test\n"
+
+
+def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
+    """The slower checks of them are `make workflows`."""
+    for check in (workflows.pins, workflows.github_gate, workflows.azure_gate, workflows.shell):
+        assert list(check(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "old", "new", "said"),
+    [
+        (workflows.pins, CI, CHECKOUT, "actions/checkout@v6", "pin actions/checkout@v6 by commit"),
+        (workflows.pins, CI, " # v6.0.2", "", "version beside it"),
+        (workflows.actionlint, CI, STEP, "      - run: echo ${{ steps.no.outputs.x }}\n", '"no"'),
+        (workflows.actionlint, CD, "needs: staging", "needs: stagin", "stagin"),
+        (
+            workflows.zizmor,
+            CI,
+            STEP,
+            "      - run: echo ${{ github.event.pull_request.title }}\n",
+            "template-injection",
+        ),
+        (workflows.zizmor, ".github/workflows/gate-comment.yml", "  # zizmor: ignore[dangerous-triggers]", "  #", "dangerous-triggers"),
+        (workflows.zizmor, CI, "permissions: {}", "permissions: write-all", "excessive-permissions"),
+        (workflows.schemas, CI, "timeout-minutes: 60", "timeout: 60", "timeout"),
+        (workflows.schemas, AZURE, "  - stage: staging", "  - stag: staging", "stag"),
+        (workflows.schemas, ".github/dependabot.yml", "interval: weekly", "interval: hourly", "hourly"),
+        (workflows.shell, CI, STEP, "      - run: cd $HOME && rm -rf $x\n", "SC2086"),
+        (workflows.shell, "tools/run_job.sh", '"$job"', "$job", "SC2086"),
+        (workflows.pins, CI, STEP, "      - {uses: actions/checkout@v6}\n", "pin actions/checkout@v6 by commit"),
+        (workflows.variables, CD, "BUNDLE_VAR_readers", "BUNDLE_VAR_reader", "does not know BUNDLE_VAR_readers"),
+        (workflows.variables, "databricks.yml", "variables:\n  catalog:", "variables:\n  fresh: {}\n  catalog:", "BUNDLE_VAR_fresh, which databricks.yml leaves open"),
+        (workflows.cli_versions, CD, "version: 1.7.0", "version: 0.200.0", "CLI 0.200.0"),
+        (workflows.cli_versions, AZURE, "value: 1.7.0", "value: 3.0.0", "CLI 3.0.0"),
+        (workflows.cli_versions, "databricks.yml", ">= 1.7.0", ">= 1.8.0", "CLI 1.7.0"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)  # fmt: skip
+def test_what_is_broken_on_purpose_is_found(
+    project: Path,
+    check: Callable[[Path], Iterator[str]],
+    name: str,
+    old: str,
+    new: str,
+    said: str,
+) -> None:
+    edit(project, name, old, new)
+    found = list(check(project))
+    assert [line for line in found if said in line and "\n" not in line], found
+
+
+GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation_job "git_sha=$GIT_SHA"\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        (CD, "    needs: staging\n", "", "production does not wait for staging"),
+        (CD, GATE, "", "staging lacks tools/run_job.sh staging validation_job"),
+        (CD, GATE, GATE.rstrip("\n") + " || true\n", "staging swallows an error"),
+        (CD, GATE, GATE + "        continue-on-error: true\n", "staging goes on after an error"),
+        (CD, GATE, GATE.replace("tools/run_job.sh", "echo tools/run_job.sh"), "staging lacks tools/run_job.sh staging validation_job"),
+        (CD, GATE, GATE.rstrip("\n") + "; date\n", "staging swallows an error"),
+        (CD, "failure() && ", "false && ", "production does not go back"),
+        (CD, "          now=$(tools", "          then=$(tools", "production does not go back"),
+        (AZURE, "and(failed(), ne", "and(false, ne", "production does not go back"),
+        (".github/workflows/nightly.yml", "    name: Spark\n", "    name: Spark\n    environment: production\n", "enters the environment production"),
+        (CD, GATE, GATE + "        if: false\n", "only if false"),
+        (CD, "    needs: staging\n", "    needs: staging\n    if: always()\n", "a condition of its own"),
+        (CD, "branches: [main]", "branches: [main, hotfix]", "a push to main alone"),
+        (CD, "  push:\n", "  workflow_dispatch:\n  push:\n", "a push to main alone"),
+        (CD, "    environment: production\n", "", "not in the environment production"),
+        (CD, "${{ needs.staging.outputs.model_version }}", '"7"', "the version that staging validated"),
+        (CD, "cancel-in-progress: false", "cancel-in-progress: true", "cancelled half-way"),
+        (CD, "  production:\n    name", "  shortcut:\n    name", "staging and production alone deploy"),
+        (CD, "          .venv/bin/churn bundle guard plan.json", "          true", "staging lacks"),
+        (CI, STEP, "      - run: databricks bundle deploy -t production\n", "changes a workspace besides cd.yml"),
+        (AZURE, "    dependsOn: staging\n", "    dependsOn: checks\n", "production does not wait"),
+        (AZURE, "tools/run_job.sh staging validation_job", "echo", "staging lacks tools/run_job.sh staging validation_job"),
+        (AZURE, "and(succeeded(), eq", "and(always(), eq", "for checks that passed"),
+        (AZURE, "        environment: production\n", "", "not in the environment production"),
+    ],
+)  # fmt: skip
+def test_a_way_around_the_gate_is_found(
+    project: Path, name: str, old: str, new: str, said: str
+) -> None:
+    edit(project, name, old, new)
+    found = [*workflows.github_gate(project), *workflows.azure_gate(project)]
+    assert [line for line in found if said in line], found
+
+
+def test_what_the_checks_run_is_all_there_is() -> None:
+    own = {path.relative_to(ROOT) for path in (ROOT / ".github/workflows").iterdir()}
+    assert own == {path.relative_to(ROOT) for path in workflows.workflows(ROOT)}
+    assert len(workflows.CHECKS) == 9
+
+
+# --- the steps that need no cloud, in a clean clone ------------------------------------------------------
+
+CLOUD = (
+    "databricks ",
+    "run_job.sh",
+    "production_version.sh",
+    "smoke_test",
+    "comment.sh",
+    "install_databricks_cli",
+    "alert_issues",
+)
+# these are `make test` itself, or what it does: running them here would run the tests in the tests
+LONG = ("make test", "make lock", "make docs", "spark_tests.sh", "benchmark_history")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean clone with the environment of this run as its .venv."""
+    root = tmp_path_factory.mktemp("clone") / "project"
+    command = ["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(root)]
+    subprocess.run(command, check=True, capture_output=True)
+    files = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\0")
+    for name in filter(None, files):  # as it would be committed now
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, root / name)
+            shutil.copymode(ROOT / name, root / name)
+    (root / ".venv").symlink_to(BIN.parent, target_is_directory=True)
+    for stamp in (".run-installed", ".dev-installed"):
+        path = root / ".venv" / stamp
+        if path.exists():
+            os.utime(path)
+    return root
+
+
+def run_step(clone: Path, body: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a step as GitHub does, with the clone's package in front."""
+    script = clone.parent / "step.sh"
+    script.write_text(body)
+    known = {
+        **os.environ,
+        "PYTHONPATH": str(clone),
+        "OMP_NUM_THREADS": "1",  # threads that wait for each other on a busy machine take minutes
+        "GIT_SHA": "0" * 40,
+        "PULL_REQUEST": "7",
+        "GITHUB_STEP_SUMMARY": str(clone.parent / "summary.md"),
+        "CHURN_SETTINGS": str(clone / "settings.ini"),
+        **environment,
+    }
+    with subprocess.Popen(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)],
+        cwd=clone,
+        env=known,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as step:
+        try:
+            said, complained = step.communicate(timeout=900)
+        except subprocess.TimeoutExpired:
+            for process in psutil.Process(step.pid).children(recursive=True):
+                process.kill()  # kernels have process groups of their own
+            raise
+    return subprocess.CompletedProcess(step.args, step.returncode, said, complained)
+
+
+def free_steps() -> list[tuple[str, str]]:
+    """Shell steps of both systems that need no cloud, each once, with the file."""
+    seen: dict[str, str] = {}
+    for path in (*workflows.workflows(ROOT), ROOT / AZURE):
+        for step in workflows.steps(workflows.read(path)):
+            body = str(step.get("run") or step.get("bash") or "")
+            if body and not any(word in body for word in (*CLOUD, *LONG)):
+                # both systems run the pipeline: once is enough
+                seen.setdefault(body.replace("$BUILD_SOURCEVERSION", "$GIT_SHA"), path.name)
+    return [(name, body) for body, name in seen.items()]
+
+
+@pytest.mark.timeout(1200)
+def test_the_steps_that_need_no_cloud_run_in_a_clean_clone(clone: Path) -> None:
+    ran = []
+    for name, body in free_steps():
+        if "make .venv" in body:  # installs what this test runs with: its target has to exist
+            target = body.strip().split()[-1]
+            makefile = (clone / "Makefile").read_text()
+            assert f"$(VENV){target.removeprefix('.venv')}:" in makefile
+            continue
+        variables = {}
+        if "required_variables" in body:
+            listed = (clone / "tools/required_variables.sh").read_text()
+            names = [word for word in listed.split() if word.startswith(("DATABRICKS_", "BUNDLE_"))]
+            variables = {word.strip(";\\"): "x" for word in names}
+        if "render < gate/gate.json > comment.md" in body:
+            assert (clone / "gate/gate.json").exists() or not (clone / "gate").exists()
+            (clone / "gate").mkdir(exist_ok=True)
+            (clone / "gate/gate.json").touch()
+        done = run_step(clone, body, **variables)
+        assert done.returncode == 0, f"{name}: {body}\n{done.stdout}\n{done.stderr}"
+        ran.append(body)
+    text = "\n".join(ran)
+    for wanted in ("churn run training_job", "churn run validation_job", "bundle check", "wheel"):
+        assert wanted in text
+    assert "### Gate" in (clone.parent / "summary.md").read_text()
+
+
+def test_deploying_without_a_variable_is_refused(clone: Path) -> None:
+    done = run_step(clone, "bash tools/required_variables.sh", DATABRICKS_HOST="x")
+    assert done.returncode == 1
+    assert "BUNDLE_VAR_service_principal is empty" in done.stderr
+    assert "DATABRICKS_HOST" not in done.stderr
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, "succeeded"), (3, "failed")])
+def test_a_job_on_databricks_ends_its_step_as_it_ends(tmp_path: Path, code: int, said: str) -> None:
+    """With a stand-in for the CLI that notes its arguments."""
+    fake = tmp_path / "databricks"
+    fake.write_text(
+        f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\necho 'Run URL: https://x.example/run/1' >&2\nexit {code}\n"
+    )
+    fake.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+    }
+    command = ["bash", str(ROOT / "tools/run_job.sh"), "staging", "some_job", "a=1,b=2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode != 0) == (code != 0)
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked == ["bundle", "run", "some_job", "--target", "staging", "--params", "a=1,b=2"]
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary == f"- some_job on staging {said}: https://x.example/run/1\n"
+
+
+# --- the comment ------------------------------------------------------------------------------------------
+
+REPORT = {
+    "model_version": "2",
+    "champion_version": "1",
+    "verdict": "FAIL",
+    "git_sha": "abcdef0123456789",
+    "feature_date": "1998-04-01",
+    "holdout_rows": "4705",
+    "checks": [
+        {"name": "roc_auc", "value": 0.7123, "bound": 0.8, "passed": False, "sentence": "at least"}
+    ],
+}
+
+
+def test_a_gate_report_becomes_a_table() -> None:
+    text = gate_comment.render(REPORT)
+    assert text.startswith(f"{gate_comment.MARKER}\n### Gate: refused\n")
+    assert "| roc&#95;auc | 0.7123 | 0.8000 | no | at least |" in text
+    assert "against Production (1)" in text
+
+
+@pytest.mark.parametrize("report", [None, {}, [], "text", {"verdict": ""}, {"checks": "x"}])
+def test_whatever_is_no_report_says_that_the_gate_was_not_reached(report: Any) -> None:
+    assert "The gate was not reached" in gate_comment.render(report)
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "@everybody look",
+        "a | b\n| c",
+        "<img src=x onerror=alert(1)>",
+        "[click](https://x.example)",
+        "`code` **bold** ${{ x }}",
+        "www.x.example and http://x.example, #7",
+        10**400,
+        "x" * 10_000,
+    ],
+)
+def test_what_a_fork_has_sent_stays_one_plain_cell(evil: Any) -> None:
+    check = {**REPORT["checks"][0], "name": evil, "sentence": evil}
+    text = gate_comment.render({**REPORT, "verdict": evil, "checks": [check]})
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 3
+    assert table[2].count("|") == 6
+    assert not set("@<[`*").intersection(table[2])
+    assert not re.search(r"&#64;\w|#7|://|www\.\w", table[2])
+    assert len(text) < 2_500
+
+
+def test_the_newest_row_of_gate_reports_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import UTC, date, datetime
+
+    import pyarrow as pa
+
+    shutil.copyfile(ROOT / "settings.ini", tmp_path / "settings.ini")
+    monkeypatch.setenv("CHURN_SETTINGS", str(tmp_path / "settings.ini"))
+    assert gate_comment.collect("local") == {}
+    rows = [
+        {
+            "report_id": f"r{number}",
+            "created_at": datetime(2026, 1, number, tzinfo=UTC),
+            "model_name": "m",
+            "model_version": number,
+            "champion_version": champion,
+            "verdict": "PASS",
+            "run_id": "r",
+            "feature_date": date(1998, 4, 1),
+            "delta_feature_version": 1,
+            "holdout_rows": 9,
+            "git_sha": "a" * 40,
+            "report": json.dumps({"checks": REPORT["checks"]}),
+        }
+        for number, champion in ((2, 1), (3, None), (1, 1))
+    ]
+    from churn_lib import settings, tables
+
+    store = tables.connect(settings.load("local"))
+    table = pa.Table.from_pylist(rows)
+    if hasattr(store, "append"):
+        store.append("gold.gate_reports", ibis.memtable(table))
+    else:
+        store.overwrite("gold.gate_reports", ibis.memtable(table), None, {})
+    report = gate_comment.collect("local")
+    assert (report["model_version"], report["champion_version"]) == ("3", None)
+    assert "against Production (none)" in gate_comment.render(report)
+
+
+# --- the wheel, the smoke test, hooks, history -----------------------------------------------------
+
+
+def test_the_same_code_is_the_same_wheel_and_other_code_another(tmp_path: Path) -> None:
+    for name in wheel.SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, tmp_path / name)
+    first = wheel.build(tmp_path)
+    content, made = first.read_bytes(), first.stat().st_mtime_ns
+    assert wheel.build(tmp_path).stat().st_mtime_ns == made
+    first.unlink()
+    assert wheel.build(tmp_path).read_bytes() == content
+    with (tmp_path / "churn_lib/settings.py").open("a") as module:
+        module.write("\n# changed\n")
+    second = wheel.build(tmp_path)
+    assert second.name != first.name
+    assert list((tmp_path / "dist").glob("*.whl")) == [second]
+
+
+class _Endpoint(BaseHTTPRequestHandler):
+    """Serves `answer` to a request that has one record with the ten features."""
+
+    answer: ClassVar[Any] = {"predictions": [0.25]}
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        (record,) = body["dataframe_records"]
+        from churn_lib.features.definitions import FEATURES
+
+        known = self.path == "/serving-endpoints/here/invocations" and list(record) == FEATURES
+        text = json.dumps(self.answer if known else {"error_code": "NOT_FOUND", "message": "no"})
+        self.send_response(200 if known else 404)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("DATABRICKS_HOST", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "of-this-test")
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "code"),
+    [
+        ("here", {"predictions": [0.25]}, 0),
+        ("here", {"predictions": [{"churn_probability": 0.25}]}, 0),
+        ("here", {"predictions": [1.5]}, 1),
+        ("here", {"predictions": [[0.2, 0.8]]}, 1),
+        ("here", {"predictions": []}, 1),
+        ("here", {"predictions": [True]}, 1),
+        ("here", [], 1),
+        ("gone", {"predictions": [0.25]}, 1),
+    ],
+)
+def test_the_smoke_test_wants_one_probability(
+    endpoint: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    answer: Any,
+    code: int,
+) -> None:
+    monkeypatch.setattr(_Endpoint, "answer", answer)
+    with pytest.raises(SystemExit) as ended:
+        smoke_test.main(name)
+    assert ended.value.code == code
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_git_has_the_drivers_and_the_checks_of_this_project(clone: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    command = [str(clone / ".venv/bin/python"), "-m", "tools.hooks"]
+    subprocess.run(command, cwd=clone, env=environment, check=True, capture_output=True)
+    for key, tool in (
+        ("merge.jupyternotebook.driver", "nbdev-merge"),
+        ("diff.jupyternotebook.command", "nbdev-diff-driver"),
+    ):
+        driver = hooks.git(clone, "config", key).decode().split('"')[1]
+        assert driver == f".venv/bin/{tool}"
+        assert (clone / driver).exists()
+    pre_commit = (clone / ".git/hooks/pre-commit").read_text()
+    assert "pre_commit" in pre_commit or "pre-commit" in pre_commit
+    assert b"jupyternotebook" in hooks.git(clone, "check-attr", "merge", "nbs/index.ipynb")
+    job = clone / "nbs/jobs/02_train_and_register.ipynb"
+    before = job.read_bytes()
+    content = json.loads(before)
+    code = next(cell for cell in content["cells"] if cell["cell_type"] == "code")
+    code["outputs"] = [{"name": "stdout", "output_type": "stream", "text": ["customer 00042\n"]}]
+    job.write_text(json.dumps(content))
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    committing = ["git", *identity, "commit", "--all", "--message", "with outputs"]
+    environment |= {"PRE_COMMIT_HOME": str(tmp_path / "pre-commit")}
+    run = subprocess.run(committing, cwd=clone, env=environment, capture_output=True, text=True)
+    job.write_bytes(before)
+    assert run.returncode == 1
+    assert (
+        f"{job.relative_to(clone)} has outputs, or what papermill leaves" in run.stdout + run.stderr
+    )
+
+
+def test_a_benchmark_adds_a_line_to_its_history(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    source = "print('ratio 2.0')\nif __name__ == '__main__':\n    raise SystemExit(0)\n"
+    (tmp_path / "benchmarks/fast.py").write_text(source)
+    (tmp_path / "benchmarks/__init__.py").touch()
+    history = tmp_path / "history"
+    assert benchmark_history.main(history, tmp_path) == 0
+    assert benchmark_history.main(history, tmp_path) == 0
+    lines = [json.loads(line) for line in (history / "fast.jsonl").read_text().splitlines()]
+    assert [line["output"] for line in lines] == ["ratio 2.0\n"] * 2
+    # of another length: Python takes a module of the same second and length for unchanged
+    (tmp_path / "benchmarks/fast.py").write_text(source.replace("(0)", "(13)"))
+    assert benchmark_history.main(history, tmp_path) == 1
+    (tmp_path / "benchmarks/fast.py").unlink()
+    assert benchmark_history.main(history, tmp_path) == 1
+
+
+# --- scripts that ask GitHub and Databricks, with a stand-in for their commands ------------------------
+
+
+def stand_in(folder: Path, name: str, body: str) -> dict[str, str]:
+    """A command of that name which notes how it was called; the environment that finds it."""
+    path = folder / name
+    path.write_text(f'#!/bin/sh\necho "$*" >> "{folder}/asked"\n{body}\n')
+    path.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize(("before", "method"), [("", "POST"), ("42", "PATCH")])
+def test_a_comment_is_put_once_and_renewed_after_that(
+    tmp_path: Path, before: str, method: str
+) -> None:
+    body = f'case "$*" in *"/pulls/7 "*) echo abc ;; *--paginate*) echo "{before}" ;; esac'
+    environment = {**stand_in(tmp_path, "gh", body), "REPOSITORY": "o/r", "HEAD_SHA": "abc"}
+    (tmp_path / "number").write_text("7\n")
+    command = ["bash", str(ROOT / "tools/comment.sh"), "number", "comment.md"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
+    last = (tmp_path / "asked").read_text().splitlines()[-1]
+    place = "issues/comments/42" if before else "issues/7/comments"
+    assert last == f"api --method {method} repos/o/r/{place} --field body=@comment.md --silent"
+
+
+@pytest.mark.parametrize(
+    ("number", "head", "code"), [("7", "newer", 0), ("7; ls", "abc", 1), ("", "abc", 1)]
+)
+def test_a_run_cannot_comment_on_a_pull_request_that_is_not_its_own(
+    tmp_path: Path, number: str, head: str, code: int
+) -> None:
+    environment = {**stand_in(tmp_path, "gh", f"echo {head}"), "REPOSITORY": "o/r"}
+    (tmp_path / "number").write_text(number)
+    command = ["bash", str(ROOT / "tools/comment.sh"), "number", "comment.md"]
+    run = subprocess.run(
+        command, cwd=tmp_path, env={**environment, "HEAD_SHA": "abc"}, timeout=60, check=False
+    )
+    assert run.returncode == code
+    asked = tmp_path / "asked"
+    assert "--method" not in (asked.read_text() if asked.exists() else "")
+
+
+@pytest.mark.parametrize(
+    ("aliases", "printed"),
+    [
+        ([{"alias_name": "Staging", "version_num": 4}], ""),
+        ([{"alias_name": "Staging", "version_num": 4}, {"alias_name": "Production", "version_num": 3}], "3\n"),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_the_version_at_production_is_asked_of_unity_catalog(
+    tmp_path: Path, aliases: list[dict[str, Any]] | None, printed: str
+) -> None:
+    answer = json.dumps({"aliases": aliases} if aliases else {})
+    environment = stand_in(tmp_path, "databricks", f"echo '{answer}'")
+    (tmp_path / "tools").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    shutil.copy(ROOT / "tools/production_version.sh", tmp_path / "tools")
+    churn = tmp_path / ".venv/bin/churn"
+    churn.write_text('#!/bin/sh\necho "{\\"model_name\\": \\"a.b.c\\"}"\n')
+    churn.chmod(0o755)
+    command = ["bash", str(tmp_path / "tools/production_version.sh"), "staging"]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout) == (0, printed)
+    assert (tmp_path / "asked").read_text().startswith("registered-models get a.b.c ")
