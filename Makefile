@@ -1,7 +1,7 @@
 # `make help` lists what there is. Everything installs itself into .venv first, once.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint types notebooks bundle workflows examples docs pytest prepare lock clean
+.PHONY: help run test check lint types notebooks bundle workflows examples docs pytest test-times lab prepare lock clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -11,14 +11,19 @@ SCRATCH := .cache/check
 export MLFLOW_DISABLE_TELEMETRY := true
 # an environment that was moved or copied with its project is made again
 $(shell tools/install.sh $(VENV) --forget-moved)
+# what `make pytest` and `make examples` are to run: a file, a test or a notebook; all of them when empty
+T :=
+NB :=
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 run: $(VENV)/.run-installed ## Run the whole pipeline on real data, with embedded defaults
 	@$(BIN)/churn pipeline
 
 test: lint types notebooks bundle workflows examples docs pytest ## Run every check
+
+check: lint types notebooks ## Run the quick checks: format, lint, layers, types, notebooks in step
 
 $(VENV)/.run-installed: requirements.lock pyproject.toml tools/install.sh
 	@tools/install.sh $(VENV) requirements.lock
@@ -26,12 +31,17 @@ $(VENV)/.run-installed: requirements.lock pyproject.toml tools/install.sh
 
 $(VENV)/.dev-installed: requirements-dev.lock requirements.lock pyproject.toml tools/install.sh
 	@tools/install.sh $(VENV) requirements-dev.lock
-	@touch $@ $(VENV)/.run-installed
+	@touch $@ $(VENV)/.run-installed $(VENV)/.lint-installed
 
-lint: $(VENV)/.dev-installed ## Lint and format check
+$(VENV)/.lint-installed: requirements-dev.lock requirements.lock pyproject.toml tools/install.sh
+	@tools/install.sh $(VENV) requirements-dev.lock lint
+	@touch $@
+
+lint: $(VENV)/.lint-installed ## Lint, format check, layers of the package
 	@echo "== lint"
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.dev-installed ## Type check
 	@echo "== types"
@@ -50,7 +60,12 @@ workflows: $(VENV)/.dev-installed ## Check the workflows of GitHub Actions and A
 	@echo "== workflows"
 	@$(BIN)/python -m tools.workflows
 
-examples: $(VENV)/.dev-installed ## Run the examples in the notebooks, and the job notebooks one after the other
+ifdef NB
+examples: $(VENV)/.dev-installed
+	@mkdir -p $(SCRATCH) && cp settings.ini requirements.lock $(SCRATCH)/
+	@CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini" $(BIN)/nbdev-test "$(NB)" --n-workers 1 --do-print
+else
+examples: $(VENV)/.dev-installed ## Run the job notebooks and all examples, or one notebook: make examples NB=nbs/...
 	@echo "== examples"
 	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && cp settings.ini requirements.lock $(SCRATCH)/
 	@CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini"; export CHURN_SETTINGS; \
@@ -61,14 +76,23 @@ examples: $(VENV)/.dev-installed ## Run the examples in the notebooks, and the j
 	      2>$$report.log || { cat $$report.log; exit 1; }; \
 	  done
 	@CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini" $(BIN)/nbdev-test --skip-folder-re '^(jobs|[_.])' --n-workers 2
+endif
 
 docs: $(VENV)/.dev-installed ## Build the documentation site into site/, strictly
 	@echo "== docs"
 	@$(BIN)/python -m tools.site build
 
-pytest: $(VENV)/.dev-installed ## Run the tests
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+pytest: $(VENV)/.dev-installed ## Run the tests, or some of them: make pytest T=tests/...
 	@echo "== tests"
-	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -q $(if $(T),$(T),$(PARALLEL))
+
+test-times: $(VENV)/.dev-installed ## Run the tests and list the slowest twenty
+	@$(BIN)/python -m pytest -q $(PARALLEL) --durations 20
+
+lab: $(VENV)/.dev-installed ## Open the notebooks in JupyterLab, with the kernel of this environment
+	@$(BIN)/jupyter lab --notebook-dir=nbs
 
 prepare: $(VENV)/.dev-installed ## After an edit: format, export, clean, paired scripts, README; sets up the git hooks
 	@$(BIN)/python -m tools.notebooks prepare

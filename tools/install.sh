@@ -1,10 +1,12 @@
 #!/bin/sh
 # Make a virtual environment and install a lock file and this project into it.
 # usage: tools/install.sh VENV LOCK
+#        tools/install.sh VENV LOCK GROUP        a dependency group of pyproject.toml alone, as LOCK pins it
 #        tools/install.sh VENV --forget-moved    have it installed again where it was moved or copied
 set -eu
 venv=$1
 lock=$2
+group=${3:-}
 
 # the scripts of an environment call its Python by path: after a move that of another place, or none
 moved() {
@@ -13,7 +15,7 @@ moved() {
 }
 
 if [ "$lock" = --forget-moved ]; then
-    if moved; then rm -f "$venv/.run-installed" "$venv/.dev-installed"; fi
+    if moved; then rm -f "$venv"/.*-installed; fi
     exit
 fi
 
@@ -65,6 +67,21 @@ if ! "$venv/bin/python" -c "$supported" 2>/dev/null; then
             fail "$python has no venv module; install it (Debian, Ubuntu: apt-get install python3-venv)"
         "$python" -m venv "$venv"
     fi
+fi
+
+if [ -n "$group" ]; then
+    echo "install: group $group into $venv"
+    grep -hv '^-r' requirements.lock "$lock" >"$venv/pins.txt"
+    "$venv/bin/python" -c 'import sys, tomllib
+print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"][sys.argv[1]]))' \
+        "$group" >"$venv/group.txt"
+    if command -v uv >/dev/null 2>&1; then
+        uv pip install --quiet --python "$venv/bin/python" -r "$venv/group.txt" -c "$venv/pins.txt"
+    else
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            -r "$venv/group.txt" -c "$venv/pins.txt"
+    fi
+    exit
 fi
 
 unpacked() {

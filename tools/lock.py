@@ -29,7 +29,7 @@ def main() -> None:
     """Write both lock files."""
     needed = compile_pins()
     (ROOT / "requirements.lock").write_text(HEAD + "\n".join(needed) + "\n")
-    everything = compile_pins("--extra", "dev", "--constraints", "requirements.lock")
+    everything = compile_pins("--group", "dev", "--constraints", "requirements.lock")
     besides = [pin for pin in everything if pin not in needed]
     text = HEAD + "-r requirements.lock\n" + "\n".join(besides) + "\n"
     (ROOT / "requirements-dev.lock").write_text(text)
