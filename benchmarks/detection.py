@@ -51,7 +51,7 @@ from churn_lib.monitoring import (
 from churn_lib.monitoring import (
     windows as monitoring,
 )
-from churn_lib.monitoring.window_metrics import drift_rows, observe, profile_rows, quality_row
+from churn_lib.monitoring.metrics import drift_rows, observe, profile_rows, quality_row
 from churn_lib.monitoring.windows import ANSWER, DECISION, Baseline, Window, make_baseline
 
 ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 26, 52

@@ -24,8 +24,7 @@ import duckdb
 import psutil
 
 from benchmarks.feature_paths import SHOWN
-from churn_lib.data.simulated_tables import simulate_to
-from churn_lib.data.simulation import Population
+from churn_lib.data.simulation import Population, simulate_to
 from churn_lib.tables import DeltaTables
 
 ROOT = Path(__file__).parent.parent

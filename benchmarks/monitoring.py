@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from churn_lib.monitoring import drift
-from churn_lib.monitoring.window_metrics import in_threads
+from churn_lib.monitoring.metrics import in_threads
 
 PEER = """
 import sys, time

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from .training import train as training
-from .bundle.execution import ExecutionError, Kernels, execute
+from .bundle.run import ExecutionError, Kernels, execute
 from .features.definitions import FEATURES
 from .job_context import GitError, git, job_environment, read_values
 from .provenance import differences

@@ -293,7 +293,7 @@ class Bundle:
             ) from None
 
 # %% ../../nbs/lib/bundle/resolve.ipynb #2f3e2186
-_MUTATOR = "churn_lib.bundle.mutator:choose_compute"
+_MUTATOR = "churn_lib.bundle.compute:choose_compute"
 
 
 def _choose_compute(

@@ -23,7 +23,6 @@ from churn_lib.cli import (
     models as model_commands,
     monitoring as monitoring_commands,
     serving as serving_commands,
-    simulation as simulation_command,
 )
 from .. import settings as settings_module
 from .console import AsJson, Target, print_json, print_table, steady_streams
@@ -48,7 +47,6 @@ for command in (
     model_commands.reproduce,
 ):
     app.command()(command)
-data_commands.app.command()(simulation_command.simulate)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(bundle_commands.app, name="bundle")
 app.add_typer(monitoring_commands.app, name="monitor")

@@ -42,7 +42,7 @@ def serve(
     "Serve models here, with the REST API of Databricks serving endpoints, until Ctrl-C."
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one request, one thread; read at import
     from churn_lib.serving.local import process as server_process
-    from churn_lib.serving.local.invocations import Limits
+    from churn_lib.serving.local.server import Limits
 
     settings = settings_module.load(target)
 
@@ -74,7 +74,7 @@ def deploy(
     from churn_lib import tables
     from churn_lib.serving import deploy as serving
     from churn_lib.registry import models as registry
-    from churn_lib.serving.deployer import DeploymentFailed
+    from churn_lib.serving.deploy import DeploymentFailed
 
     settings = settings_module.load(target)
     if model_name:
@@ -179,7 +179,7 @@ def query(
     "Send a request to the endpoint and print its answer."
     from databricks.sdk.errors import DatabricksError
 
-    from churn_lib.serving import deploy as serving, deployer
+    from churn_lib.serving import deploy as serving, deploy as deployer
 
     keep_for_json()
     settings, body = settings_module.load(target), _body(data)
@@ -198,7 +198,7 @@ def stop(
     target: Target = "local",
 ) -> None:
     "Stop the local server, after the requests under way; its endpoints come back when it starts."
-    from churn_lib.serving import deployer
+    from churn_lib.serving import deploy as deployer
     from churn_lib.serving.local import process as server_process
 
     settings = settings_module.load(target)

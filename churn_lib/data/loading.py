@@ -32,7 +32,7 @@ from churn_lib.data.columns import (
     stage_sql,
     unit_of,
 )
-from .contract import customer_rules, event_rules, judge, row_rules
+from .events import customer_rules, event_rules, judge, row_rules
 from ..tables.delta import DeltaTables
 from .events import cut_off, empty_derived, sample_of
 from ..settings import Settings

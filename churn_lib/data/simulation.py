@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRIFTS', 'SimulationError', 'Day', 'parse_drift', 'Population', 'events_per_visit', 'simulate_events',
-           'simulate_customers', 'simulate']
+           'simulate_customers', 'simulate', 'check_replaceable', 'Simulated', 'simulate_to']
 
 # %% ../../nbs/lib/data/simulation.ipynb #99823cb3
 import dataclasses
@@ -338,3 +338,127 @@ def simulate(
     population = Population(customers, seed=random_state, start=first_day, days=days)
     events = pa.Table.from_batches(simulate_events(population), EVENTS)
     return events, pa.Table.from_batches(simulate_customers(population), CUSTOMERS)
+
+# %% ../../nbs/lib/data/simulation.ipynb #e2413c1c
+import dataclasses
+import datetime
+import queue
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+
+from .events import CUSTOMERS, EVENTS, empty_derived, sample_of
+from ..tables import DeltaTables
+
+# %% ../../nbs/lib/data/simulation.ipynb #7c10270b
+class _Feed:
+    "Record batches from this thread to the one that writes them, a few at a time."
+
+    def __init__(self, write: Callable[[pa.RecordBatchReader], int], schema: pa.Schema):
+        self.queue: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(8)
+        self.pool = ThreadPoolExecutor(1)
+        batches = pa.RecordBatchReader.from_batches(schema, self._batches())
+        self.version = self.pool.submit(write, batches)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        while (item := self.queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def put(self, item: pa.RecordBatch | BaseException | None) -> None:
+        "Hand over a batch; None ends the stream, an exception breaks it off."
+        while not self.version.done():
+            try:
+                return self.queue.put(item, timeout=0.2)
+            except queue.Full:
+                continue  # unless the writer has failed, it makes room
+        self.version.result()
+
+# %% ../../nbs/lib/data/simulation.ipynb #feb752de
+def _tags(
+    population: Population,
+) -> dict[str, str]:  # kept in both commits; they say how to make the same rows again
+    drifts = ",".join(f"{kind}={day}" for kind, day in population.drifts)
+    values = {**dataclasses.asdict(population), "drifts": drifts}
+    given = {f"simulation.{name}": str(value) for name, value in values.items()}
+    return {"load_id": uuid.uuid4().hex, "source": "simulation", "sample": "simulation"} | given
+
+
+def check_replaceable(
+    tables: DeltaTables,
+) -> None:
+    "Raise `SimulationError` when a bronze table holds rows of no sample."
+    for name in ("bronze.customers", "bronze.events"):
+        if tables.exists(name) and not sample_of(tables, name=name):
+            latest = tables.history(name).iloc[0]
+            raise SimulationError(
+                f"{name} holds rows that were not simulated (version {latest.version} of "
+                f"{latest.timestamp:%Y-%m-%d}); pass --replace to replace them"
+            )
+
+# %% ../../nbs/lib/data/simulation.ipynb #851dea88
+@dataclasses.dataclass(frozen=True)
+class Simulated:
+    "What `simulate_to` has written."
+
+    load_id: str  # tag of both commits
+    customers: int
+    events: int
+    first_event: datetime.datetime | None  # UTC
+    last_event: datetime.datetime | None
+    customers_version: int  # of bronze.customers
+    events_version: int  # of bronze.events
+    seconds: float
+
+# %% ../../nbs/lib/data/simulation.ipynb #b71a4f66
+def simulate_to(
+    tables: DeltaTables,  # where bronze.events and bronze.customers go
+    population: Population,
+    replace: bool = False,  # whether rows of no sample may go
+    progress: Callable[[datetime.date, int], None] = lambda day, events: None,  # after each batch
+    waiting: Callable[[], None] = lambda: None,  # called when another load goes first
+) -> Simulated:
+    "Replace both bronze tables by a population, streaming; an interrupted run leaves them alone."
+    with tables.alone(waiting):
+        return _replace(tables, population, replace, progress)
+
+
+def _replace(
+    tables: DeltaTables,
+    population: Population,
+    replace: bool,
+    progress: Callable[[datetime.date, int], None],
+) -> Simulated:
+    if not replace:
+        check_replaceable(tables)
+    began, tags, count, first, last = time.monotonic(), _tags(population), 0, None, None
+    feed = _Feed(lambda rows: tables.overwrite("bronze.events", rows, tags=tags), EVENTS)
+    try:
+        for batch in simulate_events(population):
+            feed.put(batch)
+            count += batch.num_rows
+            first, last = first or batch["event_ts"][0].as_py(), batch["event_ts"][-1].as_py()
+            progress(last.date(), count)
+        people = pa.RecordBatchReader.from_batches(CUSTOMERS, simulate_customers(population))
+        empty_derived(tables, "simulation")
+        customers_version = tables.overwrite("bronze.customers", people, tags=tags)
+        feed.put(None)
+    except BaseException as error:
+        feed.put(error)
+        raise
+    finally:
+        feed.pool.shutdown()
+    return Simulated(
+        tags["load_id"],
+        population.customers,
+        count,
+        first,
+        last,
+        customers_version,
+        feed.version.result(),
+        time.monotonic() - began,
+    )

@@ -30,7 +30,7 @@ from churn_lib.features.definitions import (
     in_holdout_bucket,
     newest_snapshot,
 )
-from ..training.lineage import read_training_rows
+from ..training.record import read_training_rows
 from ..registry.models import Basis, Registry
 from ..settings import Settings
 

@@ -38,7 +38,7 @@ from threadpoolctl import threadpool_limits
 from ..data.events import sample_of
 from .evaluation import SLICED, classification_metrics, figures, measure
 from ..features.definitions import FEATURES, LABEL, feature_dates, newest_snapshot
-from .lineage import log_training_rows
+from .record import log_training_rows
 from ..model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
 from ..provenance import Checkout, checkout, environment, lock_hash
 from ..registry.models import use_experiment

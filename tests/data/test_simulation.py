@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from typer import Typer
 from typer.testing import CliRunner
 
-from churn_lib.cli.simulation import simulate as command
+from churn_lib.cli.data import simulate as command
 from churn_lib.data.events import CUSTOMERS, EVENTS
-from churn_lib.data.simulated_tables import simulate_to
 from churn_lib.data.simulation import (
     DRIFTS,
     Population,
@@ -29,6 +28,7 @@ from churn_lib.data.simulation import (
     parse_drift,
     simulate_customers,
     simulate_events,
+    simulate_to,
 )
 from churn_lib.settings import ChurnError
 from churn_lib.tables import DeltaTables

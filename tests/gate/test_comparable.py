@@ -14,8 +14,7 @@ import pytest
 from churn_lib import settings as settings_module
 from churn_lib import tables
 from churn_lib.data import events, simulation
-from churn_lib.data.simulated_tables import simulate_to
-from churn_lib.data.simulation import Population
+from churn_lib.data.simulation import Population, simulate_to
 from churn_lib.features import snapshots
 from churn_lib.features.definitions import FEATURES, FeatureError, in_holdout_bucket
 from churn_lib.gate import comparison

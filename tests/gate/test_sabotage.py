@@ -20,12 +20,12 @@ from churn_lib import settings, tables
 from churn_lib.features.definitions import FEATURES, LABEL
 from churn_lib.gate import comparison
 from churn_lib.gate import probe as observing
-from churn_lib.gate import records as gate_records
+from churn_lib.gate import report as gate_records
 from churn_lib.gate.report import GateReport, judge
 from churn_lib.registry import models as registry
 from churn_lib.registry import promotion_log as ledger
 from churn_lib.registry.promotion import REPORTS, GateFailed, PromotionRefused, promote
-from churn_lib.training import lineage
+from churn_lib.training import record as lineage
 from tests.gate.cases import FITTED, JUDGED, answers, blurred, evidence, given, good, make_holdout
 
 CONFIG = settings.load("local", Path(__file__).parents[2] / "settings.ini")

@@ -28,7 +28,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 from churn_lib import settings as settings_module
 from churn_lib import tables
 from churn_lib.gate import comparison
-from churn_lib.gate import records as gate_records
+from churn_lib.gate import report as gate_records
 from churn_lib.gate.report import GateReport, judge
 from churn_lib.registry import (
     copy as environments,
@@ -52,7 +52,7 @@ ROOT = Path(__file__).parents[2]
 NEWEST = date(2025, 3, 26)
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["churn_lib.registry.copy", "churn_lib.gate.records", "tests.gate.cases"]
+    ["churn_lib.registry.copy", "churn_lib.gate.report", "tests.gate.cases"]
 )
 WRITES = [
     (DeltaTables, "append"),

@@ -19,7 +19,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from churn_lib import settings, tables
 from churn_lib.features.definitions import FEATURES
-from churn_lib.gate import records as gate_records
+from churn_lib.gate import report as gate_records
 from churn_lib.model import ChurnModel
 from churn_lib.registry import models as registry
 from churn_lib.registry.promotion import REPORTS

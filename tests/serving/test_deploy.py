@@ -20,10 +20,9 @@ from churn_lib.registry import promotion
 from churn_lib.registry import promotion_log as ledger
 from churn_lib.registry.models import PRODUCTION, STAGING
 from churn_lib.registry.promotion import PromotionRefused
+from churn_lib.serving import deploy as deployer
 from churn_lib.serving import deploy as serving
-from churn_lib.serving import deployer
-from churn_lib.serving.deploy import DeploymentRefused
-from churn_lib.serving.deployer import DeploymentFailed
+from churn_lib.serving.deploy import DeploymentFailed, DeploymentRefused
 from churn_lib.serving.local import process as server_process
 from churn_lib.settings import Settings
 from tests.serving import serving_store

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import resolve as bundle_module
-from . import deployment_rules, job_rules
+from . import rules as deployment_rules, rules as job_rules
 from ..resolve import Bundle, UnsetError
 from ..files import BundleError, read_sources
 from churn_lib.bundle.lint.findings import (
@@ -27,7 +27,7 @@ from churn_lib.bundle.lint.findings import (
 )
 from ..plan import make_plan
 from .fields import outline_problems, resource_problems
-from .schedule_rules import schedule_problems
+from .rules import schedule_problems
 from ...settings import ChurnError
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #71cb44bd

@@ -32,11 +32,11 @@ from ... import tables as tables_module
 from .api import not_found
 from .endpoints import Endpoints
 from .request_log import InferenceTables
-from .invocations import Limits
+from .server import Limits
 from .server import ModelServer
 from ...job_context import job_environment
 from ...registry.models import Registry, RegistryError
-from .served_model import ServedModel, load_version
+from .endpoints import ServedModel, load_version
 from ...settings import ChurnError, Settings
 
 # %% ../../../nbs/lib/serving/local/process.ipynb #22a99128

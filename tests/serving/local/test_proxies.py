@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from churn_lib import job_context as jobs
 from churn_lib.job_context import bypass_proxies
 from churn_lib.registry import models as registry
-from churn_lib.serving import deployer
+from churn_lib.serving import deploy as deployer
 from churn_lib.serving.local import process as server_process
 from tests.serving import serving_store
 
