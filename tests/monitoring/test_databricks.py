@@ -16,19 +16,12 @@ from databricks.sdk import WorkspaceClient
 
 from churn_lib import settings
 from churn_lib.features.definitions import FEATURES
-from churn_lib.monitoring import (
-    data_quality,
-)
-from churn_lib.monitoring import (
-    databricks as databricks_profile,
-)
-from churn_lib.monitoring import (
-    windows as monitoring,
-)
+from churn_lib.monitoring import databricks
+from churn_lib.monitoring import windows as monitoring
 from churn_lib.tables import DeltaTables
 
 CONFIG = settings.load("production", Path(__file__).parents[2] / "settings.ini")
-TABLE = f"{CONFIG.catalog}.{data_quality.PROFILED}"
+TABLE = f"{CONFIG.catalog}.{databricks.PROFILED}"
 PROFILING = {
     *("output_schema_id", "assets_dir", "baseline_table_name", "inference_log", "slicing_exprs"),
     *("notification_settings", "schedule", "skip_builtin_dashboard", "warehouse_id"),
@@ -142,51 +135,51 @@ def workspace() -> Iterator[tuple[Any, WorkspaceClient]]:
 
 def test_a_profile_is_created_once_and_then_left_alone(workspace: Any) -> None:
     state, client = workspace
-    assert data_quality.ensure_profile(client, CONFIG) == "created"
+    assert databricks.ensure_profile(client, CONFIG) == "created"
     config = state.monitor["data_profiling_config"]
     assert config["baseline_table_name"] == "churn_production.gold.monitoring_baseline"
     assert config["inference_log"]["granularities"] == ["AGGREGATION_GRANULARITY_1_DAY"]
-    assert data_quality.ensure_profile(client, CONFIG) == "unchanged"
+    assert databricks.ensure_profile(client, CONFIG) == "unchanged"
     assert [verb for verb, _ in state.calls if verb != "GET"] == ["POST"]
 
 
 def test_what_differs_is_changed_and_nothing_else(workspace: Any) -> None:
     state, client = workspace
-    data_quality.ensure_profile(client, CONFIG)
+    databricks.ensure_profile(client, CONFIG)
     changed = CONFIG.model_copy(
         update={"monitor_emails": ("ann@example.org",), "monitor_granularity": "1 week"}
     )
-    assert data_quality.ensure_profile(client, changed) == "updated"
+    assert databricks.ensure_profile(client, changed) == "updated"
     assert state.calls[-1] == (
         "PATCH",
         "data_profiling_config.inference_log,data_profiling_config.notification_settings",
     )
-    assert data_quality.ensure_profile(client, changed) == "unchanged"
+    assert databricks.ensure_profile(client, changed) == "unchanged"
 
 
 def test_somebody_who_is_quicker_is_no_error(workspace: Any) -> None:
     state, client = workspace
-    asked = data_quality.wanted(CONFIG, "schema-1").as_dict()
+    asked = databricks.wanted(CONFIG, "schema-1").as_dict()
     state.quicker = {"object_type": "table", "object_id": "table-1", "data_profiling_config": asked}
-    assert data_quality.ensure_profile(client, CONFIG) == "unchanged"
+    assert databricks.ensure_profile(client, CONFIG) == "unchanged"
 
 
 def test_a_refresh_waits_for_the_profile_and_runs_once(workspace: Any) -> None:
     state, client = workspace
-    data_quality.ensure_profile(client, CONFIG)
-    assert data_quality.refresh_profile(client, CONFIG, pause=0.01) == "started"
-    assert data_quality.refresh_profile(client, CONFIG, pause=0.01) == "running"
+    databricks.ensure_profile(client, CONFIG)
+    assert databricks.refresh_profile(client, CONFIG, pause=0.01) == "started"
+    assert databricks.refresh_profile(client, CONFIG, pause=0.01) == "running"
     state.refreshes[0]["state"] = "MONITOR_REFRESH_STATE_SUCCESS"
-    assert data_quality.refresh_profile(client, CONFIG, pause=0.01) == "started"
+    assert databricks.refresh_profile(client, CONFIG, pause=0.01) == "started"
     assert len(state.refreshes) == 2
 
 
 def test_a_profile_that_stays_pending_is_told(workspace: Any) -> None:
     state, client = workspace
-    data_quality.ensure_profile(client, CONFIG)
+    databricks.ensure_profile(client, CONFIG)
     state.pending = 10_000
-    with pytest.raises(data_quality.DataQualityError, match="still pending after 0 s"):
-        data_quality.refresh_profile(client, CONFIG, limit=0.2, pause=0.01)
+    with pytest.raises(databricks.DataQualityError, match="still pending after 0 s"):
+        databricks.refresh_profile(client, CONFIG, limit=0.2, pause=0.01)
 
 
 def test_a_workspace_without_the_service_is_told_from_a_table_without_profile(
@@ -194,11 +187,11 @@ def test_a_workspace_without_the_service_is_told_from_a_table_without_profile(
 ) -> None:
     state, client = workspace
     state.old = True
-    with pytest.raises(data_quality.DataQualityError, match="only the older quality_monitors"):
-        data_quality.ensure_profile(client, CONFIG)
+    with pytest.raises(databricks.DataQualityError, match="only the older quality_monitors"):
+        databricks.ensure_profile(client, CONFIG)
     state.table = False
-    with pytest.raises(data_quality.DataQualityError, match="run monitoring_job first"):
-        data_quality.ensure_profile(client, CONFIG)
+    with pytest.raises(databricks.DataQualityError, match="run monitoring_job first"):
+        databricks.ensure_profile(client, CONFIG)
 
 
 def test_the_job_writes_both_tables_and_looks_after_the_profile(
@@ -219,26 +212,26 @@ def test_the_job_writes_both_tables_and_looks_after_the_profile(
         baseline=lambda version: SimpleNamespace(holdout=rows.head(1)),
     )
     found = SimpleNamespace(refresher=refresher, model_version=3)
-    monkeypatch.setattr(data_quality, "_PAUSE", 0.01)
-    said = databricks_profile.bring_up_to_date(found, CONFIG, client)
+    monkeypatch.setattr(databricks, "_PAUSE", 0.01)
+    said = databricks.bring_up_to_date(found, CONFIG, client)
     assert said == f"Profile of {TABLE} created, refresh started."
-    profiled = refresher.tables.read(data_quality.PROFILED)
-    baseline = refresher.tables.read(data_quality.BASELINE)
+    profiled = refresher.tables.read(databricks.PROFILED)
+    baseline = refresher.tables.read(databricks.BASELINE)
     assert profiled.schema() == baseline.schema()
     assert set(INFERENCE_COLUMNS) <= set(profiled.columns)
     assert profiled.count().to_pyarrow().as_py() == 2
-    assert databricks_profile.bring_up_to_date(found, CONFIG, client).endswith("refresh running.")
+    assert databricks.bring_up_to_date(found, CONFIG, client).endswith("refresh running.")
     assert profiled.count().to_pyarrow().as_py() == 2
 
 
 INFERENCE_COLUMNS = (
-    data_quality.TIMESTAMP,
-    data_quality.PREDICTION,
-    data_quality.LABEL,
-    data_quality.MODEL,
+    databricks.TIMESTAMP,
+    databricks.PREDICTION,
+    databricks.LABEL,
+    databricks.MODEL,
 )
 
 
 def test_elsewhere_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
-    assert databricks_profile.bring_up_to_date(SimpleNamespace(), CONFIG).startswith("Not on")
+    assert databricks.bring_up_to_date(SimpleNamespace(), CONFIG).startswith("Not on")
