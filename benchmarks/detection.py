@@ -32,27 +32,21 @@ import pandas as pd
 
 from benchmarks import simulated_worlds
 from benchmarks.simulated_worlds import NAMES, Shop
-from churn_lib import settings
+from churn_lib import features, settings
 from churn_lib.data import simulation
-from churn_lib.features import definitions as features
-from churn_lib.features.definitions import FEATURES, LABEL
+from churn_lib.features import FEATURES, LABEL
 from churn_lib.model import ChurnModel, make_estimator
 from churn_lib.monitoring import (
+    Window,
     alerts,
     drift,
+    quality,
+    rules,
     window_metrics,
-)
-from churn_lib.monitoring import (
-    quality as performance_estimation,
-)
-from churn_lib.monitoring import (
-    rules as verdict,
-)
-from churn_lib.monitoring import (
-    windows as monitoring,
+    windows,
 )
 from churn_lib.monitoring.metrics import drift_rows, observe, profile_rows, quality_row
-from churn_lib.monitoring.windows import ANSWER, DECISION, Baseline, Window, make_baseline
+from churn_lib.monitoring.windows import ANSWER, DECISION, Baseline, make_baseline
 
 ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 26, 52
 START = datetime.date(2025, 1, 6)
@@ -185,11 +179,11 @@ def flags(
     profiles["window_date"] = start
     totals = profiles[profiles.column_name == ":table"]
     found = [
-        verdict.broken_finding(drift, profiles),
-        verdict.drift_finding(drift, config),
-        verdict.drift_finding(drift, config, "label_drift"),
-        verdict.quality_finding(totals, "estimated_quality"),
-        verdict.quality_finding(totals, "quality"),
+        rules.broken_finding(drift, profiles),
+        rules.drift_finding(drift, config),
+        rules.drift_finding(drift, config, "label_drift"),
+        rules.quality_finding(totals, "estimated_quality"),
+        rules.quality_finding(totals, "quality"),
     ]
     return {each.cause: bool(each.violations[-1]) for each in found}, len(rows)
 
@@ -209,7 +203,7 @@ def findings_at(
             known[max(0, week + 1 - LATE) :] = [None] * min(LATE, week + 1)
         found.append(alerts.Finding(cause, tuple(known), days, cause))
     counts = pd.DataFrame({"window_date": days, "count": [rows for _, rows in history[: week + 1]]})
-    return [*found, verdict.volume_finding(counts, config)]
+    return [*found, rules.volume_finding(counts, config)]
 
 
 def live(
@@ -246,8 +240,8 @@ def weeks_of(name: str) -> int:
 
 def measured_code(config: settings.Settings) -> str:
     """Changes with the worlds, with the code that watches them and with the settings."""
-    modules = (alerts, drift, monitoring, performance_estimation, verdict, window_metrics)
-    modules += (features, simulated_worlds, simulation)
+    modules = (alerts, drift, windows, quality, rules, window_metrics)
+    modules += (features.definitions, simulated_worlds, simulation)
     parts = [Path(__file__).read_text(), *map(inspect.getsource, modules), str(config)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 

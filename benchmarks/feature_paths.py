@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from churn_lib import settings as settings_module
-from churn_lib.features.definitions import FEATURES, LABEL, snapshot
+from churn_lib.features import FEATURES, LABEL, snapshot
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
 

@@ -28,12 +28,13 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from churn_lib.features.definitions import FEATURES
+from churn_lib.features import FEATURES
 from churn_lib.model import ChurnModel, make_estimator
-from churn_lib.scoring.batch import Scorer, read_snapshot, score, score_batch
+from churn_lib.scoring import Scorer, read_snapshot, score
+from churn_lib.scoring.batch import score_batch
 from churn_lib.scoring.reasons import explainer_of
 from churn_lib.tables import DeltaTables
-from churn_lib.training.train import SIGNATURE
+from churn_lib.training import SIGNATURE
 
 DAY = datetime.date(2024, 7, 1)
 ROWS_OF_SHAP = 5_000

@@ -31,12 +31,11 @@ import uvloop
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.serving import EndpointCoreConfigInput, ServedEntityInput
 
-from churn_lib import settings
-from churn_lib.features.definitions import FEATURES
+from churn_lib import registry, settings
+from churn_lib.features import FEATURES
 from churn_lib.model import ChurnModel, make_estimator
-from churn_lib.registry import models as registry
 from churn_lib.serving.local import process as server_process
-from churn_lib.training import train as training
+from churn_lib.training import train
 
 NAME = "benchmark"
 
@@ -64,7 +63,7 @@ def register(config: settings.Settings, seed: int) -> tuple[int, str]:
         logged = mlflow.sklearn.log_model(
             model,
             name="model",
-            signature=training.SIGNATURE,
+            signature=train.SIGNATURE,
             input_example=X.head(3),
             serialization_format="cloudpickle",
             pip_requirements=["scikit-learn"],

@@ -11,9 +11,9 @@ import ibis
 import pandas as pd
 import pyarrow as pa
 
-from churn_lib.data.events import CUSTOMERS, EVENTS
+from churn_lib.data import CUSTOMERS, EVENTS
 from churn_lib.data.simulation import DRIFTS, Population, simulate_customers, simulate_events
-from churn_lib.features.definitions import snapshot
+from churn_lib.features import snapshot
 from churn_lib.monitoring.rules import source_finding
 from churn_lib.settings import Settings
 

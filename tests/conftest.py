@@ -15,8 +15,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
-from churn_lib.bundle import resolve as bundle
-from churn_lib.bundle.plan import Plan, make_plan
+from churn_lib import bundle
+from churn_lib.bundle import Plan, make_plan
 from churn_lib.tables.spark import SparkTables
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-from churn_lib import job_context as jobs
-from churn_lib.bundle import resolve as bundle
+from churn_lib import bundle, job_context
 from churn_lib.job_context import CodeError, GitError, check_code, git_sha
 from churn_lib.provenance import checkout
 from tests.conftest import CHURN, ROOT, Project, good, notebook_task
@@ -189,7 +188,7 @@ def test_without_git_there_is_a_message_and_not_a_missing_commit(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(GitError, match="git is not installed, or not on PATH"):
         git_sha(tmp_path)
-    assert jobs.running_commit() == "unknown"
+    assert job_context.running_commit() == "unknown"
 
 
 # --- the package and its notebooks ------------------------------------------------------------------
@@ -292,7 +291,7 @@ def test_a_notebook_that_was_edited_and_not_exported_stops_a_run(
     assert not (copy / ".churn").exists()
     monkeypatch.chdir(copy / "nbs" / "jobs")  # as a notebook in Jupyter
     with pytest.raises(CodeError, match=MODEL):
-        jobs.parameters({"__annotations__": {"git_sha": str}, "git_sha": ""})
+        job_context.parameters({"__annotations__": {"git_sha": str}, "git_sha": ""})
 
 
 def test_a_new_notebook_that_was_not_exported_stops_a_run(copy: Path) -> None:

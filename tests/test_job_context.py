@@ -11,9 +11,10 @@ import nbformat
 import papermill
 import pytest
 
-from churn_lib import job_context as jobs
+from churn_lib import job_context
+from churn_lib.bundle import run_plan
 from churn_lib.bundle.plan import declared_parameters
-from churn_lib.bundle.run import JobRun, run_plan
+from churn_lib.bundle.run import JobRun
 from churn_lib.job_context import JobError
 from tests.conftest import Project, after, notebook_task
 
@@ -91,7 +92,7 @@ def test_a_job_notebook_takes_every_parameter_from_its_widget_in_its_type(path: 
     declared = namespace(source)["__annotations__"]
     samples = {str: "passed", int: "17", float: "0.25", bool: "true", date | None: "2024-02-29"}
     passed = {name: samples[kind] for name, kind in declared.items()}
-    job = jobs.parameters(namespace(source, dbutils=make_dbutils(passed)))
+    job = job_context.parameters(namespace(source, dbutils=make_dbutils(passed)))
     converted = {str: "passed", int: 17, float: 0.25, bool: True, date | None: date(2024, 2, 29)}
     assert vars(job) == {name: converted[kind] for name, kind in declared.items()}
     (asking,) = [cell for cell in cells if "jobs.parameters(globals())" in cell.source]
@@ -108,7 +109,7 @@ def test_papermill_and_the_plan_read_the_same_parameters_from_a_job_notebook(pat
 def test_a_widget_that_was_not_passed_has_the_default_of_the_cell() -> None:
     dbutils = make_dbutils({"limit": "12"})
     source = "limit: int = 3\nshare: float = 0.5\nforce: bool = True\nday: date | None = None"
-    job = jobs.parameters(namespace(source, dbutils=dbutils, date=date))
+    job = job_context.parameters(namespace(source, dbutils=dbutils, date=date))
     assert vars(job) == {"limit": 12, "share": 0.5, "force": True, "day": None}
     assert dbutils.widgets.declared["day"] == ""
     assert all(type(value) is str for value in dbutils.widgets.declared.values())
@@ -140,7 +141,7 @@ def test_a_widget_that_was_not_passed_has_the_default_of_the_cell() -> None:
     ],
 )
 def test_text_becomes_the_declared_type(kind: str, text: str, value: object) -> None:
-    job = jobs.parameters(namespace(f"x: {kind} = {text!r}", date=date, Optional=Optional))
+    job = job_context.parameters(namespace(f"x: {kind} = {text!r}", date=date, Optional=Optional))
     assert (type(job.x), job.x) == (type(value), value)
 
 
@@ -156,7 +157,7 @@ def test_text_becomes_the_declared_type(kind: str, text: str, value: object) -> 
     ],
 )
 def test_a_value_of_python_is_taken_as_it_is_where_it_fits(source: str, value: object) -> None:
-    job = jobs.parameters(namespace(source, date=date))
+    job = job_context.parameters(namespace(source, date=date))
     assert (type(job.x), job.x) == (type(value), value)
 
 
@@ -204,7 +205,7 @@ def test_text_that_does_not_fit_is_refused_with_the_parameter_and_the_value(kind
     nouns = {"int": "a whole number", "float": "a number", "bool": "a bool", "date": "a date"}
     for text in DOES_NOT_FIT[kind]:
         with pytest.raises(JobError) as caught:
-            jobs.parameters(namespace(f"x: {kind} = {text!r}", date=date))
+            job_context.parameters(namespace(f"x: {kind} = {text!r}", date=date))
         message = str(caught.value)
         assert message.startswith(f"parameter x = {text!r}"[:90])
         assert f" is not {nouns[kind]}: " in message
@@ -232,7 +233,7 @@ def test_text_that_does_not_fit_is_refused_with_the_parameter_and_the_value(kind
 )
 def test_a_value_that_does_not_fit_is_named(source: str, said: str) -> None:
     with pytest.raises(JobError) as caught:
-        jobs.parameters(namespace(source, date=date))
+        job_context.parameters(namespace(source, date=date))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -241,7 +242,7 @@ def test_a_value_that_does_not_fit_is_named(source: str, said: str) -> None:
 def test_a_widget_with_a_date_that_is_none_is_refused_on_databricks_too(text: str) -> None:
     dbutils = make_dbutils({"as_of": text})
     with pytest.raises(JobError, match=f"parameter as_of = '{text}' is not a date"):
-        jobs.parameters(namespace("as_of: date | None = None", dbutils=dbutils, date=date))
+        job_context.parameters(namespace("as_of: date | None = None", dbutils=dbutils, date=date))
 
 
 def test_an_empty_git_sha_is_the_commit_and_has_to_be_given_elsewhere(
@@ -249,11 +250,11 @@ def test_an_empty_git_sha_is_the_commit_and_has_to_be_given_elsewhere(
 ) -> None:
     source = "git_sha: str = ''"
     with pytest.raises(JobError, match="git_sha is empty and this is no git checkout"):
-        jobs.parameters(namespace(source))
-    assert jobs.parameters({**namespace(source), "git_sha": "abc"}).git_sha == "abc"
+        job_context.parameters(namespace(source))
+    assert job_context.parameters({**namespace(source), "git_sha": "abc"}).git_sha == "abc"
     commit = project.commit()
     monkeypatch.chdir(project.root)
-    assert jobs.parameters(namespace(source)).git_sha == commit
+    assert job_context.parameters(namespace(source)).git_sha == commit
 
 
 # --- task values -----------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("CHURN_TASK_VALUES", str(tmp_path))
     monkeypatch.setenv("CHURN_TASK_KEY", "now")
     values = {"number": 0, "flag": False, "parts": [1, {"a": None}]}
-    jobs.write_values(tmp_path, "before", values)
+    job_context.write_values(tmp_path, "before", values)
     return tmp_path
 
 
@@ -284,7 +285,7 @@ def own_values(request: pytest.FixtureRequest) -> Callable[[], dict[str, Any]]:
     """What the task has set, wherever it runs."""
     place = request.getfixturevalue(request.param)
     if request.param == "here":
-        return lambda: jobs.read_values(place, "now")
+        return lambda: job_context.read_values(place, "now")
     return lambda: place.jobs.taskValues.own
 
 
@@ -292,9 +293,9 @@ def own_values(request: pytest.FixtureRequest) -> Callable[[], dict[str, Any]]:
     "value", [0, -1.5, "", "déjà vu", True, None, [], [1, "a", None], {"a": {"b": [1]}}]
 )
 def test_a_value_is_kept_as_the_json_it_is(own_values: Callable[[], Any], value: object) -> None:
-    jobs.task_values.set("k", "old")
-    jobs.task_values.set("other", 1)
-    jobs.task_values.set("k", value)
+    job_context.task_values.set("k", "old")
+    job_context.task_values.set("other", 1)
+    job_context.task_values.set("k", value)
     assert own_values() == {"k": value, "other": 1}
 
 
@@ -311,13 +312,13 @@ def test_a_value_that_cannot_be_handed_on_is_refused_everywhere(
     own_values: Callable[[], Any], value: object, said: str
 ) -> None:
     with pytest.raises(JobError) as caught:
-        jobs.task_values.set("k", value)
+        job_context.task_values.set("k", value)
     assert said in str(caught.value)
     assert own_values() == {}
 
 
 def test_a_value_may_be_exactly_48_kib_large(own_values: Callable[[], Any]) -> None:
-    jobs.task_values.set("k", "x" * (48 * 1024 - 2))
+    job_context.task_values.set("k", "x" * (48 * 1024 - 2))
     assert len(json.dumps(own_values()["k"])) == 48 * 1024
 
 
@@ -326,8 +327,8 @@ def test_a_value_of_an_earlier_task_wins_over_the_default(
     own_values: Callable[[], Any], key: str
 ) -> None:
     expected = {"number": 0, "flag": False, "parts": [1, {"a": None}]}
-    assert jobs.task_values.get("before", key) == expected[key]
-    assert jobs.task_values.get("before", key, default="default") == expected[key]
+    assert job_context.task_values.get("before", key) == expected[key]
+    assert job_context.task_values.get("before", key, default="default") == expected[key]
 
 
 @pytest.mark.parametrize("default", ["text", 0, False, [], None])
@@ -335,7 +336,7 @@ def test_a_value_of_an_earlier_task_wins_over_the_default(
 def test_an_absent_value_is_the_default_even_when_that_is_none(
     own_values: Callable[[], Any], task_key: str, default: object
 ) -> None:
-    assert jobs.task_values.get(task_key, "gone", default=default) == default
+    assert job_context.task_values.get(task_key, "gone", default=default) == default
 
 
 @pytest.mark.parametrize("task_key", ["before", "nobody"])
@@ -343,16 +344,16 @@ def test_an_absent_value_without_a_default_is_named(
     own_values: Callable[[], Any], task_key: str
 ) -> None:
     with pytest.raises(JobError, match=f"task {task_key} has set no value 'gone'"):
-        jobs.task_values.get(task_key, "gone")
+        job_context.task_values.get(task_key, "gone")
 
 
 def test_outside_a_job_values_go_nowhere_and_come_from_the_default() -> None:
-    jobs.task_values.set("k", 1)
-    assert jobs.task_values.get("before", "k", default=2) == 2
+    job_context.task_values.set("k", 1)
+    assert job_context.task_values.get("before", "k", default=2) == 2
     with pytest.raises(JobError, match="pass a default"):
-        jobs.task_values.get("before", "k")
+        job_context.task_values.get("before", "k")
     with pytest.raises(JobError, match="not JSON"):
-        jobs.task_values.set("k", {1})
+        job_context.task_values.set("k", {1})
 
 
 # --- in real kernels -----------------------------------------------------------------------------------

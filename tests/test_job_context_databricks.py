@@ -9,7 +9,7 @@ import papermill
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from churn_lib import job_context as jobs
+from churn_lib import job_context
 
 STRICT = '''
 import json
@@ -80,7 +80,7 @@ def test_widgets_give_the_values_and_the_declaration_gives_the_type() -> None:
         "share": 0.5,
         "dbutils": make_dbutils({"git_sha": "abc", "limit": "12", "force": "true"}, {}),
     }
-    job = jobs.parameters(cells)
+    job = job_context.parameters(cells)
     assert (job.git_sha, job.limit, job.force, job.share) == ("abc", 12, True, 0.5)
 
 
@@ -90,8 +90,10 @@ def test_a_widget_of_the_wrong_type_is_named() -> None:
         "limit": 3,
         "dbutils": make_dbutils({"limit": "many"}, {}),
     }
-    with pytest.raises(jobs.JobError, match="parameter limit = 'many' is not a whole number"):
-        jobs.parameters(cells)
+    with pytest.raises(
+        job_context.JobError, match="parameter limit = 'many' is not a whole number"
+    ):
+        job_context.parameters(cells)
 
 
 @pytest.fixture
@@ -105,12 +107,12 @@ def on_databricks(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_task_values_go_through_dbutils(on_databricks: Any) -> None:
-    jobs.task_values.set("rows", 10)
+    job_context.task_values.set("rows", 10)
     assert on_databricks.jobs.taskValues.own == {"rows": 10}
-    assert jobs.task_values.get("features", "version") == 4
-    assert jobs.task_values.get("features", "gone", default=0.5) == 0.5
-    with pytest.raises(jobs.JobError, match="has set no value 'gone'"):
-        jobs.task_values.get("features", "gone")
+    assert job_context.task_values.get("features", "version") == 4
+    assert job_context.task_values.get("features", "gone", default=0.5) == 0.5
+    with pytest.raises(job_context.JobError, match="has set no value 'gone'"):
+        job_context.task_values.get("features", "gone")
 
 
 @pytest.mark.parametrize(
@@ -119,8 +121,8 @@ def test_task_values_go_through_dbutils(on_databricks: Any) -> None:
 def test_a_value_that_databricks_would_refuse_is_refused_first(
     on_databricks: Any, value: object, problem: str
 ) -> None:
-    with pytest.raises(jobs.JobError, match=problem):
-        jobs.task_values.set("rows", value)
+    with pytest.raises(job_context.JobError, match=problem):
+        job_context.task_values.set("rows", value)
     assert on_databricks.jobs.taskValues.own == {}
 
 

@@ -17,12 +17,10 @@ import papermill
 import pytest
 from sklearn.dummy import DummyClassifier
 
-from churn_lib import settings, tables
+from churn_lib import features, registry, settings, tables
 from churn_lib.data import simulation
-from churn_lib.features import definitions as features
-from churn_lib.registry import models as registry
-from churn_lib.serving.local import process as server_process
-from churn_lib.training import train as training
+from churn_lib.serving.local import process
+from churn_lib.training import train
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "nbs" / "jobs"
@@ -87,7 +85,7 @@ def cdnow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
     try:
         yield folder, churn_json(folder, "pipeline", "--param", "git_sha=abc123")
     finally:
-        server_process.stop(config)
+        process.stop(config)
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +168,9 @@ def test_the_model_card_carries_intervals_slices_and_the_verdict(cdnow: tuple[Pa
 
 def test_the_lock_hash_is_that_of_the_lock_beside_the_settings(tmp_path: Path) -> None:
     config = make_store(tmp_path)
-    assert training.lock_hash(config) == "absent"
+    assert train.lock_hash(config) == "absent"
     (tmp_path / "requirements.lock").write_text("mlflow==3.8.1\n")
-    assert training.lock_hash(config) == hashlib.sha256(b"mlflow==3.8.1\n").hexdigest()[:12]
+    assert train.lock_hash(config) == hashlib.sha256(b"mlflow==3.8.1\n").hexdigest()[:12]
 
 
 def test_the_run_holds_plots_and_settings(cdnow: tuple[Path, dict]) -> None:
@@ -257,10 +255,10 @@ def test_a_candidate_with_shuffled_labels_is_refused_and_production_stays(
     config = settings.load("local", folder / "settings.ini")
     store, models = tables.connect(config), registry.connect(config)
     version = store.version("gold.features")
-    data = training.read_data_set(store.read("gold.features", version), version, config)
+    data = train.read_data_set(store.read("gold.features", version), version, config)
     shuffled = data.training["churned"].sample(frac=1, random_state=0).to_numpy()
     data.training["churned"] = shuffled
-    staged = training.register(models, training.train(data, config, git_sha="sabotage"))
+    staged = train.register(models, train.train(data, config, git_sha="sabotage"))
     answer = churn(folder, "run", "validation_job", "--param", "git_sha=abc123")
     assert answer.returncode == 1
     assert "GateFailed: version" in answer.stdout

@@ -10,12 +10,11 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from churn_lib import settings, tables
-from churn_lib.bundle.plan import PlanError
+from churn_lib import registry, settings, tables
+from churn_lib.bundle import PlanError
 from churn_lib.data import simulation
 from churn_lib.monitoring import alerts
-from churn_lib.registry import models as registry
-from churn_lib.serving import deploy as serving
+from churn_lib.serving import deploy
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables, RehearsalTables, TableChanged, TableError, Tables
 from tests.conftest import ROOT, Project, notebook_task, run_job
@@ -61,7 +60,7 @@ def official(config: Settings) -> dict[str, Any]:
         "tags": models.model_tags(),
         "artifacts": artifacts,
         "tables": {name: store.version(name) for name in store.names()},
-        "endpoint": serving.status(config),
+        "endpoint": deploy.status(config),
         "serving": sorted(config.store.glob("serving/**")),
     }
 

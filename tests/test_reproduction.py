@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from churn_lib import registry, tables
 from churn_lib import settings as settings_module
-from churn_lib import tables
 from churn_lib.data import simulation
 from churn_lib.job_context import git
 from churn_lib.provenance import checkout
-from churn_lib.registry import models as registry
 from churn_lib.reproduction import ReproductionError, _check, compare, first_difference
-from churn_lib.training import train as training
+from churn_lib.training import train
 from churn_lib.training.card import _resampled, intervals
 
 ROOT = Path(__file__).parent.parent
@@ -126,11 +125,11 @@ def test_uncommitted_changes_are_part_of_the_record(project: Path) -> None:
         for path, text in committed.items():
             path.write_text(text)
         (project / "note.txt").unlink()
-    record = training.read_record(models_of(project), 2)
+    record = train.read_record(models_of(project), 2)
     assert record.tags["git_dirty"] == "true"
     assert record.tags["git_sha"].endswith("-dirty")
     assert b"learning_rate=0.07" in record.patch and b"note.txt" in record.patch
-    first = training.read_record(models_of(project), 1)
+    first = train.read_record(models_of(project), 1)
     assert first.predictions is not None and record.predictions is not None
     assert first_difference(first.predictions, record.predictions)
     assert reproduced(project, 2)["identical"] is True
@@ -138,7 +137,7 @@ def test_uncommitted_changes_are_part_of_the_record(project: Path) -> None:
 
 def test_what_differs_is_shown_first_customer_first_metric_or_model(project: Path) -> None:
     models, store = models_of(project), store_of(project)
-    record = training.read_record(models, 1)
+    record = train.read_record(models, 1)
     assert record.predictions is not None and record.environment is not None
     assert compare(models, store, record, record).identical
     changed = record.predictions.copy()
@@ -171,7 +170,7 @@ def test_a_commit_that_is_not_here_is_refused_in_one_line(project: Path) -> None
 
 @pytest.mark.parametrize("sha", ["", "unknown"])
 def test_a_version_made_outside_git_is_refused(project: Path, sha: str) -> None:
-    record = training.read_record(models_of(project), 1)
+    record = train.read_record(models_of(project), 1)
     made = replace(record, tags={**record.tags, "git_sha": sha})
     with pytest.raises(ReproductionError, match="version 1 was made outside git"):
         _check(made, store_of(project))
@@ -205,7 +204,7 @@ def test_resampled_metrics_are_those_of_repeated_rows() -> None:
     counts = rng.multinomial(60, np.full(60, 1 / 60), size=4)
     fast = _resampled(counts, y, p, 0.5)
     for draw, times in enumerate(counts):
-        repeated = training.classification_metrics(np.repeat(y, times), np.repeat(p, times), 0.5)
+        repeated = train.classification_metrics(np.repeat(y, times), np.repeat(p, times), 0.5)
         for name, value in repeated.items():
             assert fast[name][draw] == pytest.approx(value, abs=1e-12), name
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import ibis
 import pytest
 
-from churn_lib import settings, tables
+from churn_lib import registry, settings, tables
 from churn_lib.data import events
-from churn_lib.registry import models as registry
 from churn_lib.tables import RehearsalTables
 from churn_lib.tables.spark import SparkTables
 from tests.conftest import run_job

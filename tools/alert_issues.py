@@ -24,9 +24,8 @@ from databricks.sdk.service.sql import (
 )
 from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from churn_lib import settings
+from churn_lib import registry, settings
 from churn_lib.monitoring import alerts
-from churn_lib.registry import models as registry
 
 LABEL = "churn-alert"
 BUSY = (StatementState.PENDING, StatementState.RUNNING)

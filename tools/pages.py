@@ -17,7 +17,7 @@ from nbdev.doclinks import NbdevLookup
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from churn_lib.bundle import resolve as bundle
+from churn_lib import bundle
 
 # Quarto has five callouts; two of them have another name among Zensical's admonitions.
 ADMONITIONS = {"important": "info", "caution": "danger"}

@@ -230,7 +230,7 @@ def _failure(
 ) -> str:  # last frames of the traceback, and where to look
     if error.ename == "SystemExit":
         return _early_end(error.exec_count, notebook, f"SystemExit: {error.evalue}")
-    from churn_lib.registry.models import explain  # MLflow takes seconds to import
+    from churn_lib.registry import explain  # MLflow takes seconds to import
 
     frames = [_ANSI.sub("", frame) for frame in error.traceback]
     told = "\n".join(frames[-3:]) or f"{error.ename}: {error.evalue}"

@@ -8,6 +8,4 @@ __all__ = ['main']
 # %% ../../nbs/lib/cli/index.ipynb #431d30f0
 from .app import main
 
-_all_ = [
-    "main",
-]
+_all_ = ["main"]

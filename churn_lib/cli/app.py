@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from churn_lib.cli import (
     bundle as bundle_commands,
-    data as data_commands,
+    data,
     jobs as job_commands,
     models as model_commands,
     monitoring as monitoring_commands,
@@ -47,7 +47,7 @@ for command in (
     model_commands.reproduce,
 ):
     app.command()(command)
-app.add_typer(data_commands.app, name="data")
+app.add_typer(data.app, name="data")
 app.add_typer(bundle_commands.app, name="bundle")
 app.add_typer(monitoring_commands.app, name="monitor")
 app.command()(serving_commands.serve)

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from ..bundle import resolve as bundle_module
-from ..bundle.files import BundleError
+from .. import bundle
+from ..bundle import BundleError
 from .console import AsJson, print_json
 
 # %% ../../nbs/lib/cli/bundle.ipynb #b932519a
@@ -29,7 +29,7 @@ def check(
     "Check every target of databricks.yml; exits 1 when something is wrong."
     from churn_lib.bundle.lint.check import check as check_bundle  # half a second to import
 
-    root = bundle_module.find_root()
+    root = bundle.find_root()
     found = check_bundle(root, target)
     if as_json:
         rows = [
@@ -62,7 +62,7 @@ def guard(
     ] = False,
 ) -> None:
     "Stop when deploying would delete or recreate a resource; exits 1 then."
-    from churn_lib.bundle.lint.check import changes, losses
+    from churn_lib.bundle.lint import changes, losses
 
     try:
         content = json.loads(plan.read_text(encoding="utf-8"))

@@ -27,8 +27,9 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Column, Table
 from rich.text import Text
 
-from ..bundle.plan import Plan, Step
-from ..bundle.run import JobRun, Reporter, TaskRun, run_plan
+from ..bundle import Plan, Step
+from ..bundle import run_plan
+from ..bundle.run import JobRun, Reporter, TaskRun
 
 # %% ../../nbs/lib/cli/console.ipynb #deb506c7
 Target = Annotated[str, typer.Option(help="A target of databricks.yml whose values apply.")]

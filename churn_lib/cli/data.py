@@ -98,7 +98,7 @@ def load(
 ) -> None:
     "Load your own events and customers into the bronze tables."
     from churn_lib import tables  # Ibis takes seconds to import
-    from churn_lib.features import definitions as features
+    from churn_lib import features
     from churn_lib.data import loading
 
     if append and replace:
@@ -141,11 +141,11 @@ def load(
 def _held_versions(
     settings: settings_module.Settings,
 ) -> dict[str, set[int]]:  # table to the versions that registered models were made from
-    from churn_lib.registry import models as registry  # MLflow takes seconds to import
+    from churn_lib import registry  # MLflow takes seconds to import
 
     held: dict[str, set[int]] = {}
     for row in registry.versions(registry.connect(settings)):
-        for column, table in registry.TABLE_VERSIONS.items():
+        for column, table in registry.models.TABLE_VERSIONS.items():
             if row.get(column) not in (None, ""):
                 held.setdefault(table, set()).add(int(row[column]))
     return held

@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from ..bundle import resolve as bundle_module
 from .. import settings as settings_module
-from ..bundle.resolve import Bundle
+from ..bundle import Bundle
 from churn_lib.cli.console import (
     AsJson,
     Target,
@@ -31,7 +31,7 @@ from churn_lib.cli.console import (
     shown_path,
 )
 from ..job_context import check_code
-from ..bundle.plan import Plan, PlanError, Step, make_plan
+from ..bundle import Plan, PlanError, Step, make_plan
 from ..bundle.run import JobRun
 from ..settings import ChurnError
 
@@ -183,7 +183,7 @@ def _print_summary(
     target: str,
     console: Console,
 ) -> None:
-    from churn_lib.registry import models as registry  # MLflow takes seconds to import
+    from churn_lib import registry  # MLflow takes seconds to import
 
     settings = settings_module.load(target)
     rows = registry.versions(registry.connect(settings))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import settings as settings_module
-from .. import job_context as jobs
+from .. import job_context
 from .console import AsJson, Target, print_json, print_table
 
 # %% ../../nbs/lib/cli/models.ipynb #f3e762d6
@@ -63,7 +63,7 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     "List versions with aliases, commit, feature version and headline metrics."
-    from churn_lib.registry import models as registry  # MLflow takes seconds to import
+    from churn_lib import registry  # MLflow takes seconds to import
 
     settings = settings_module.load(target)
     rows = registry.versions(registry.connect(settings))
@@ -103,7 +103,8 @@ def history(
 ) -> None:
     "Moves of Production and forced deployments: who, when, from, to, why, on which evidence."
     from churn_lib import tables  # MLflow and Ibis take seconds to import
-    from churn_lib.registry import models as registry, promotion
+    from churn_lib.registry import promotion
+    from churn_lib import registry
 
     settings = settings_module.load(target)
     story = promotion.history(registry.connect(settings), tables.connect(settings))
@@ -132,15 +133,16 @@ def rollback(
 ) -> None:
     "Put an earlier version back to Production."
     from churn_lib import tables
-    from churn_lib.serving import deploy as serving
-    from churn_lib.registry import models as registry, promotion
+    from churn_lib.serving import deploy
+    from churn_lib.registry import promotion
+    from churn_lib import registry
 
     settings = settings_module.load(target)
     models, store = registry.connect(settings), tables.connect(settings)
-    commit, console = jobs.running_commit(), Console(stderr=True)
+    commit, console = job_context.running_commit(), Console(stderr=True)
 
     def follow(version: int) -> None:
-        serving.move(settings, models, store, version, commit, console.print, reason)
+        deploy.move(settings, models, store, version, commit, console.print, reason)
 
     move = promotion.rollback(models, store, reason, commit, to=to, force=force, follow=follow)
     if as_json:
@@ -161,7 +163,8 @@ def approve(
     target: Target = "local",
 ) -> None:
     "Agree to a version that waits for approval."
-    from churn_lib.registry import models as registry, promotion
+    from churn_lib.registry import promotion
+    from churn_lib import registry
 
     models = registry.connect(settings_module.load(target))
     Console().print(escape(promotion.approve(models, version, by)), soft_wrap=True)
@@ -180,7 +183,7 @@ def copy(
     from churn_lib.registry import copy as environments
 
     ours, theirs = settings_module.load(destination), settings_module.load(origin)
-    decision = environments.copy(theirs, ours, jobs.running_commit(), version)
+    decision = environments.copy(theirs, ours, job_context.running_commit(), version)
     if as_json:
         return print_json({"model": ours.model_name, **asdict(decision)})
     Console().print(f"{ours.model_name}: {escape(decision.sentence)}", soft_wrap=True)
@@ -193,7 +196,7 @@ def reproduce(
 ) -> None:
     "Make a version again from its record and compare; exit code 1 when it differs."
     from churn_lib import reproduction
-    from churn_lib.registry import models as registry
+    from churn_lib import registry
 
     settings = settings_module.load(target)
     made = reproduction.reproduce(registry.connect(settings), settings, version)

@@ -75,7 +75,7 @@ def status(
     ] = False,
 ) -> None:
     "Say what the monitor says; the exit code is 0 ok, 3 investigate, 4 retrain, 5 no data."
-    from churn_lib.monitoring.rules import read_verdict
+    from churn_lib.monitoring import read_verdict
 
     day = parse("--as-of", as_of, datetime.date | None)
     tables, registry, config = _store(target)

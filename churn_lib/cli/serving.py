@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .. import job_context as jobs
+from .. import job_context
 from .. import settings as settings_module
 from .console import AsJson, Target, keep_for_json, print_json, print_table, shown_path
 from ..settings import ChurnError
@@ -41,22 +41,22 @@ def serve(
 ) -> None:
     "Serve models here, with the REST API of Databricks serving endpoints, until Ctrl-C."
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one request, one thread; read at import
-    from churn_lib.serving.local import process as server_process
+    from churn_lib.serving.local import process
     from churn_lib.serving.local.server import Limits
 
     settings = settings_module.load(target)
 
-    def tell(address: server_process.Address) -> None:
-        token = shown_path(server_process.serving_folder(settings) / "token")
+    def tell(address: process.Address) -> None:
+        token = shown_path(process.serving_folder(settings) / "token")
         sys.stderr.write(f"Serving at {address.url} (docs at {address.url}/docs)\n")
         sys.stderr.write(f"Token in {token}; Ctrl-C stops, after the requests under way\n")
 
-    server_process.log_to_stderr()
+    process.log_to_stderr()
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     try:
         limits = Limits(idle_seconds=60 * idle_minutes)
-        server_process.serve(settings, host, port, limits, tell)
+        process.serve(settings, host, port, limits, tell)
     except KeyboardInterrupt:  # told again after everything has been finished
         pass
 
@@ -73,14 +73,14 @@ def deploy(
     "Bring the endpoint to a version, prove it, or put everything back and exit with 1."
     from churn_lib import tables
     from churn_lib.serving import deploy as serving
-    from churn_lib.registry import models as registry
+    from churn_lib import registry
     from churn_lib.serving.deploy import DeploymentFailed
 
     settings = settings_module.load(target)
     if model_name:
         settings = settings.model_copy(update={"model_name": model_name})
     models, store = registry.connect(settings), tables.connect(settings)
-    sha = jobs.running_commit()
+    sha = job_context.running_commit()
 
     def tell(line: str) -> None:
         sys.stderr.write(f"{line}\n")
@@ -123,7 +123,7 @@ def status(
     "Show what the endpoint serves, beside what is at Production; exits with 1 unless it is ready."
     from churn_lib import tables
     from churn_lib.serving import deploy as serving
-    from churn_lib.registry import models as registry
+    from churn_lib import registry
 
     settings = settings_module.load(target)
     told = serving.status(settings)
@@ -199,7 +199,7 @@ def stop(
 ) -> None:
     "Stop the local server, after the requests under way; its endpoints come back when it starts."
     from churn_lib.serving import deploy as deployer
-    from churn_lib.serving.local import process as server_process
+    from churn_lib.serving.local import process
 
     settings = settings_module.load(target)
     if deployer.on_databricks(settings):
@@ -207,5 +207,5 @@ def stop(
             f"{settings.endpoint_name} is an endpoint of a workspace: it scales to zero by itself; "
             "`databricks serving-endpoints delete` removes it"
         )
-    stopped = server_process.stop(settings)
+    stopped = process.stop(settings)
     sys.stdout.write("stopped\n" if stopped else "no server runs\n")

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from . import files as sources
+from . import files
 from ..tables.delta import quiet_duckdb
 from ..settings import ChurnError
 from .files import Source
@@ -134,7 +134,7 @@ def check_keys(
         wrong = f"{quoted} <> trunc({quoted})"
         if kind in _EXACT:
             wrong = f"isfinite({quoted}) AND ({wrong} OR abs({quoted}) >= {_EXACT[kind]})"
-        scan = sources.scan_sql(source)
+        scan = files.scan_sql(source)
         sql = f"SELECT {quoted} FROM ({scan}) WHERE {wrong} LIMIT 1"
         if found := connection.raw_sql(sql).fetchall():
             raise LoadError(
@@ -264,7 +264,7 @@ def _swallowed_sql(
     place = source.own_columns.index(time) + 1
     field = f"string_split(line, {sql_text(source.dialect.delimiter)})[{place}]"
     instant = _instant_sql("VARCHAR", field, time_zone, time_format)
-    after = f"string_split({sql_name(sources.LINES)}, chr(10))[2:]"
+    after = f"string_split({sql_name(files.LINES)}, chr(10))[2:]"
     rows = f"list_filter({after}, lambda line: {instant} >= '1975-01-01')"
     return f"coalesce(len({rows}) > 0, false)"
 
@@ -288,8 +288,8 @@ def stage_sql(
             picked.append(f"{swallowed} AS swallowed")
         else:
             picked.append(f"{_key_sql(source, theirs) if theirs else 'NULL::VARCHAR'} AS {ours}")
-    lines = sql_name(sources.LINES) if source.lines else "NULL::VARCHAR"
+    lines = sql_name(files.LINES) if source.lines else "NULL::VARCHAR"
     return (
         f"CREATE TABLE stage.{table} AS SELECT {', '.join(picked)}, {lines} AS lines, "
-        f"{sql_name(sources.FILE)} AS source_file FROM ({sources.scan_sql(source)})"
+        f"{sql_name(files.FILE)} AS source_file FROM ({files.scan_sql(source)})"
     )

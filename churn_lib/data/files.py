@@ -29,7 +29,8 @@ from deltalake.exceptions import DeltaError
 
 from ..tables.delta import delta_files, quiet_duckdb
 from ..settings import ChurnError, unfit_for_tables
-from ..tables.base import TableError, sql_files, sql_name, sql_text
+from ..tables import TableError
+from ..tables.base import sql_files, sql_name, sql_text
 
 # %% ../../nbs/lib/data/files.ipynb #f9a0beca
 class SourceError(ChurnError):

@@ -22,7 +22,7 @@ from typing import Any
 import duckdb
 import ibis
 
-from . import files as sources
+from . import files
 from churn_lib.data.columns import (
     LoadError,
     check_keys,
@@ -33,7 +33,7 @@ from churn_lib.data.columns import (
     unit_of,
 )
 from .events import customer_rules, event_rules, judge, row_rules
-from ..tables.delta import DeltaTables
+from ..tables import DeltaTables
 from .events import cut_off, empty_derived, sample_of
 from ..settings import Settings
 from ..tables.base import sql_text
@@ -430,7 +430,7 @@ _NO_BROKEN = """SELECT NULL::VARCHAR AS source_file, NULL::BIGINT AS line, NULL:
 
 def _stage_broken(load: _Load, table: str, source: Source) -> None:  # makes stage.broken_<table>
     csv = source.kind == "csv"
-    broken = sources.broken_lines_sql() if csv else _NO_BROKEN
+    broken = files.broken_lines_sql() if csv else _NO_BROKEN
     load.connection.raw_sql(f"CREATE TABLE stage.broken_{table} AS {broken}")
     if csv:  # or the next scan would find them again
         load.connection.raw_sql("DROP TABLE reject_errors; DROP TABLE reject_scans")
@@ -448,7 +448,7 @@ def _check_lines(load: _Load, table: str, source: Source) -> None:
     for file, lines in source.lines.items():
         read, good = map(int, found.get(file, (0, 0)))
         lost = lines - 1 - read
-        if lost == 0 or (lost > 0 and lost == sources.blank_lines(file)):
+        if lost == 0 or (lost > 0 and lost == files.blank_lines(file)):
             continue
         sql = f"SELECT min(line) FROM stage.broken_{table} WHERE source_file = {sql_text(file)}"
         ((first,),) = load.connection.raw_sql(sql).fetchall()
@@ -495,7 +495,7 @@ def load(
         check_times(time_zone, given)
     names = read_mapping(settings.column_mapping.split()) | read_mapping(mapping or [])
     paths = {"events": events} | ({"customers": customers} if customers else {})
-    found = {table: sources.find(path) for table, path in paths.items()}
+    found = {table: files.find(path) for table, path in paths.items()}
     now = datetime.datetime.now(datetime.UTC)
     alone = store.alone(lambda: report("waiting for another load", None))
     with alone, _staging(store) as connection:

@@ -19,7 +19,7 @@ import pandas as pd
 from . import statistics
 from .comparison import RAREST, Case, given
 from .probe import BATCH, Evidence
-from ..features.definitions import FEATURES
+from ..features import FEATURES
 from ..settings import GateCheck
 
 # %% ../../nbs/lib/gate/checks.ipynb #181ea39b

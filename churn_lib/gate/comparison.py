@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from . import statistics
 from ..training.evaluation import classification_metrics, single_column_auc, slices
 from .probe import Answers, Evidence
-from ..features.definitions import FEATURES, LABEL
+from ..features import FEATURES, LABEL
 from ..settings import Settings
 from .statistics import Estimate
 

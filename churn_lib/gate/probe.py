@@ -23,15 +23,11 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from churn_lib.features.definitions import (
-    FEATURES,
-    LABEL,
-    feature_dates,
-    in_holdout_bucket,
-    newest_snapshot,
-)
+from ..features import FEATURES, LABEL, feature_dates, newest_snapshot
+from ..features.definitions import in_holdout_bucket
 from ..training.record import read_training_rows
-from ..registry.models import Basis, Registry
+from ..registry import Registry
+from ..registry.models import Basis
 from ..settings import Settings
 
 # %% ../../nbs/lib/gate/probe.ipynb #998db0ca

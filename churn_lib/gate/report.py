@@ -343,7 +343,7 @@ import pyarrow as pa
 from mlflow.exceptions import MlflowException
 
 from ..registry.promotion import REPORTS
-from ..registry.models import Registry
+from ..registry import Registry
 from ..tables import Tables
 
 # %% ../../nbs/lib/gate/report.ipynb #9ca8884f

@@ -214,10 +214,10 @@ from typing import Any
 import ibis
 import pandas as pd
 
-from ..features.definitions import FEATURES
+from ..features import FEATURES
 from .metrics import Refresher
 from .windows import ANSWER, Window
-from ..registry.models import workspace
+from ..registry import workspace
 from ..settings import Settings
 from .rules import Verdict
 

@@ -23,7 +23,7 @@ from churn_lib.monitoring.drift import (
     judge_columns,
     profile,
 )
-from ..features.definitions import LABEL
+from ..features import LABEL
 from .windows import ANSWER, COLUMNS, Baseline, Window, is_numeric
 from churn_lib.monitoring.quality import (
     Measured,
@@ -262,7 +262,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from . import requests as inference_log
+from . import requests
 
 import ibis
 import numpy as np
@@ -270,7 +270,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .drift import Distribution, distribution
-from ..features.definitions import FEATURES, LABEL
+from ..features import FEATURES, LABEL
 from churn_lib.monitoring.windows import (
     ANSWER,
     DECISION,
@@ -284,7 +284,7 @@ from churn_lib.monitoring.windows import (
     read_rows,
     windows,
 )
-from ..registry.models import PRODUCTION, Registry, RegistryError, basis
+from ..registry import PRODUCTION, Registry, RegistryError, basis
 from ..settings import Settings
 from ..tables import TableError
 
@@ -428,12 +428,12 @@ def _serving(
     refresher: Refresher,
     window: Window,
 ) -> list[Observed]:  # what the endpoint answered in the window, if anything
-    log = inference_log.read(refresher.tables, refresher.settings, window.end)
+    log = requests.read(refresher.tables, refresher.settings, window.end)
     if log is None or window.online:  # it is made of them as a whole
         return []
     span = (window.end - window.start).days
     days = [window.start + datetime.timedelta(days=each) for each in range(span)]
-    rows = inference_log.unpack(log, days, window.model_version)
+    rows = requests.unpack(log, days, window.model_version)
     part = {"slice_key": SOURCE, "slice_value": "serving"}
     return [observe(window, rows, **part)] if len(rows) else []
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
 from .drift import Distribution, distribution, effects
-from ..features.definitions import LABEL
+from ..features import LABEL
 from .windows import ANSWER, Baseline
 from .metrics import Observed
 from .quality import Measured
@@ -215,7 +215,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from . import requests as inference_log
+from . import requests
 from .alerts import SEVERITY, Alert, Finding
 from .metrics import read_metrics, whole
 from .windows import DRIFT_METRICS, PROFILE_METRICS
@@ -471,12 +471,10 @@ def slices(report: Report) -> Slices | Note:
 
 def serving(report: Report) -> pd.DataFrame | Note:
     "Requests, failures, refusals and latency of the latest days."
-    log = inference_log.read(
-        report.refresher.tables, report.refresher.settings, report.verdict.as_of
-    )
+    log = requests.read(report.refresher.tables, report.refresher.settings, report.verdict.as_of)
     if log is None:
         return Note("There is no inference log: nothing is served online.")
-    health = inference_log.health(log).tail(14).set_index("window_date").round(4)
+    health = requests.health(log).tail(14).set_index("window_date").round(4)
     return health if len(health) else Note("Nobody has asked the endpoint up to this day.")
 
 

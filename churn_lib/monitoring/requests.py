@@ -15,7 +15,7 @@ import ibis
 import numpy as np
 import pandas as pd
 
-from ..features.definitions import FEATURES
+from ..features import FEATURES
 from ..settings import Settings
 from ..serving.smoke_test import SMOKE_TEST
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import alerts, requests as inference_log
+from . import alerts, requests
 
 import ibis
 import numpy as np
@@ -21,10 +21,11 @@ from scipy import stats
 
 from .alerts import Alert, Finding
 from .drift import judge_columns
-from ..features.definitions import FEATURES, LABEL, Coverage, coverage, resolve_as_of
+from ..features import FEATURES, LABEL, coverage, resolve_as_of
+from ..features.definitions import Coverage
 from .metrics import Refresher, read_metrics, refresh, whole
 from .windows import DRIFT_METRICS, PROFILE_METRICS, Window, windows
-from ..registry.models import PRODUCTION, Registry
+from ..registry import PRODUCTION, Registry
 from ..settings import Settings
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #2a0f8315
@@ -286,8 +287,8 @@ def findings(
         quality_finding(totals, "estimated_quality"),
         quality_finding(totals, "quality"),
     ]
-    log = inference_log.read(tables, settings, as_of)
-    return found if log is None else [*found, serving_finding(inference_log.health(log), settings)]
+    log = requests.read(tables, settings, as_of)
+    return found if log is None else [*found, serving_finding(requests.health(log), settings)]
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #033690bf
 def retraining_is_due(

@@ -13,21 +13,21 @@ from typing import Any
 
 import ibis
 import pandas as pd
-from . import requests as inference_log
+from . import requests
 from churn_lib.monitoring.drift import (
     Distribution,
     Movement,
     distribution,
     natural_movement,
 )
-from ..features.definitions import FEATURES, LABEL, snapshot
+from ..features import FEATURES, LABEL, snapshot
 from churn_lib.monitoring.quality import (
     Calibration,
     Measured,
     calibrate,
     measure_quality,
 )
-from ..registry.models import Registry
+from ..registry import Registry
 from ..settings import ChurnError, Settings
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #4cef2662
@@ -95,8 +95,8 @@ def windows(
     found = _in_windows(scored, False, settings)
     if (as_of - last).days <= settings.max_days_without_predictions:
         return found
-    log = inference_log.read(tables, settings, as_of)
-    answered = [] if log is None else inference_log.answered_days(log, production)
+    log = requests.read(tables, settings, as_of)
+    answered = [] if log is None else requests.answered_days(log, production)
     online = _in_windows(answered, True, settings)
     return found + [each for each in online if each.start > last]
 
@@ -279,8 +279,8 @@ def _scored(
 
 
 def _asked(tables: Any, window: Window, settings: Settings) -> pd.DataFrame:  # as `_scored`
-    log = inference_log.read(tables, settings, window.end)
-    rows = inference_log.unpack(log, window.days, window.model_version)
+    log = requests.read(tables, settings, window.end)
+    rows = requests.unpack(log, window.days, window.model_version)
     again = rows.customer_id.notna() & rows.duplicated(_KEYS)  # the newest answer comes first
     return rows[~again].reset_index(drop=True)
 

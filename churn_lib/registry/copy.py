@@ -12,7 +12,7 @@ import ibis
 import pyarrow as pa
 
 from .. import tables as tables_module
-from . import models as registry, promotion_log as ledger
+from . import models as registry, promotion_log
 from .promotion_log import Follow
 from churn_lib.registry.promotion import (
     REPORTS,
@@ -132,7 +132,7 @@ def copy(
     _refuse_sample(theirs, number, origin, known)
     row = passing_report(theirs, known, number, destination)
     tables = tables_module.connect(destination)
-    seen = ledger.settle(ours, tables, follow)
+    seen = promotion_log.settle(ours, tables, follow)
     champion = ours.version_of(PRODUCTION)
     copied = _copied(theirs, number, ours)
     _carry_evidence(tables, row, ours, copied)
@@ -141,9 +141,9 @@ def copy(
     refuse_rolled_back(seen, copied)
     if decision := waiting(ours, copied, destination):
         return decision
-    move = ledger.next_move(
+    move = promotion_log.next_move(
         seen,
-        promoted_by=by or ledger.user(),
+        promoted_by=by or promotion_log.user(),
         model_name=ours.model_name,
         from_version=champion,
         to_version=copied,

@@ -571,7 +571,7 @@ def basis(
         ) from None
     sample = known.get("data_sample", "")
     if not sample and tables is not None and "copied_from" not in known:
-        from churn_lib.data.events import sample_of  # Ibis takes seconds to import
+        from churn_lib.data import sample_of  # Ibis takes seconds to import
 
         made_from = known.get("delta_bronze_events_version")
         sample = sample_of(tables, int(made_from)) if made_from else ""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
-from . import promotion_log as ledger
-from ..features.definitions import LABEL
+from . import promotion_log
+from ..features import LABEL
 from .promotion_log import Follow, Ledger, Move, MoveLost
 from .models import PRODUCTION, STAGING, Registry, basis
 from ..settings import ChurnError, Settings
@@ -220,7 +220,7 @@ def objection(
             f"version {version} was trained on the sample {sample}, and {settings.target} is for your "
             "own customers"
         )
-    seen = ledger.read(tables, models.model_name)
+    seen = promotion_log.read(tables, models.model_name)
     try:
         passing_report(models, tables, version, settings)
         refuse_rolled_back(seen, version)
@@ -247,15 +247,15 @@ def move_production(
     "Write a move and take its steps; raises `MoveLost` when somebody else was quicker."
     target = move.to_version
     try:
-        ledger.append(tables, seen, move)
+        promotion_log.append(tables, seen, move)
     except MoveLost:
-        winner = ledger.read(tables, models.model_name).last
+        winner = promotion_log.read(tables, models.model_name).last
         if winner is None or winner.to_version != target:
             raise
-        ledger.finish(models, tables, follow)
+        promotion_log.finish(models, tables, follow)
         told = f"Version {target} already is Production: {winner.promoted_by} was quicker."
         return Decision("KEPT", target, told)
-    ledger.finish(models, tables, follow)
+    promotion_log.finish(models, tables, follow)
     told = f"Version {target} is Production, in place of {move.from_version or 'none'}."
     return Decision("PROMOTED", target, told)
 
@@ -312,7 +312,7 @@ def promote(
     follow: Follow | None = None,  # moves what follows the alias
 ) -> Decision:
     "Make a version Production if its gate report allows it now; raises `PromotionRefused`."
-    seen = ledger.settle(models, tables, follow)
+    seen = promotion_log.settle(models, tables, follow)
     champion = models.version_of(PRODUCTION)
     row = evidence(models, tables, version, settings, champion, git_sha)
     if decision := _kept(row, champion, settings):
@@ -321,9 +321,9 @@ def promote(
     if decision := waiting(models, version, settings):
         return decision
     person = approver(models, version) if settings.require_approval else None
-    move = ledger.next_move(
+    move = promotion_log.next_move(
         seen,
-        promoted_by=by or ledger.user(),
+        promoted_by=by or promotion_log.user(),
         model_name=models.model_name,
         from_version=champion,
         to_version=version,
@@ -406,8 +406,8 @@ def rollback(
     "Put an earlier version back to Production; raises `PromotionRefused` or `MoveLost`."
     if not reason.strip():
         raise PromotionRefused('a rollback needs a reason: --reason "..."')
-    half_done = ledger.unfinished(models, ledger.read(tables, models.model_name))
-    seen = ledger.settle(models, tables, follow)
+    half_done = promotion_log.unfinished(models, promotion_log.read(tables, models.model_name))
+    seen = promotion_log.settle(models, tables, follow)
     if half_done and half_done.action == "rollback" and to in (None, half_done.to_version):
         return half_done
     current = models.version_of(PRODUCTION)
@@ -415,9 +415,9 @@ def rollback(
     if not force:
         _refuse_unproven(models, tables, seen, target)
     models.version(target)  # raises when it has been deleted
-    move = ledger.next_move(
+    move = promotion_log.next_move(
         seen,
-        promoted_by=by or ledger.user(),
+        promoted_by=by or promotion_log.user(),
         model_name=models.model_name,
         from_version=current,
         to_version=target,
@@ -484,7 +484,7 @@ def history(
     tables: Tables,
 ) -> list[dict[str, Any]]:  # JSON-ready, newest first
     "Moves of Production and forced deployments: when, who, from, to, why, on which evidence."
-    seen, reports = ledger.read(tables, models.model_name), dict[str, dict[str, Any]]()
+    seen, reports = promotion_log.read(tables, models.model_name), dict[str, dict[str, Any]]()
     if tables.exists(REPORTS):
         table = tables.read(REPORTS).drop("report")
         reports = {row["report_id"]: row for row in table.to_pyarrow().to_pylist()}
@@ -495,6 +495,6 @@ def history(
         story.append(_entry(move, reports))
         at = move.to_version
     now = models.version_of(PRODUCTION)
-    if now != at and not ledger.unfinished(models, seen):
+    if now != at and not promotion_log.unfinished(models, seen):
         story.append(_gap(at, now))
     return _with_forced(story, models, tables)[::-1]

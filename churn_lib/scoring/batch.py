@@ -24,9 +24,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from ..features.definitions import FEATURES
+from ..features import FEATURES
 from .reasons import REASONS, Explainer, explainer_of, top_reasons
-from ..registry.models import PRODUCTION, Basis, Registry, basis
+from ..registry import PRODUCTION, Registry, basis
+from ..registry.models import Basis
 from ..settings import ChurnError, Settings
 from ..tables import Tables
 from ..gate.probe import ask

@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ..features.definitions import FEATURES, LABEL
+from ..features import FEATURES, LABEL
 from .batch import Scorer, ScoringError
 from ..gate.probe import ask
 

@@ -32,7 +32,7 @@ from databricks.sdk.service.serving import (
 )
 
 from ..registry import models as registry_module
-from .local import process as server_process
+from .local import process
 from ..job_context import bypass_proxies
 from ..settings import ChurnError, Settings
 
@@ -54,9 +54,9 @@ def connect(
     "A client of the workspace, or of the store's own server, which is started when it does not run."
     if on_databricks(settings):
         return registry_module.workspace(registry_module.tracking_uri(settings).partition("://")[2])
-    address = server_process.start(settings)
+    address = process.start(settings)
     bypass_proxies(os.environ, address.host)
-    token = server_process.token_of(settings)
+    token = process.token_of(settings)
     return WorkspaceClient(host=address.url, token=token, auth_type="pat")
 
 # %% ../../nbs/lib/serving/deploy.ipynb #e5fb9a63
@@ -308,12 +308,12 @@ import pyarrow as pa
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.serving import ServedEntityInput, ServingEndpointDetailed
 
-from .local import process as server_process
-from ..features.definitions import FEATURES
+from .local import process
+from ..features import FEATURES
 from ..job_context import bypass_proxies
 from ..registry.promotion_log import read, user
 from ..registry.promotion import FORCED, objection, rollback
-from ..registry.models import PRODUCTION, Registry, RegistryError, basis
+from ..registry import PRODUCTION, Registry, RegistryError, basis
 from ..settings import ChurnError, Settings
 from .smoke_test import Sample, SmokeReport, asker, holdout_sample, smoke_test
 
@@ -549,11 +549,11 @@ def _alone(settings: Settings, tell: Callable[[str], None]) -> Iterator[None]:
     if on_databricks(settings):  # where the job runs once at a time
         yield
         return
-    folder, limit = server_process.serving_folder(settings), settings.deploy_timeout_seconds
+    folder, limit = process.serving_folder(settings), settings.deploy_timeout_seconds
     folder.mkdir(parents=True, exist_ok=True)
     deadline, told = time.monotonic() + limit, False
     with (folder / "deploy.lock").open("w") as file:
-        while not server_process.locked(file):
+        while not process.locked(file):
             if not told:
                 tell("another deployment is under way, which is waited for")
             told = True
@@ -609,8 +609,8 @@ def move(
     reason: str = "Production was moved to it",  # for the record, when the gate would refuse it
 ) -> Deployment | None:  # None when there is no endpoint to move
     "Bring the endpoint along to `version`, as a rollback of the alias needs it."
-    if not on_databricks(settings) and server_process.running(settings) is None:
-        folder = server_process.serving_folder(settings) / "endpoints"
+    if not on_databricks(settings) and process.running(settings) is None:
+        folder = process.serving_folder(settings) / "endpoints"
         if not (folder / f"{settings.endpoint_name}.json").exists():
             return None
     client = connect(settings)
@@ -630,7 +630,7 @@ def status(
         "where": where,
         "state": "STOPPED",
     }
-    if where == "local" and server_process.running(settings) is None:
+    if where == "local" and process.running(settings) is None:
         return answer
     client = connect(settings)
     answer["url"] = f"{client.config.host}/serving-endpoints/{settings.endpoint_name}/invocations"
@@ -713,7 +713,7 @@ def how_to_ask(
     example: dict[str, float],  # a customer
 ) -> str:
     "A curl line that works and, for the local server, where its documentation is."
-    token = server_process.serving_folder(settings) / "token"
+    token = process.serving_folder(settings) / "token"
     near = os.path.relpath(token)
     words = f"$(cat {shlex.quote(str(token) if near.startswith('..') else near)})"
     if on_databricks(settings):

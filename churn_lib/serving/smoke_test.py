@@ -19,8 +19,8 @@ import pandas as pd
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import BadRequest, DatabricksError
 
-from ..features.definitions import FEATURES
-from ..registry.models import Registry
+from ..features import FEATURES
+from ..registry import Registry
 from ..settings import ChurnError, Settings
 
 # %% ../../nbs/lib/serving/smoke_test.ipynb #8710052c

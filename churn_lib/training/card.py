@@ -18,9 +18,9 @@ from sklearn.metrics import roc_auc_score
 
 from . import evaluation
 from .evaluation import classification_metrics, document
-from ..features.definitions import FEATURES, LABEL
+from ..features import FEATURES, LABEL
 from ..registry.promotion import latest_report
-from ..registry.models import Registry
+from ..registry import Registry
 from ..tables import Tables
 from .train import Record, read_record
 

@@ -17,7 +17,7 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 from sklearn.inspection import permutation_importance
 
-from ..features.definitions import FEATURES, LABEL
+from ..features import FEATURES, LABEL
 from ..model import ChurnModel
 from ..settings import SettingsError
 

@@ -9,7 +9,7 @@ __all__ = ['TRAINING_ROWS', 'KEYS', 'log_training_rows', 'read_training_rows']
 import tempfile
 from pathlib import Path
 
-from ..registry import models as registry  # before mlflow: it sets its environment
+from .. import registry  # before mlflow: it sets its environment
 
 import mlflow
 import pandas as pd

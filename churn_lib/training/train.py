@@ -23,7 +23,7 @@ from typing import Any
 import churn_lib
 from .. import model as model_module
 from .. import settings as settings_module  # registry before mlflow: it sets its environment
-from ..registry import models as registry
+from .. import registry
 
 import ibis
 import mlflow
@@ -35,13 +35,13 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from threadpoolctl import threadpool_limits
 
-from ..data.events import sample_of
+from ..data import sample_of
 from .evaluation import SLICED, classification_metrics, figures, measure
-from ..features.definitions import FEATURES, LABEL, feature_dates, newest_snapshot
+from ..features import FEATURES, LABEL, feature_dates, newest_snapshot
 from .record import log_training_rows
 from ..model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
 from ..provenance import Checkout, checkout, environment, lock_hash
-from ..registry.models import use_experiment
+from ..registry import use_experiment
 from ..settings import ChurnError, Settings
 from ..tables import DeltaTables, Tables
 

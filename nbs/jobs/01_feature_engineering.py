@@ -38,12 +38,13 @@ import pandas as pd
 
 from churn_lib import settings, tables
 from churn_lib.registry import promotion
-from churn_lib.features import definitions as features, snapshots
+from churn_lib.features import snapshots
+from churn_lib import features
 from churn_lib.data import events
-from churn_lib import job_context as jobs
+from churn_lib import job_context
 
 # %%
-job = jobs.parameters(globals())
+job = job_context.parameters(globals())
 job
 
 # %% [markdown]
@@ -138,10 +139,10 @@ snapshots.single_column_roc_auc(written.filter(written.feature_date == labelled)
 # in between.
 
 # %%
-jobs.task_values.set("delta_feature_version", version)
-jobs.task_values.set("feature_date", str(today))
+job_context.task_values.set("delta_feature_version", version)
+job_context.task_values.set("feature_date", str(today))
 if warnings:
-    jobs.task_values.set("warning", "; ".join(warnings))
+    job_context.task_values.set("warning", "; ".join(warnings))
 pd.Series(
     {"delta_feature_version": version, "feature_date": str(today)}, name="task values"
 ).to_frame()

@@ -34,13 +34,13 @@ delta_feature_version: int = -1  # version of gold.features to train on; -1: the
 import pandas as pd
 
 from churn_lib import settings, tables
-from churn_lib.training import card as model_card, evaluation, train as training
-from churn_lib.registry import models as registry
+from churn_lib.training import card, evaluation, train
+from churn_lib import registry
 from churn_lib.features import snapshots
-from churn_lib import job_context as jobs
+from churn_lib import job_context
 
 # %%
-job = jobs.parameters(globals())
+job = job_context.parameters(globals())
 job
 
 # %% [markdown]
@@ -55,7 +55,7 @@ store = tables.connect(config)
 version = job.delta_feature_version
 if version < 0:
     version = store.version("gold.features")
-data = training.read_data_set(store.read("gold.features", version), version, config, job.as_of)
+data = train.read_data_set(store.read("gold.features", version), version, config, job.as_of)
 snapshots.check_labels(store, data.days, config, version)
 data.summary()
 
@@ -70,8 +70,8 @@ evaluation.single_column_auc(data.holdout).round(4).rename("roc_auc").to_frame()
 
 # %%
 models = registry.connect(config)
-origin = training.source(store, version, config)
-trained = training.train(data, config, job.git_sha, origin, job.rehearsal)
+origin = train.source(store, version, config)
+trained = train.train(data, config, job.git_sha, origin, job.rehearsal)
 trained.model.estimator
 
 # %%
@@ -96,7 +96,7 @@ trained.figures["importance.png"]
 # will judge. A rehearsal has its run, and no version.
 
 # %%
-model_version = 0 if job.rehearsal else training.register(models, trained)
+model_version = 0 if job.rehearsal else train.register(models, trained)
 columns = [
     "version",
     "aliases",
@@ -114,10 +114,10 @@ pd.DataFrame(registry.versions(models), columns=columns).set_index("version")
 # Generated from what the run has logged; the gate adds its verdict.
 
 # %%
-model_card.publish(models, store, model_version) if model_version else None
+card.publish(models, store, model_version) if model_version else None
 
 # %%
-jobs.task_values.set("run_id", trained.run_id)
-jobs.task_values.set("model_version", model_version)
-jobs.task_values.set("roc_auc", round(trained.metrics["roc_auc"], 6))
+job_context.task_values.set("run_id", trained.run_id)
+job_context.task_values.set("model_version", model_version)
+job_context.task_values.set("roc_auc", round(trained.metrics["roc_auc"], 6))
 pd.Series({"run_id": trained.run_id, "model_version": model_version}, name="task values").to_frame()

@@ -35,19 +35,16 @@ import pandas as pd
 from IPython.display import display
 
 from churn_lib import settings, tables
-from churn_lib.gate import (
-    page as gate_page,
-    probe as evidence,
-    records as gate_records,
-    report as validation,
-)
-from churn_lib.training import card as model_card
-from churn_lib.registry import models as registry, promotion, promotion_log as ledger
+from churn_lib import gate
+from churn_lib.gate import probe
+from churn_lib.training import card
+from churn_lib.registry import promotion, promotion_log
+from churn_lib import registry
 from churn_lib.features import snapshots
-from churn_lib import job_context as jobs
+from churn_lib import job_context
 
 # %%
-job = jobs.parameters(globals())
+job = job_context.parameters(globals())
 job
 
 # %% [markdown]
@@ -57,12 +54,12 @@ job
 config = settings.load(job.target)
 models = registry.connect(config)
 store = tables.connect(config)
-moves = ledger.read(store, models.model_name)
+moves = promotion_log.read(store, models.model_name)
 if not job.rehearsal:
-    moves = ledger.settle(models, store)  # finishes a move that a crash has cut short
+    moves = promotion_log.settle(models, store)  # finishes a move that a crash has cut short
 candidate_version = models.candidate(job.model_version)
 champion_version = models.version_of(registry.PRODUCTION)
-best_version = gate_records.best_so_far(store, models, champion_version)
+best_version = gate.best_so_far(store, models, champion_version)
 compared = {
     "candidate": candidate_version,
     "champion": champion_version or "none",
@@ -82,7 +79,7 @@ pd.DataFrame({"version": compared}).join(pd.DataFrame(known).T)
 feature_version = store.version("gold.features")
 features = store.read("gold.features", feature_version)
 share = min(each.holdout_share for each in bases.values())
-holdout, holdout_day = evidence.read_holdout(features, config, job.as_of, share)
+holdout, holdout_day = probe.read_holdout(features, config, job.as_of, share)
 snapshots.check_labels(store, [holdout_day] if holdout_day else [], config, feature_version)
 pd.DataFrame(
     {
@@ -101,9 +98,9 @@ pd.DataFrame(
 
 # %%
 alias = "" if job.model_version else registry.STAGING
-candidate = evidence.examine(models, candidate_version, holdout, alias, bases[candidate_version])
+candidate = probe.examine(models, candidate_version, holdout, alias, bases[candidate_version])
 champion, best = (
-    None if version is None else evidence.ask_version(models, version, holdout, bases[version])
+    None if version is None else probe.ask_version(models, version, holdout, bases[version])
     for version in (champion_version, best_version)
 )
 
@@ -112,15 +109,15 @@ champion, best = (
 
 # %%
 rivals = (best, moves.production, job.replace_reason)
-report = validation.judge(candidate, champion, holdout, config, *rivals)
+report = gate.judge(candidate, champion, holdout, config, *rivals)
 report
 
 # %%
-for figure in gate_page.figures(report).values():
+for figure in gate.figures(report).values():
     display(figure)
 
 # %%
-gate_page.slices_table(report)
+gate.slices_table(report)
 
 # %% [markdown]
 # HTML and JSON go to the candidate's run, tags to its version, a row to `gold.gate_reports`: whatever the
@@ -129,20 +126,22 @@ gate_page.slices_table(report)
 # %%
 report_id = "none"
 if not job.rehearsal:
-    report_id = gate_records.record(report, models, store, feature_version, job.git_sha)
-jobs.task_values.set("candidate_version", candidate_version)
-jobs.task_values.set("passed", report.passed)
-jobs.task_values.set("gate_verdict", report.verdict)
-jobs.task_values.set("gate_report_id", report_id)
+    report_id = gate.record(report, models, store, feature_version, job.git_sha)
+job_context.task_values.set("candidate_version", candidate_version)
+job_context.task_values.set("passed", report.passed)
+job_context.task_values.set("gate_verdict", report.verdict)
+job_context.task_values.set("gate_report_id", report_id)
 if report.case.difference:
-    jobs.task_values.set("warning", f"not compared with Production: {report.case.difference}")
+    job_context.task_values.set(
+        "warning", f"not compared with Production: {report.case.difference}"
+    )
 f"{report.verdict}, report {report_id}"
 
 # %% [markdown]
 # The model card carries the verdict, too.
 
 # %%
-None if job.rehearsal else model_card.publish(models, store, candidate_version)
+None if job.rehearsal else card.publish(models, store, candidate_version)
 
 # %% [markdown]
 # ## The consequence
@@ -157,8 +156,8 @@ else:
 print(sentence)
 
 # %%
-jobs.task_values.set("verdict", sentence)
-jobs.task_values.set("production_version", models.version_of(registry.PRODUCTION))
+job_context.task_values.set("verdict", sentence)
+job_context.task_values.set("production_version", models.version_of(registry.PRODUCTION))
 columns = [
     "version",
     "aliases",

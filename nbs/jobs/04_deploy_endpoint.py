@@ -36,12 +36,12 @@ import pandas as pd
 from IPython.display import display
 
 from churn_lib import settings, tables
-from churn_lib.serving import deploy as serving
-from churn_lib.registry import models as registry
-from churn_lib import job_context as jobs
+from churn_lib.serving import deploy
+from churn_lib import registry
+from churn_lib import job_context
 
 # %%
-job = jobs.parameters(globals())
+job = job_context.parameters(globals())
 job
 
 # %% [markdown]
@@ -51,8 +51,8 @@ job
 config = settings.load(job.target)
 models = registry.connect(config)
 store = tables.connect(config)
-before = serving.status(config)
-beside = serving.beside_production(config, models, store, before)
+before = deploy.status(config)
+beside = deploy.beside_production(config, models, store, before)
 print(*beside["differences"], sep="\n")
 pd.DataFrame(before.get("served", []))
 
@@ -71,7 +71,7 @@ if job.rehearsal:
     version = job.model_version or models.version_of(registry.PRODUCTION)
     print(f"Rehearsal: {config.endpoint_name} would get version {version or 'none'} of the model.")
 else:
-    deployed = serving.deploy(config, models, store, git_sha=job.git_sha, **asked)
+    deployed = deploy.deploy(config, models, store, git_sha=job.git_sha, **asked)
     print(deployed)
 
 # %% [markdown]
@@ -82,17 +82,17 @@ deployed and deployed.smoke
 
 # %%
 if deployed:
-    jobs.task_values.set("endpoint", deployed.endpoint)
-    jobs.task_values.set("served_version", deployed.version)
-    jobs.task_values.set("url", deployed.url)
-jobs.task_values.set("outcome", deployed.outcome if deployed else "rehearsal")
+    job_context.task_values.set("endpoint", deployed.endpoint)
+    job_context.task_values.set("served_version", deployed.version)
+    job_context.task_values.set("url", deployed.url)
+job_context.task_values.set("outcome", deployed.outcome if deployed else "rehearsal")
 
 # %% [markdown]
 # ## Ask it yourself
 
 # %%
 if deployed:
-    print(serving.how_to_ask(config, deployed.url, deployed.example))
+    print(deploy.how_to_ask(config, deployed.url, deployed.example))
 
 # %% [markdown]
 # ## All deployments

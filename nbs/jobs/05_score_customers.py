@@ -32,12 +32,14 @@ rehearsal: bool = True  # show what would happen and change nothing official; jo
 import pandas as pd
 
 from churn_lib import settings, tables
-from churn_lib.scoring import batch as scoring, call_list as targeting
-from churn_lib.registry import models as registry, promotion
-from churn_lib import job_context as jobs
+from churn_lib import scoring
+from churn_lib.scoring import call_list
+from churn_lib.registry import promotion
+from churn_lib import registry
+from churn_lib import job_context
 
 # %%
-job = jobs.parameters(globals())
+job = job_context.parameters(globals())
 job
 
 # %% [markdown]
@@ -100,7 +102,7 @@ scoring.by_decile(predictions).round(4)
 # for churn, a minus against it, in log-odds.
 
 # %%
-targeting.call_list(predictions, limit=20)
+call_list.call_list(predictions, limit=20)
 
 # %% [markdown]
 # ## What the list is worth
@@ -111,17 +113,17 @@ targeting.call_list(predictions, limit=20)
 
 # %%
 features = store.read("gold.features", snapshot.feature_version)
-targeting.prove(scorer, features, snapshot.feature_date, config.horizon_days)
+call_list.prove(scorer, features, snapshot.feature_date, config.horizon_days)
 
 # %% [markdown]
 # ## Hand over
 
 # %%
-jobs.task_values.set("predictions_version", scored.version)
-jobs.task_values.set("feature_date", str(scored.feature_date))
-jobs.task_values.set("model_version", scored.model_version)
-jobs.task_values.set("customers", scored.customers)
-jobs.task_values.set("to_call", scored.to_call)
+job_context.task_values.set("predictions_version", scored.version)
+job_context.task_values.set("feature_date", str(scored.feature_date))
+job_context.task_values.set("model_version", scored.model_version)
+job_context.task_values.set("customers", scored.customers)
+job_context.task_values.set("to_call", scored.to_call)
 if warning:
-    jobs.task_values.set("warning", warning)
+    job_context.task_values.set("warning", warning)
 scored

@@ -30,16 +30,12 @@ rehearsal: bool = True  # show what would happen and change nothing official; jo
 
 # %%
 from churn_lib import settings, tables
-from churn_lib.monitoring import (
-    databricks as databricks_profile,
-    report as monitoring_report,
-    rules as verdict,
-)
-from churn_lib.registry import models as registry
-from churn_lib import job_context as jobs
+from churn_lib.monitoring import databricks, report as monitoring_report, rules
+from churn_lib import registry
+from churn_lib import job_context
 
 # %%
-job = jobs.parameters(globals())
+job = job_context.parameters(globals())
 config = settings.load(job.target)
 store = tables.connect(config, job.rehearsal)
 models = registry.connect(config)
@@ -51,13 +47,13 @@ models = registry.connect(config)
 # latest ones. A dot is a window: green is quiet, red violates, a ring is not known.
 
 # %%
-found = verdict.monitor(store, models, config, job.as_of, job.git_sha, tell=not job.rehearsal)
+found = rules.monitor(store, models, config, job.as_of, job.git_sha, tell=not job.rehearsal)
 monitoring_report.Card(found, config)
 
 # %%
-jobs.task_values.set("verdict", found.verdict)
-jobs.task_values.set("retrain", "true" if found.retrain else "false")
-jobs.task_values.set("sentence", found.sentence)
+job_context.task_values.set("verdict", found.verdict)
+job_context.task_values.set("retrain", "true" if found.retrain else "false")
+job_context.task_values.set("sentence", found.sentence)
 
 # %% [markdown]
 # ## Then and now
@@ -117,4 +113,4 @@ monitoring_report.open_alerts(report)
 
 # %%
 if not job.rehearsal:
-    print(databricks_profile.bring_up_to_date(found, config))
+    print(databricks.bring_up_to_date(found, config))

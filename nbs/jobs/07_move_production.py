@@ -32,11 +32,11 @@ reason: str = ""  # rollback: why; it goes on record
 import pandas as pd
 
 from churn_lib import settings
-from churn_lib.registry import models as registry
-from churn_lib import job_context as jobs
+from churn_lib import registry
+from churn_lib import job_context
 
 # %%
-job = jobs.parameters(globals())
+job = job_context.parameters(globals())
 job
 
 # %% [markdown]
@@ -56,28 +56,28 @@ pd.Series({"model": config.model_name, "Production": before or "none"}).to_frame
 
 # %%
 if job.action not in ("show", "copy", "rollback"):
-    raise jobs.JobError(f"action = {job.action!r}: use show, copy or rollback")
+    raise job_context.JobError(f"action = {job.action!r}: use show, copy or rollback")
 if job.rehearsal and job.action != "show":
     print(f"Rehearsal: no {job.action}, Production stays {before or 'empty'}.")
 
 # %%
 if job.action == "copy" and not job.rehearsal:
-    from churn_lib.registry import copy as environments
+    from churn_lib.registry import copy
 
     judged = settings.load(job.origin)
-    decision = environments.copy(judged, config, job.git_sha, job.model_version or None)
+    decision = copy.copy(judged, config, job.git_sha, job.model_version or None)
     print(decision.sentence)
 
 # %%
 if job.action == "rollback" and not job.rehearsal:
     from churn_lib import tables
-    from churn_lib.serving import deploy as serving
+    from churn_lib.serving import deploy
     from churn_lib.registry import promotion
 
     store = tables.connect(config)
 
     def follow(version: int) -> None:
-        serving.move(config, models, store, version, job.git_sha, reason=job.reason)
+        deploy.move(config, models, store, version, job.git_sha, reason=job.reason)
 
     promotion.rollback(models, store, job.reason, job.git_sha, follow=follow)
 
@@ -86,5 +86,5 @@ if job.action == "rollback" and not job.rehearsal:
 
 # %%
 after = models.version_of(registry.PRODUCTION)
-jobs.task_values.set("production_version", after)
+job_context.task_values.set("production_version", after)
 pd.Series({"before": before or "none", "after": after or "none"}, name="Production").to_frame()

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from churn_lib.bundle import BundleError
 from churn_lib.bundle.compute import choose_compute
-from churn_lib.bundle.files import BundleError, place_of, read_sources
-from churn_lib.bundle.lint.check import LOSSES, changes, check, losses
-from churn_lib.bundle.lint.findings import Finding
+from churn_lib.bundle.files import place_of, read_sources
+from churn_lib.bundle.lint import Finding, changes, losses
+from churn_lib.bundle.lint.check import LOSSES, check
 from churn_lib.bundle.lint.rules import cron_problem
 from churn_lib.cli.bundle import app
 from tests.conftest import Project, notebook

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from churn_lib.bundle.plan import PlanError, compare, decide, declared_parameters, make_plan
+from churn_lib.bundle import PlanError, make_plan
+from churn_lib.bundle.plan import compare, decide, declared_parameters
 from churn_lib.settings import ChurnError
 from tests.conftest import Project, after, bad, good, notebook_task
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from churn_lib.bundle import resolve as bundle
-from churn_lib.bundle.plan import make_plan
-from churn_lib.bundle.resolve import Bundle, BundleError
+from churn_lib import bundle
+from churn_lib.bundle import Bundle, BundleError, make_plan
 from churn_lib.settings import ChurnError
 from tests.conftest import Project, good, notebook_task
 

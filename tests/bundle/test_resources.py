@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from databricks.bundles.jobs import Job
 
-from churn_lib import settings
-from churn_lib.bundle import resolve as bundle
+from churn_lib import bundle, settings
+from churn_lib.bundle import make_plan
 from churn_lib.bundle.files import read_sources
 from churn_lib.bundle.lint.check import check
-from churn_lib.bundle.plan import make_plan
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ["local", "dev", "staging", "production"]

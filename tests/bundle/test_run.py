@@ -14,10 +14,9 @@ import nbformat
 import pytest
 import yaml
 
-from churn_lib.bundle import resolve as bundle
-from churn_lib.bundle.plan import Plan, PlanError, Step, make_plan
-from churn_lib.bundle.resolve import BundleError
-from churn_lib.bundle.run import JobRun, Reporter, TaskRun, run_plan
+from churn_lib import bundle
+from churn_lib.bundle import BundleError, Plan, PlanError, Step, make_plan, run_plan
+from churn_lib.bundle.run import JobRun, Reporter, TaskRun
 
 CHURN = Path(sys.executable).parent / "churn"
 ECHO = "from churn_lib import job_context as jobs\njobs.task_values.set('said', text)"

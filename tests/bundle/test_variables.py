@@ -10,8 +10,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from churn_lib import job_context as jobs
-from churn_lib.registry import models as registry
+from churn_lib import job_context, registry
 from tests.conftest import CHURN, Project, notebook_task
 from tests.serving import serving_store
 
@@ -100,7 +99,7 @@ def test_a_job_sees_no_variable_that_is_not_documented(answer: tuple[dict[str, A
     }
     own |= {"TZ", "PYDEVD_DISABLE_FILE_VALIDATION", "PYDEVD_USE_FRAME_EVAL"}
     own |= {"CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR", "PAGER", "GIT_PAGER", "TERM"}
-    assert [name for name in seen if not jobs._is_documented(name) and name not in own] == []
+    assert [name for name in seen if not job_context._is_documented(name) and name not in own] == []
     assert seen["TZ"] == "UTC" and answer[0]["encoding"].lower() == "utf-8"
     assert answer[0]["warnings"] == []
 
@@ -150,7 +149,7 @@ def test_on_a_cluster_only_a_named_run_is_ignored(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.0")
     monkeypatch.setenv("MLFLOW_PYTHON_EXECUTABLE", "/databricks/python/bin/python")
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    jobs.forget_variables("MLFLOW_")
+    job_context.forget_variables("MLFLOW_")
     assert "MLFLOW_PYTHON_EXECUTABLE" in os.environ and "MLFLOW_RUN_ID" not in os.environ
     assert mlflow.active_run() is None
 
@@ -160,8 +159,8 @@ def test_a_database_named_relative_to_the_shell_is_the_same_one_for_a_job(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mine/mlflow.db")
-    named = jobs.job_environment()["MLFLOW_TRACKING_URI"]
+    named = job_context.job_environment()["MLFLOW_TRACKING_URI"]
     assert named == f"sqlite:///{tmp_path}/mine/mlflow.db"
     for absolute in (named, "sqlite:///file:/a%3F?uri=true", "http://127.0.0.1:9"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", absolute)
-        assert jobs.job_environment()["MLFLOW_TRACKING_URI"] == absolute
+        assert job_context.job_environment()["MLFLOW_TRACKING_URI"] == absolute

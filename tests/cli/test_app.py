@@ -16,16 +16,8 @@ import pytest
 from nbformat.v4 import new_markdown_cell
 
 from churn_lib import cli
-from churn_lib.bundle.plan import PlanError, Step
-from churn_lib.bundle.run import (
-    ExecutionError,
-    JobRun,
-    Kernels,
-    Reporter,
-    TaskRun,
-    execute,
-    run_plan,
-)
+from churn_lib.bundle import PlanError, Step, run_plan
+from churn_lib.bundle.run import ExecutionError, JobRun, Kernels, Reporter, TaskRun, execute
 from tests.conftest import CHURN, Project, after, bad, good, notebook_task, processes_of
 
 # It is in a cell, and has started a process of its own, once there is a file `hangs`.

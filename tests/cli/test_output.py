@@ -13,9 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from churn_lib import cli
+from churn_lib import cli, registry
 from churn_lib.cli.console import keep_for_json
-from churn_lib.registry import models as registry
 from churn_lib.settings import Settings
 from tests.conftest import CHURN, ROOT, Project, good
 from tests.serving import serving_store

@@ -26,7 +26,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from churn_lib import cli, settings, tables
-from churn_lib.cli import data as data_commands
+from churn_lib.cli import data
 from churn_lib.data import events
 from churn_lib.data.loading import Profile, load
 from churn_lib.settings import ChurnError, Settings
@@ -1202,7 +1202,7 @@ def test_a_load_says_which_day_is_today_and_which_sample_has_gone(
     monkeypatch.setenv("CHURN_SETTINGS", str(settings_file))
     events.ensure_bronze(tables.connect(settings.load()))
     path = written(tmp_path, "orders.csv", GOOD)
-    data_commands.load(path)
+    data.load(path)
     printed = " ".join(capsys.readouterr().out.split())
     assert "the day after the last event." in printed
     assert "The sample CDNOW has made room" in printed

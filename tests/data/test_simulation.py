@@ -20,7 +20,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from churn_lib.cli.data import simulate as command
-from churn_lib.data.events import CUSTOMERS, EVENTS
+from churn_lib.data import CUSTOMERS, EVENTS
 from churn_lib.data.simulation import (
     DRIFTS,
     Population,

@@ -9,14 +9,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from churn_lib import features
 from churn_lib import settings as settings_module
 from churn_lib.data import events
-from churn_lib.features import definitions as features
 from churn_lib.features import snapshots
 from churn_lib.features.definitions import FeatureError, in_holdout_bucket
 from churn_lib.settings import ChurnError
 from churn_lib.tables import DeltaTables
-from churn_lib.training import train as training
+from churn_lib.training import train
 from churn_lib.training.train import TrainingError
 
 CONFIG = settings_module.load("local", Path(__file__).parents[2] / "settings.ini")
@@ -39,7 +39,7 @@ def names(count: int, held_out: bool | None = None) -> list[str]:
     return [name for name, _ in zip(chosen, range(count), strict=False)]
 
 
-def prepare(shop: Shop, folder: Path) -> training.DataSet:
+def prepare(shop: Shop, folder: Path) -> train.DataSet:
     """The rows that the jobs would train on and judge by."""
     store = DeltaTables(folder)
     owned = [
@@ -56,7 +56,7 @@ def prepare(shop: Shop, folder: Path) -> training.DataSet:
     built = list(snapshots.build(store, events.ensure_bronze(store), days, today, CONFIG))
     table = store.read("gold.features", built[-1].version)
     snapshots.single_column_roc_auc(table.filter(table.feature_date == days[1]))
-    return training.read_data_set(table, built[-1].version, CONFIG)
+    return train.read_data_set(table, built[-1].version, CONFIG)
 
 
 def told(shop: Shop, folder: Path) -> str:

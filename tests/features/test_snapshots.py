@@ -7,13 +7,12 @@ from typing import Any
 import ibis
 import pytest
 
-from churn_lib import settings
+from churn_lib import features, settings
 from churn_lib.data import events
-from churn_lib.features import definitions as features
 from churn_lib.features import snapshots
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
-from churn_lib.training import train as training
+from churn_lib.training import train
 
 ROOT = Path(__file__).parents[2]
 TODAY = datetime.date(1998, 6, 1)
@@ -67,7 +66,7 @@ def test_changed_code_builds_again(
     store: DeltaTables, config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built(store, config)
-    monkeypatch.setattr(features, "_engagement", lambda row: row.total_events * 1.0)
+    monkeypatch.setattr(features.definitions, "_engagement", lambda row: row.total_events * 1.0)
     assert built(store, config) == [True] * 3
 
 
@@ -91,7 +90,7 @@ def test_a_commit_says_what_of_the_events_was_left_out(
     store: DeltaTables, config: Settings
 ) -> None:
     built(store, config, left_out="1 event of 1998-08-05 is left out")
-    assert training.source(store, 2, config).left_out == "1 event of 1998-08-05 is left out"
+    assert train.source(store, 2, config).left_out == "1 event of 1998-08-05 is left out"
 
 
 def test_a_snapshot_that_the_events_do_not_reach_is_dropped_and_built_again_when_they_do(

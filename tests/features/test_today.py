@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from churn_lib import features
 from churn_lib.data import events as events_module
-from churn_lib.features import definitions as features
-from churn_lib.features.definitions import Coverage, FeatureError, coverage
+from churn_lib.features import coverage
+from churn_lib.features.definitions import Coverage, FeatureError
 
 CONNECTION = ibis.duckdb.connect()
 CONNECTION.raw_sql("SET TimeZone = 'UTC'")

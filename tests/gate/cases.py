@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from churn_lib.features.definitions import FEATURES, LABEL
+from churn_lib.features import FEATURES, LABEL
 from churn_lib.gate.probe import Answers, Evidence, Predict, observe
 
 JUDGED = pd.Timestamp("1998-04-02")

@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from churn_lib import settings as settings_module
-from churn_lib.features.definitions import FEATURES, LABEL
-from churn_lib.gate import comparison
+from churn_lib.features import FEATURES, LABEL
+from churn_lib.gate import comparison, judge
 from churn_lib.gate.checks import CHECKS
 from churn_lib.gate.probe import Answers, Evidence, extreme_input_problem, repeat_problem
-from churn_lib.gate.report import judge
 from churn_lib.settings import GateCheck
 from tests.gate.cases import answers, blurred, evidence, given, good, make_holdout
 

@@ -11,23 +11,20 @@ import mlflow
 import numpy as np
 import pytest
 
+from churn_lib import registry, scoring, tables
 from churn_lib import settings as settings_module
-from churn_lib import tables
 from churn_lib.data import events, simulation
 from churn_lib.data.simulation import Population, simulate_to
-from churn_lib.features import snapshots
-from churn_lib.features.definitions import FEATURES, FeatureError, in_holdout_bucket
-from churn_lib.gate import comparison
-from churn_lib.gate.probe import Answers, read_holdout
-from churn_lib.gate.report import GateReport, judge
-from churn_lib.monitoring import metrics as metrics_tables
-from churn_lib.registry import copy as environments
-from churn_lib.registry import models as registry
-from churn_lib.registry import promotion
-from churn_lib.registry.models import Basis, RegistryError
+from churn_lib.features import FEATURES, snapshots
+from churn_lib.features.definitions import FeatureError, in_holdout_bucket
+from churn_lib.gate import comparison, judge, read_holdout
+from churn_lib.gate.probe import Answers
+from churn_lib.gate.report import GateReport
+from churn_lib.monitoring import metrics
+from churn_lib.registry import RegistryError, copy, promotion
+from churn_lib.registry.models import Basis
 from churn_lib.registry.promotion import GateFailed, PromotionRefused
-from churn_lib.scoring import batch as scoring
-from churn_lib.scoring import call_list as targeting
+from churn_lib.scoring import call_list
 from churn_lib.settings import Settings
 from tests.conftest import run_job
 from tests.gate.cases import evidence, good, make_holdout
@@ -205,12 +202,12 @@ def test_scores_and_monitor_keep_to_the_horizon_of_the_version(month: Settings) 
     told = "version 1: it predicts churn within 90 days, and horizon_days is 30 now"
     assert scorer.warning(month) == told
     today = datetime.date(2025, 6, 24)
-    refresher = metrics_tables.Refresher(store, models, month, today, today)
+    refresher = metrics.Refresher(store, models, month, today, today)
     assert refresher.settings_of(1).horizon_days == 90
     assert refresher.settings_of(2).horizon_days == 30
     assert refresher.settings_of(99).horizon_days == 30
     features = store.read("gold.features")
-    assert targeting.prove(scorer, features, today, 30).feature_date is None
+    assert call_list.prove(scorer, features, today, 30).feature_date is None
 
 
 def test_labels_of_another_horizon_are_not_taken_for_those_of_this_one(month: Settings) -> None:
@@ -257,7 +254,7 @@ def test_a_version_of_a_sample_is_neither_copied_nor_deployed_where_customers_ar
     models = bare_version(here, **tags)
     there = here.model_copy(update={"catalog": "there", "model_name": "there"})
     with pytest.raises(PromotionRefused, match="was trained on the sample CDNOW: it is not copied"):
-        environments.copy(here, there, "abc", version=1)
+        copy.copy(here, there, "abc", version=1)
     assert registry.connect(there).numbers() == []
     store = tables.connect(here)
     assert promotion.objection(models, store, 1, here) == ""

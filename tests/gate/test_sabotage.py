@@ -16,16 +16,13 @@ from mlflow.types import ColSpec, DataType, Schema
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from churn_lib import settings, tables
-from churn_lib.features.definitions import FEATURES, LABEL
-from churn_lib.gate import comparison
-from churn_lib.gate import probe as observing
-from churn_lib.gate import report as gate_records
-from churn_lib.gate.report import GateReport, judge
-from churn_lib.registry import models as registry
-from churn_lib.registry import promotion_log as ledger
+from churn_lib import gate, registry, settings, tables
+from churn_lib.features import FEATURES, LABEL
+from churn_lib.gate import comparison, judge, probe
+from churn_lib.gate.report import GateReport
+from churn_lib.registry import promotion_log
 from churn_lib.registry.promotion import REPORTS, GateFailed, PromotionRefused, promote
-from churn_lib.training import record as lineage
+from churn_lib.training import record
 from tests.gate.cases import FITTED, JUDGED, answers, blurred, evidence, given, good, make_holdout
 
 CONFIG = settings.load("local", Path(__file__).parents[2] / "settings.ini")
@@ -222,7 +219,7 @@ class Shop:
         inputs = Schema([ColSpec(DataType.double, name) for name in names])
         outputs = Schema([ColSpec(DataType.double)])
         with mlflow.start_run():
-            lineage.log_training_rows(FITTED)
+            record.log_training_rows(FITTED)
             mlflow.log_metrics({"roc_auc": 0.99, "f1_score": 0.99, "precision": 0.99})
             logged = mlflow.sklearn.log_model(
                 Good(amount),
@@ -239,15 +236,15 @@ class Shop:
     def judge(self, number: int) -> GateReport:
         """What the job does, up to the report's record."""
         champion = self.models.version_of(registry.PRODUCTION)
-        best = gate_records.best_so_far(self.store, self.models, champion)
+        best = gate.best_so_far(self.store, self.models, champion)
         asked = [
-            None if version is None else observing.ask_version(self.models, version, HOLDOUT)
+            None if version is None else probe.ask_version(self.models, version, HOLDOUT)
             for version in (champion, best)
         ]
-        candidate = observing.examine(self.models, number, HOLDOUT, registry.STAGING)
-        recorded = ledger.settle(self.models, self.store).production
+        candidate = probe.examine(self.models, number, HOLDOUT, registry.STAGING)
+        recorded = promotion_log.settle(self.models, self.store).production
         report = judge(candidate, asked[0], HOLDOUT, self.settings, asked[1], recorded)
-        gate_records.record(report, self.models, self.store, 0, "abc123")
+        gate.record(report, self.models, self.store, 0, "abc123")
         return report
 
 
@@ -326,7 +323,7 @@ def test_every_judgement_leaves_a_row_and_artifacts(shop: Shop) -> None:
     shop.judge(number)
     shop.judge(number)
     rows = shop.store.read(REPORTS).to_pandas()
-    assert list(rows.columns) == gate_records.SCHEMA.names
+    assert list(rows.columns) == gate.report.SCHEMA.names
     assert (rows.verdict == "PASS").all() and rows.report_id.nunique() == 2
     assert (pd.to_datetime(rows.feature_date) == JUDGED).all()
     assert rows.champion_version.isna().all()
@@ -343,10 +340,10 @@ def test_the_best_version_so_far_is_read_from_the_reports(shop: Shop) -> None:
     wide = CONFIG.model_copy(update={"margin": 0.02})
     report = judge(second, first, HOLDOUT, wide)
     assert (report.verdict, report.best) == ("PASS", 1)
-    gate_records.record(report, shop.models, shop.store, 0, "abc123")
-    assert gate_records.best_so_far(shop.store, shop.models, 2) == 1
-    assert gate_records.best_so_far(shop.store, shop.models, 1) is None
-    assert gate_records.best_so_far(shop.store, shop.models, None) is None
+    gate.record(report, shop.models, shop.store, 0, "abc123")
+    assert gate.best_so_far(shop.store, shop.models, 2) == 1
+    assert gate.best_so_far(shop.store, shop.models, 1) is None
+    assert gate.best_so_far(shop.store, shop.models, None) is None
 
 
 def last_promoted(rows: pd.DataFrame, config: settings.Settings, bounded: bool) -> np.ndarray:

@@ -15,9 +15,8 @@ import pytest
 from databricks.sdk import WorkspaceClient
 
 from churn_lib import settings
-from churn_lib.features.definitions import FEATURES
-from churn_lib.monitoring import databricks
-from churn_lib.monitoring import windows as monitoring
+from churn_lib.features import FEATURES
+from churn_lib.monitoring import databricks, windows
 from churn_lib.tables import DeltaTables
 
 CONFIG = settings.load("production", Path(__file__).parents[2] / "settings.ini")
@@ -202,7 +201,7 @@ def test_the_job_writes_both_tables_and_looks_after_the_profile(
     rows = pd.DataFrame({name: [1.0, 2.0] for name in FEATURES}).assign(
         feature_date=when, churn_probability=0.4, decision=0, churned=pd.array([1, None], "Int64")
     )
-    window = monitoring.Window(when, when + datetime.timedelta(1), 3, (when,))
+    window = windows.Window(when, when + datetime.timedelta(1), 3, (when,))
     refresher = SimpleNamespace(
         tables=DeltaTables(tmp_path),
         git_sha="abc",

@@ -12,8 +12,7 @@ from scipy import stats
 from scipy.spatial.distance import jensenshannon
 from sklearn import metrics
 
-from churn_lib.monitoring import drift
-from churn_lib.monitoring import quality as performance_estimation
+from churn_lib.monitoring import drift, quality
 
 NUMBERS = st.lists(
     st.one_of(st.integers(-5, 5).map(float), st.floats(-1e6, 1e6)), min_size=2, max_size=60
@@ -191,7 +190,7 @@ def test_the_expected_roc_auc_is_the_mean_over_labels_that_could_come(seed: int)
                 weight = chance[i] * (1 - chance[j])
                 pairs += weight
                 won += weight * ((score[i] > score[j]) + 0.5 * (score[i] == score[j]))
-    assert performance_estimation._expected_auc(score, chance) == pytest.approx(won / pairs)
+    assert quality._expected_auc(score, chance) == pytest.approx(won / pairs)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=8))
@@ -209,7 +208,7 @@ def test_the_expected_counts_are_the_mean_over_all_labels_that_could_come(
         ).ravel()
         counts = [true_positive, false_positive, false_negative, true_negative]
         expected += likelihood * np.array(counts)
-    found = performance_estimation.confusion(chance, decided)
+    found = quality.confusion(chance, decided)
     assert found == pytest.approx(expected, abs=1e-9)
 
 
@@ -223,11 +222,11 @@ def test_the_estimated_f1_is_what_labels_bring_and_its_interval_holds_most_of_th
         return rng.beta(1, 1.5, rows)
 
     holdout = answers(200_000)
-    calibration = performance_estimation.calibrate(rng.uniform(size=200_000) < holdout, holdout)
+    calibration = quality.calibrate(rng.uniform(size=200_000) < holdout, holdout)
     truth, inside, estimated = [], 0, []
     for _ in range(200):
         probability = answers(800)
-        found = performance_estimation.estimate_quality(probability, calibration, threshold)
+        found = quality.estimate_quality(probability, calibration, threshold)
         labels = rng.uniform(size=800) < probability
         truth.append(metrics.f1_score(labels, probability >= threshold))
         estimated.append(found["f1_score"].value)
@@ -242,7 +241,7 @@ def test_measured_quality_is_that_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     score = rng.integers(0, 20, 300) / 20
     y = (rng.uniform(size=300) < score).astype(int)
-    found = performance_estimation.measure_quality(y, score, 0.5)
+    found = quality.measure_quality(y, score, 0.5)
     assert found["roc_auc_score"].value == pytest.approx(metrics.roc_auc_score(y, score))
     assert found["f1_score"].value == pytest.approx(metrics.f1_score(y, score >= 0.5))
     assert found["brier_score"].value == pytest.approx(metrics.brier_score_loss(y, score))
@@ -255,13 +254,13 @@ def test_the_interval_of_roc_auc_covers_the_truth_as_often_as_it_says() -> None:
     truth, covered = stats.norm.cdf(1 / np.sqrt(2)), 0
     for _ in range(300):
         y = np.repeat([0, 1], [150, 80])
-        found = performance_estimation.roc_auc(y, rng.normal(y, 1))
+        found = quality.roc_auc(y, rng.normal(y, 1))
         assert found is not None
         covered += found.low <= truth <= found.high
     assert 0.91 <= covered / 300 <= 0.985
 
 
 def test_one_class_has_no_ranking_and_says_so() -> None:
-    found = performance_estimation.measure_quality(np.ones(20), np.full(20, 0.7), 0.5)
+    found = quality.measure_quality(np.ones(20), np.full(20, 0.7), 0.5)
     assert "roc_auc_score" not in found
     assert found["f1_score"].value == 1

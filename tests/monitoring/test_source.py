@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from churn_lib import settings
-from churn_lib.monitoring.alerts import Alert, fires
+from churn_lib.monitoring import Alert
+from churn_lib.monitoring.alerts import fires
 from churn_lib.monitoring.rules import findings, retraining_is_due, source_finding
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables

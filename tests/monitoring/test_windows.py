@@ -15,30 +15,20 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from churn_lib import settings
+from churn_lib import features, registry, settings
 from churn_lib import tables as tables_module
 from churn_lib.data import events
-from churn_lib.features import definitions as features
 from churn_lib.monitoring import (
     alerts,
-)
-from churn_lib.monitoring import (
-    databricks as databricks_profile,
-)
-from churn_lib.monitoring import (
-    metrics as metrics_tables,
-)
-from churn_lib.monitoring import (
-    requests as inference_log,
-)
-from churn_lib.monitoring import (
-    rules as verdict,
+    databricks,
+    metrics,
+    requests,
+    rules,
 )
 from churn_lib.monitoring import (
     windows as monitoring,
 )
 from churn_lib.monitoring.metrics import read_metrics, whole
-from churn_lib.registry import models as registry
 from churn_lib.tables import DeltaTables
 from churn_lib.tables.spark import SparkTables
 from churn_lib.training import train as training
@@ -163,9 +153,9 @@ class Shop:
         )
         self.tables.overwrite("gold.predictions", ibis.memtable(made), {"feature_date": when})
 
-    def monitor(self, number: int) -> verdict.Verdict:
+    def monitor(self, number: int) -> rules.Verdict:
         """What the monitor says on a day."""
-        return verdict.monitor(self.tables, self.models, self.settings, day(number), "abc")
+        return rules.monitor(self.tables, self.models, self.settings, day(number), "abc")
 
     def churn(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command line on this store."""
@@ -302,7 +292,7 @@ class OnlineShop:
         calls["client_request_id"] = calls.client_request_id.astype("string")
         if smoke_test:
             calls["client_request_id"] = "smoke-test"
-        name = inference_log.table_name(self.settings)
+        name = requests.table_name(self.settings)
         self.tables.append(name, ibis.memtable(calls.assign(request_date=when)))
         return len(rows)
 
@@ -328,9 +318,9 @@ class OnlineShop:
         """What there is to monitor on a day."""
         return monitoring.windows(self.tables, self.settings, day(number), 1)
 
-    def monitor(self, number: int) -> verdict.Verdict:
+    def monitor(self, number: int) -> rules.Verdict:
         """What the monitor says on a day."""
-        return verdict.monitor(self.tables, self.models, self.settings, day(number), "abc")
+        return rules.monitor(self.tables, self.models, self.settings, day(number), "abc")
 
 
 def test_answers_of_an_endpoint_are_enough(trained: Shop, tmp_path: Path) -> None:
@@ -443,7 +433,7 @@ def test_on_spark_the_monitor_says_what_it_says_here(
         while spark_tables.version(name) < version:  # a model remembers what it was made from
             spark_tables.overwrite(name, ibis.memtable(rows))
     said = here.monitor(CHANGE + 100)
-    there = verdict.monitor(spark_tables, here.models, here.settings, day(CHANGE + 100), "abc")
+    there = rules.monitor(spark_tables, here.models, here.settings, day(CHANGE + 100), "abc")
     assert there.to_dict() | {"alerts": []} == said.to_dict() | {"alerts": []}
     assert [each.alert_id for each in there.alerts] == [each.alert_id for each in said.alerts]
     assert said.alerts
@@ -455,11 +445,11 @@ def test_on_spark_the_monitor_says_what_it_says_here(
         assert counted[0].equals(counted[1])
     # what Databricks profiles besides
     for _ in range(2):
-        databricks_profile.write_tables(there.refresher, there.refresher.computed, 1)
-    profiled = spark_tables.read(databricks_profile.PROFILED).to_pandas()
+        databricks.write_tables(there.refresher, there.refresher.computed, 1)
+    profiled = spark_tables.read(databricks.PROFILED).to_pandas()
     assert len(profiled) == here.scored
     assert profiled.churned.notna().all() and profiled.churn_probability.notna().all()
-    baseline = spark_tables.read(databricks_profile.BASELINE)
+    baseline = spark_tables.read(databricks.BASELINE)
     assert sorted(baseline.columns) == sorted(profiled.columns)
 
 
@@ -494,10 +484,10 @@ def test_windows_are_computed_once_and_again_when_labels_have_come() -> None:
     days = [day(30 * n) for n in range(8)]
     made = [monitoring.Window(each, each + datetime.timedelta(1), 1, (each,)) for each in days]
     done = pd.DataFrame({"window_date": days, "model_version": 1, "as_of": day(210)})
-    assert metrics_tables.due(made, done, day(210), config) == made[-3:]
+    assert metrics.due(made, done, day(210), config) == made[-3:]
     # 90 days after the fifth one
-    assert metrics_tables.due(made, done, day(215), config) == made[-3:]
-    assert metrics_tables.due(made, done, day(120 + 90), config) == made[-3:]
+    assert metrics.due(made, done, day(215), config) == made[-3:]
+    assert metrics.due(made, done, day(120 + 90), config) == made[-3:]
     older = done.assign(as_of=day(150))
-    assert metrics_tables.due(made, older, day(180), config) == [made[3], *made[-3:]]
-    assert metrics_tables.due(made, done.iloc[:0], day(210), config) == made
+    assert metrics.due(made, older, day(180), config) == [made[3], *made[-3:]]
+    assert metrics.due(made, done.iloc[:0], day(210), config) == made

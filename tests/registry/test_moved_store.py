@@ -14,10 +14,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from churn_lib import settings, tables
-from churn_lib.registry import models as registry
-from churn_lib.registry.models import PRODUCTION, RegistryError
-from churn_lib.serving.local import process as server_process
+from churn_lib import registry, settings, tables
+from churn_lib.registry import PRODUCTION, RegistryError
+from churn_lib.serving.local import process
 from churn_lib.settings import Settings
 from tests.serving import serving_store
 
@@ -153,7 +152,7 @@ def test_processes_that_find_a_moved_store_at_once_rewrite_it_once(
 
     def follow(_: int) -> None:
         together.wait()
-        registry._follow_store(at(new).store)
+        registry.models._follow_store(at(new).store)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(follow, range(6)))
@@ -222,16 +221,16 @@ def test_a_server_ends_when_its_store_moves_and_deploy_serves_it_again_from_ther
     serving: Path, tmp_path: Path
 ) -> None:
     new = tmp_path / "new"
-    first = server_process.running(at(serving))
+    first = process.running(at(serving))
     assert first is not None
     serving.rename(new)
     with serving_store.ended(at(new)):
         done = run(new, "deploy")
         assert done.returncode == 0, done.stderr
         assert "serves churn-prediction-gbm version 1 already" in done.stdout
-        second = server_process.running(at(new))
+        second = process.running(at(new))
         assert second is not None and second.pid != first.pid
-        log = (server_process.serving_folder(at(new)) / "server.log").read_text()
+        log = (process.serving_folder(at(new)) / "server.log").read_text()
         assert f"{serving / '.churn'} is no longer there: this server ends" in log
         assert not serving.exists()
 
@@ -239,12 +238,12 @@ def test_a_server_ends_when_its_store_moves_and_deploy_serves_it_again_from_ther
 def test_the_server_of_a_copy_is_not_the_one_of_the_original(serving: Path, tmp_path: Path) -> None:
     new = tmp_path / "new"
     shutil.copytree(serving, new)
-    first = server_process.running(at(serving))
-    assert server_process.running(at(new)) is None
+    first = process.running(at(serving))
+    assert process.running(at(new)) is None
     with serving_store.ended(at(new)):
         assert run(new, "deploy").returncode == 0
-        assert server_process.running(at(serving)) == first
-        second = server_process.running(at(new))
+        assert process.running(at(serving)) == first
+        second = process.running(at(new))
         assert first is not None and second is not None
         assert second.port != first.port
 

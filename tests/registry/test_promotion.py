@@ -25,24 +25,17 @@ import pyarrow as pa
 import pytest
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from churn_lib import gate, registry, tables
 from churn_lib import settings as settings_module
-from churn_lib import tables
-from churn_lib.gate import comparison
-from churn_lib.gate import report as gate_records
-from churn_lib.gate.report import GateReport, judge
+from churn_lib.gate import comparison, judge
+from churn_lib.gate.report import GateReport
 from churn_lib.registry import (
-    copy as environments,
-)
-from churn_lib.registry import (
-    models as registry,
-)
-from churn_lib.registry import (
+    Registry,
+    copy,
     promotion,
+    promotion_log,
 )
-from churn_lib.registry import (
-    promotion_log as ledger,
-)
-from churn_lib.registry.models import Registry, StoreError
+from churn_lib.registry.models import StoreError
 from churn_lib.registry.promotion import GateFailed, PromotionRefused
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
@@ -114,7 +107,7 @@ def promote(settings: Settings, version: int, **more: Any) -> promotion.Decision
 
 def moves(settings: Settings) -> list[tuple[str, int | None, int]]:
     """Action, from and to of each move, oldest first."""
-    seen = ledger.read(tables.connect(settings), settings.model_name)
+    seen = promotion_log.read(tables.connect(settings), settings.model_name)
     return [(move.action, move.from_version, move.to_version) for move in seen.moves]
 
 
@@ -241,22 +234,22 @@ def test_a_copy_takes_its_evidence_along_and_happens_once(place: Settings) -> No
         update={"catalog": "there", "model_name": f"{place.model_name}-there", "target": "there"}
     )
     with pytest.raises(PromotionRefused, match="nothing at Production"):
-        environments.copy(place, there, "abc")
+        copy.copy(place, there, "abc")
     with pytest.raises(PromotionRefused, match="has no gate report"):
-        environments.copy(place, there, "abc", version=2)
+        copy.copy(place, there, "abc", version=2)
     judged(store, place.model_name, 1, None, verdict="FAIL")
     with pytest.raises(GateFailed):
-        environments.copy(place, there, "abc", version=1)
+        copy.copy(place, there, "abc", version=1)
     judged(store, place.model_name, 1, None)
     models.tag(1, {"approval": "approved", "approved_by": "ann", "approved_for": "elsewhere/1"})
     promote(place, 1)
     careful = there.model_copy(update={"require_approval": True})
-    assert environments.copy(place, careful, "abc").state == "PENDING"
+    assert copy.copy(place, careful, "abc").state == "PENDING"
     theirs = registry.connect(careful)
     assert theirs.aliases() == {}
     promotion.approve(theirs, 1, "Eve")
-    assert environments.copy(place, careful, "abc", by="cd").state == "PROMOTED"
-    assert environments.copy(place, careful, "abc", by="cd").state == "KEPT"
+    assert copy.copy(place, careful, "abc", by="cd").state == "PROMOTED"
+    assert copy.copy(place, careful, "abc", by="cd").state == "KEPT"
     assert theirs.numbers() == [1]
     assert theirs.aliases() == {"Production": 1}
     (entry,) = promotion.history(theirs, tables.connect(careful))
@@ -374,7 +367,7 @@ def test_an_alias_that_is_gone_comes_back_by_the_command_that_the_gate_names(
     judged(store, local.model_name, 1, None)
     promote(local, 1)
     models.client.delete_registered_model_alias("churn", "Production")
-    assert ledger.settle(models, store).production == 1
+    assert promotion_log.settle(models, store).production == 1
     assert models.version_of("Production") is None  # nobody guesses why it is gone
     with pytest.raises(PromotionRefused, match="put one there with --to 1"):
         promotion.rollback(models, store, "somebody deleted it", "abc")
@@ -391,7 +384,7 @@ def test_a_model_that_was_registered_anew_inherits_no_alias(local: Settings) -> 
     models.client.delete_registered_model("churn")
     models.client.create_registered_model("churn")
     models.client.create_model_version("churn", "s3://nobody/another-model")
-    assert ledger.settle(models, store).production == 1
+    assert promotion_log.settle(models, store).production == 1
     assert models.aliases() == {}
 
 
@@ -432,13 +425,13 @@ def _approve(settings: Settings) -> None:
 
 def _copy(settings: Settings) -> None:
     there = settings.model_copy(update={"catalog": "there", "model_name": "there"})
-    environments.copy(settings, there, "abc", by="ann")
+    copy.copy(settings, there, "abc", by="ann")
 
 
 def _record(report: GateReport, settings: Settings) -> None:
-    gate_records.page = lambda *_: ""  # type: ignore[assignment]  # nobody looks at its plots
+    gate.report.page = lambda *_: ""  # type: ignore[assignment]  # nobody looks at its plots
     models, store = registry.connect(settings), tables.connect(settings)
-    gate_records.record(report, models, store, 0, "abc")
+    gate.record(report, models, store, 0, "abc")
 
 
 def die_at(number: int, command: Callable[[Settings], None], settings: Settings) -> None:
@@ -492,8 +485,8 @@ def serving(local: Settings) -> Settings:
 def settled(settings: Settings) -> dict[str, int]:
     """The aliases, once no move is half done."""
     models = registry.connect(settings)
-    seen = ledger.read(tables.connect(settings), settings.model_name)
-    assert ledger.unfinished(models, seen) is None
+    seen = promotion_log.read(tables.connect(settings), settings.model_name)
+    assert promotion_log.unfinished(models, seen) is None
     return models.aliases()
 
 
@@ -509,7 +502,7 @@ def test_a_judgement_killed_at_any_write_is_whole_after_a_rerun(
     local: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(comparison, "DRAWS", 50)
-    monkeypatch.setattr(gate_records, "page", gate_records.page)  # `_record` replaces it
+    monkeypatch.setattr(gate.report, "page", gate.report.page)  # `_record` replaces it
     models, store = make(local, versions=1)
     judged(store, "churn", 1, None)
     promote(local, 1)
@@ -536,8 +529,8 @@ def test_a_rollback_killed_at_any_write_is_one_rollback_after_a_rerun(serving: S
     promote(serving, 3)
     for settings in killed_everywhere(serving, _rollback):
         last = moves(settings)[-1]
-        complete = last[0] == "rollback" and not ledger.unfinished(
-            registry.connect(settings), ledger.read(tables.connect(settings), "churn")
+        complete = last[0] == "rollback" and not promotion_log.unfinished(
+            registry.connect(settings), promotion_log.read(tables.connect(settings), "churn")
         )
         if not complete:  # else a second rollback would be one
             _rollback(settings)
@@ -575,7 +568,7 @@ def race(settings: Settings, version: int, start: Any, told: Any) -> None:
     write = DeltaTables.append_if_unchanged
 
     def together(self: DeltaTables, name: str, *arguments: Any) -> int:
-        if name == ledger.TABLE and not waited:
+        if name == promotion_log.TABLE and not waited:
             waited.append(True)
             start.wait(120)
         return write(self, name, *arguments)
@@ -587,7 +580,7 @@ def race(settings: Settings, version: int, start: Any, told: Any) -> None:
         who = f"user-{version}"
         answer = promotion.promote(models, store, version, settings, "abc", by=who)
         told.put((version, answer.state, answer.sentence))
-    except ledger.MoveLost as error:
+    except promotion_log.MoveLost as error:
         told.put((version, "LOST", str(error)))
 
 
@@ -641,8 +634,8 @@ def test_a_slow_process_puts_right_the_alias_it_overwrites(
 def test_moves_of_another_model_in_the_table_are_no_rivals(local: Settings) -> None:
     _models, store = make(local)
     judged(store, local.model_name, 1, None)
-    seen = ledger.read(store, local.model_name)
-    other = ledger.next_move(
+    seen = promotion_log.read(store, local.model_name)
+    other = promotion_log.next_move(
         seen,
         promoted_by="ann",
         model_name="another",
@@ -653,7 +646,7 @@ def test_moves_of_another_model_in_the_table_are_no_rivals(local: Settings) -> N
         action="promote",
         reason="passed the gate",
     )
-    ledger.append(store, seen, other)
-    mine = ledger.Move(**{**vars(other), "model_name": local.model_name, "to_version": 1})
-    ledger.append(store, seen, mine)
+    promotion_log.append(store, seen, other)
+    mine = promotion_log.Move(**{**vars(other), "model_name": local.model_name, "to_version": 1})
+    promotion_log.append(store, seen, mine)
     assert moves(local) == [("promote", None, 1)]

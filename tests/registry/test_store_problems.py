@@ -17,15 +17,12 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from churn_lib import tables
-from churn_lib.registry import models as registry
-from churn_lib.registry import promotion
-from churn_lib.registry import promotion_log as ledger
-from churn_lib.registry.models import PRODUCTION, STAGING, RegistryError, StoreError
-from churn_lib.scoring import batch as scoring
-from churn_lib.serving import deploy as serving
+from churn_lib import registry, scoring, tables
+from churn_lib.registry import PRODUCTION, STAGING, RegistryError, promotion, promotion_log
+from churn_lib.registry.models import StoreError
+from churn_lib.serving import deploy
 from churn_lib.settings import Settings, load
-from churn_lib.training import train as training
+from churn_lib.training import train
 from tests.serving import serving_store
 
 CHURN = Path(sys.executable).parent / "churn"
@@ -112,7 +109,7 @@ def test_a_database_that_mlflow_cannot_use_is_named_at_once(
 def test_a_locked_database_is_waited_for_and_then_named(
     config: Settings, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry._CONNECT, "sqlite", {"timeout": 0.1})
+    monkeypatch.setitem(registry.models._CONNECT, "sqlite", {"timeout": 0.1})
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert "is locked by another process" in told(lambda: registry.connect(config))
@@ -147,7 +144,7 @@ def test_a_store_elsewhere_that_does_not_answer_is_named_without_its_password(
 def test_a_server_that_takes_the_call_and_never_answers_is_given_up(
     config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_SECONDS", 1)
+    monkeypatch.setattr(registry.models, "_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -177,7 +174,7 @@ def refusing() -> Iterator[str]:
 
 
 def _who() -> None:
-    with registry.explained():
+    with registry.models.explained():
         registry.workspace().current_user.me()
 
 
@@ -201,8 +198,8 @@ def test_a_workspace_without_a_way_in_is_one_line(
     monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", "nosuch")
     for action in (
         lambda: registry.connect(config),
-        lambda: serving.status(config),
-        lambda: serving.connect(config),
+        lambda: deploy.status(config),
+        lambda: deploy.connect(config),
     ):
         assert "(profile nosuch: " in told(action)
     (tmp_path / ".databrickscfg").write_text("[other]\nhost = https://example.org\n")
@@ -214,7 +211,7 @@ def test_a_workspace_without_a_way_in_is_one_line(
 def test_a_workspace_that_is_not_there_is_not_waited_for(
     config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_SECONDS", 1)
+    monkeypatch.setattr(registry.models, "_SECONDS", 1)
     address = f"http://127.0.0.1:{closed_port()}"
     monkeypatch.setenv("DATABRICKS_HOST", address)
     monkeypatch.setenv("DATABRICKS_TOKEN", "any")
@@ -224,7 +221,7 @@ def test_a_workspace_that_is_not_there_is_not_waited_for(
 def test_what_no_user_can_put_right_stays_what_it_is() -> None:
     assert registry.explain("KeyError", "database is locked") == ""
     assert registry.explain("MlflowException", "Invalid parameter: 'x'") == ""
-    with pytest.raises(ZeroDivisionError), registry.explained():
+    with pytest.raises(ZeroDivisionError), registry.models.explained():
         divmod(1, 0)
 
 
@@ -257,7 +254,7 @@ def test_a_deleted_experiment_stops_training_only_and_the_command_brings_it_back
     promotion.rollback(models, store, "it works without", "abc", to=1, force=True)
     assert promotion.history(models, store)[0]["to_version"] == 1
     assert scoring.production(models).version == 1
-    message = told(lambda: training.train(None, shop, "abc"))
+    message = told(lambda: train.train(None, shop, "abc"))
     assert message.startswith(f"experiment {shop.experiment} is deleted")
     (command,) = re.findall(r"`(.+?)`", message)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -277,7 +274,7 @@ def test_an_alias_that_a_deleted_version_left_is_named(shop: Settings) -> None:
     with pytest.raises(RegistryError, match=named):
         models.candidate()
     with pytest.raises(RegistryError, match=named):
-        serving.deploy(shop, models, store)
+        deploy.deploy(shop, models, store)
     with pytest.raises(RegistryError, match=named):
         scoring.production(models)
     assert registry.versions(models)[0]["version"] == 3
@@ -306,7 +303,7 @@ def test_a_model_that_is_deleted_leaves_nothing_to_finish(shop: Settings) -> Non
     models.client.create_model_version("deleted", "s3://nobody/loads-it")
     promotion.rollback(models, store, "a start", "abc", to=1, force=True)
     models.client.delete_registered_model("deleted")
-    assert ledger.unfinished(models, ledger.read(store, "deleted")) is None
+    assert promotion_log.unfinished(models, promotion_log.read(store, "deleted")) is None
     with pytest.raises(RegistryError, match="has no version 1"):
         promotion.rollback(models, store, "back", "abc", to=1, force=True)
 

@@ -12,12 +12,9 @@ from urllib.parse import parse_qsl, urlsplit
 import mlflow
 import pytest
 
+from churn_lib import registry, tables
 from churn_lib import settings as settings_module
-from churn_lib import tables
-from churn_lib.registry import copy as environments
-from churn_lib.registry import models as registry
-from churn_lib.registry import promotion
-from churn_lib.registry.models import RegistryError
+from churn_lib.registry import RegistryError, copy, promotion
 from churn_lib.registry.promotion import PromotionRefused
 from churn_lib.settings import Settings
 from tests.registry.test_promotion import ROOT, judged, promote
@@ -222,11 +219,11 @@ def test_a_copy_from_staging_in_unity_catalog(
     monkeypatch.setattr(mlflow.MlflowClient, "copy_model_version", copied)
     holdout(staging)
     with pytest.raises(PromotionRefused, match="has no gate report"):
-        environments.copy(staging, settings, "abc", version=2)
+        copy.copy(staging, settings, "abc", version=2)
     judged(tables.connect(staging), staging.model_name, 2, None)
     promote(staging, 2)
-    assert environments.copy(staging, settings, "abc").state == "PROMOTED"
-    assert environments.copy(staging, settings, "abc").state == "KEPT"
+    assert copy.copy(staging, settings, "abc").state == "PROMOTED"
+    assert copy.copy(staging, settings, "abc").state == "KEPT"
     assert (theirs.aliases, catalog.aliases) == ({"Production": "2"}, {"Production": "1"})
     assert catalog.versions.keys() == {"1"}
     assert catalog.versions["1"]["copied_from"] == f"models:/{staging.model_name}/2"

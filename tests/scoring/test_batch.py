@@ -25,14 +25,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from churn_lib import settings, tables
-from churn_lib.features.definitions import FEATURES
+from churn_lib import registry, scoring, settings, tables
+from churn_lib.features import FEATURES
 from churn_lib.model import ChurnModel
-from churn_lib.registry import models as registry
-from churn_lib.scoring import batch as scoring
-from churn_lib.scoring import call_list as targeting
+from churn_lib.scoring import call_list
 from churn_lib.scoring.batch import ScoringError
-from churn_lib.training.train import SIGNATURE
+from churn_lib.training import SIGNATURE
 
 ROOT = Path(__file__).parents[2]
 NEWEST, LABELLED = datetime.date(2024, 7, 1), datetime.date(2024, 4, 2)
@@ -163,7 +161,7 @@ def test_batches_leave_no_trace_in_the_answers(
 ) -> None:
     snapshot, scorer = scoring.read_snapshot(store), scoring.production(models)
     first = scoring.score(store, snapshot, scorer, "abc").version
-    monkeypatch.setattr(scoring, "_BATCH", 311)
+    monkeypatch.setattr(scoring.batch, "_BATCH", 311)
     told: list[tuple[int, int]] = []
     progress = lambda done, total: told.append((done, total))  # noqa: E731
     second = scoring.score(store, snapshot, scorer, "abc", progress).version
@@ -220,7 +218,7 @@ def test_a_model_of_another_make_scores_without_reasons(
     rows = store.read("gold.predictions").to_pandas()
     assert len(rows) == CUSTOMERS
     assert rows.reasons.isna().all()
-    shown = targeting.call_list(store.read("gold.predictions"), limit=5)
+    shown = call_list.call_list(store.read("gold.predictions"), limit=5)
     assert shown.first.index.tolist() == [1, 2, 3, 4, 5]
     assert shown.first.churn_probability.is_monotonic_decreasing
 
@@ -265,7 +263,9 @@ def test_deciles_are_those_of_sorting_everybody(probability: list[float], seed: 
     count = len(probability)
     ids = [f"c{number:03d}" for number in np.random.default_rng(seed).permutation(count)]
     frame = pd.DataFrame({"customer_id": ids, "churn_probability": probability})
-    found = scoring.with_decile(ibis.memtable(frame)).to_pandas().set_index("customer_id").decile
+    found = (
+        scoring.batch.with_decile(ibis.memtable(frame)).to_pandas().set_index("customer_id").decile
+    )
     ordered = frame.sort_values(["churn_probability", "customer_id"], ascending=[False, True])
     share, rest = divmod(count, 10)
     sizes = [share + (number < rest) for number in range(10)]
@@ -371,7 +371,7 @@ def test_charts_stand_on_labels_that_were_known_on_the_day_and_on_held_out_custo
     store: tables.DeltaTables, models: registry.Registry
 ) -> None:
     features, scorer = store.read("gold.features"), scoring.production(models)
-    proof = targeting.prove(scorer, features, NEWEST, horizon_days=90)
+    proof = call_list.prove(scorer, features, NEWEST, horizon_days=90)
     held_out = made_up(LABELLED, labelled=True).query("in_holdout_bucket")
     assert proof.feature_date == LABELLED
     assert proof.churned.sum() == held_out.churned.sum()
@@ -380,7 +380,7 @@ def test_charts_stand_on_labels_that_were_known_on_the_day_and_on_held_out_custo
         np.sort(models.load(1).predict(held_out[FEATURES].astype(float))),
     )
     day_before = LABELLED + datetime.timedelta(days=89)
-    assert targeting.prove(scorer, features, day_before, horizon_days=90).feature_date is None
+    assert call_list.prove(scorer, features, day_before, horizon_days=90).feature_date is None
 
 
 @hypothesis_settings(max_examples=40, deadline=None)
@@ -390,7 +390,7 @@ def test_gain_is_the_mean_over_all_orders_of_equal_customers(seed: int, values: 
     probability = rng.integers(0, values, 60) / values
     churned = rng.integers(0, 2, 60)
     churned[0] = 1
-    curve = targeting.gain_curve(churned, probability)
+    curve = call_list.gain_curve(churned, probability)
     reached = np.zeros(61)
     for _ in range(200):
         order = np.lexsort([rng.uniform(size=60), -probability])
@@ -398,4 +398,4 @@ def test_gain_is_the_mean_over_all_orders_of_equal_customers(seed: int, values: 
     found = np.interp(np.arange(61) / 60, curve["called"], curve["gain"])
     assert np.abs(found - reached).max() < 0.1
     assert found[-1] == pytest.approx(1)
-    assert targeting.gains(churned, probability).lift.iloc[-1] == pytest.approx(1)
+    assert call_list.gains(churned, probability).lift.iloc[-1] == pytest.approx(1)

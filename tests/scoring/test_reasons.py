@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from churn_lib.features.definitions import FEATURES
+from churn_lib.features import FEATURES
 from churn_lib.model import ChurnModel, make_estimator
 from churn_lib.scoring import reasons
 from churn_lib.scoring.reasons import REASONS, ReasonsError, explainer_of, top_reasons

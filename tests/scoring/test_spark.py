@@ -8,10 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from churn_lib import settings
-from churn_lib.registry import models as registry
-from churn_lib.scoring import batch as scoring
-from churn_lib.scoring.batch import Scored, Scorer
+from churn_lib import registry, scoring, settings
+from churn_lib.scoring import Scorer
+from churn_lib.scoring.batch import Scored
 from churn_lib.tables import Tables
 from churn_lib.tables.spark import SparkTables
 from tests.scoring.test_batch import (

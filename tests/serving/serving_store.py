@@ -17,14 +17,12 @@ import pandas as pd
 import pyarrow as pa
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from churn_lib import settings, tables
-from churn_lib.features.definitions import FEATURES
-from churn_lib.gate import report as gate_records
+from churn_lib import gate, registry, settings, tables
+from churn_lib.features import FEATURES
 from churn_lib.model import ChurnModel
-from churn_lib.registry import models as registry
 from churn_lib.registry.promotion import REPORTS
-from churn_lib.serving.local import process as server_process
-from churn_lib.training import train as training
+from churn_lib.serving.local import process
+from churn_lib.training import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +42,7 @@ def register(models: registry.Registry, trees: int, **tags: str) -> int:
         logged = mlflow.sklearn.log_model(
             model,
             name="churn-gbm",
-            signature=training.SIGNATURE,
+            signature=train.SIGNATURE,
             input_example=X.head(3),
             serialization_format="cloudpickle",
             pip_requirements=["scikit-learn"],
@@ -66,7 +64,7 @@ def judge(config: settings.Settings, version: int, verdict: str = "PASS", **chan
         "report": json.dumps(report),
         **changes,
     }
-    rows = pa.Table.from_pylist([row], gate_records.SCHEMA)
+    rows = pa.Table.from_pylist([row], gate.report.SCHEMA)
     tables.connect(config).append(REPORTS, ibis.memtable(rows))
 
 
@@ -104,10 +102,10 @@ def ended(config: settings.Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        address = server_process.running(config)
+        address = process.running(config)
         try:
-            server_process.stop(config)
-        except server_process.ServerError:
+            process.stop(config)
+        except process.ServerError:
             assert address is not None
             os.kill(address.pid, signal.SIGKILL)
             raise

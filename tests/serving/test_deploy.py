@@ -14,16 +14,13 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.serving import Route, TrafficConfig
 
-from churn_lib import tables
-from churn_lib.registry import models as registry
-from churn_lib.registry import promotion
-from churn_lib.registry import promotion_log as ledger
-from churn_lib.registry.models import PRODUCTION, STAGING
+from churn_lib import registry, tables
+from churn_lib.registry import PRODUCTION, STAGING, promotion, promotion_log
 from churn_lib.registry.promotion import PromotionRefused
 from churn_lib.serving import deploy as deployer
 from churn_lib.serving import deploy as serving
 from churn_lib.serving.deploy import DeploymentFailed, DeploymentRefused
-from churn_lib.serving.local import process as server_process
+from churn_lib.serving.local import process
 from churn_lib.settings import Settings
 from tests.serving import serving_store
 
@@ -132,7 +129,7 @@ def test_two_deployments_at_once_to_a_server_that_is_down_end_at_the_version(
     served: Settings,
 ) -> None:
     at_production(served, 2)
-    server_process.stop(served)
+    process.stop(served)
     with ThreadPoolExecutor(2) as pool:
         done = [each.result() for each in [pool.submit(deploy, served) for _ in range(2)]]
     assert sorted(each.outcome for each in done) == ["unchanged", "updated"]
@@ -201,7 +198,7 @@ def test_the_commands_deploy_show_ask_and_stop_behind_a_proxy(
         monkeypatch.setenv(name, "example.org")
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody is there
-    server_process.stop(served)
+    process.stop(served)
     deployed = churn(served, "deploy", "--alias", "Production")
     assert deployed.returncode == 0, deployed.stderr
     curl = next(line for line in deployed.stdout.splitlines() if line.startswith("  curl"))
@@ -328,14 +325,14 @@ def test_a_forced_deployment_needs_a_reason_and_is_on_record_with_it(served: Set
         number,
         "to see it answer",
     )
-    assert row["deployed_by"] == ledger.user()
+    assert row["deployed_by"] == promotion_log.user()
     assert row["objection"].startswith(
         f"version {number} of churn-prediction-gbm has no gate report"
     )
     newest = promotion.history(registry.connect(served), tables.connect(served))[0]
     assert (newest["action"], newest["by"], newest["to_version"]) == (
         "deploy",
-        ledger.user(),
+        promotion_log.user(),
         number,
     )
     assert newest["reason"].startswith("to see it answer (forced: version")

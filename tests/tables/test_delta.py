@@ -14,7 +14,7 @@ from typing import Any
 import ibis
 import pytest
 
-from churn_lib.data import files as sources
+from churn_lib.data import files
 from churn_lib.data.files import SourceError
 from churn_lib.tables import DeltaTables, TableError
 
@@ -171,7 +171,7 @@ def test_a_table_is_refused_when_rows_are_deleted_beside_its_files_and_not_befor
     with pytest.raises(TableError, match=r"gold.shared uses deletion vectors, .* as Parquet"):
         tables.read("gold.shared")
     with pytest.raises(SourceError, match=r"uses deletion vectors, .* as Parquet"):
-        sources.find(str(path))
+        files.find(str(path))
 
 
 SPILLS = """

@@ -11,10 +11,9 @@ import pytest
 from deltalake import write_deltalake
 from typer.testing import CliRunner
 
-from churn_lib import cli, settings, tables
-from churn_lib.data import files as sources
+from churn_lib import cli, registry, settings, tables
+from churn_lib.data import files
 from churn_lib.data.files import SourceError
-from churn_lib.registry import models as registry
 from churn_lib.settings import SettingsError
 from churn_lib.tables import DeltaTables, TableError
 from tests.conftest import run_job
@@ -141,7 +140,7 @@ def test_a_folder_that_delta_rs_cannot_take_is_refused_before_anything_is_writte
         DeltaTables(path.parent / "tables")
     (path.parent / "theirs" / "_delta_log").mkdir(parents=True)
     with pytest.raises(SourceError, match="no Delta table can be read"):
-        sources.find(str(path.parent / "theirs"))
+        files.find(str(path.parent / "theirs"))
     assert sorted(each.name for each in path.parent.iterdir()) == ["settings.ini", "theirs"]
     text = path.read_text().replace("store = .churn", f"store = {tmp_path / 'store'}")
     path.write_text(text)
@@ -152,8 +151,8 @@ def test_a_delta_table_of_others_is_read_below_a_folder_with_every_sign(tmp_path
     folder = tmp_path / EVERYTHING / "theirs"
     rows = {"customer_id": ["a", "b"], "shop": ["north & süd", "%41 [x]"]}
     write_deltalake(folder, ibis.memtable(rows).to_pyarrow(), partition_by=["shop"])
-    source = sources.find(str(folder))
-    found = ibis.duckdb.connect().raw_sql(f"SELECT * FROM ({sources.scan_sql(source)})").fetchall()
+    source = files.find(str(folder))
+    found = ibis.duckdb.connect().raw_sql(f"SELECT * FROM ({files.scan_sql(source)})").fetchall()
     assert sorted(row[1:] for row in found) == [("a", "north & süd"), ("b", "%41 [x]")]
 
 

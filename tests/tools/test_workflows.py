@@ -402,7 +402,7 @@ class _Endpoint(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         (record,) = body["dataframe_records"]
-        from churn_lib.features.definitions import FEATURES
+        from churn_lib.features import FEATURES
 
         known = self.path == "/serving-endpoints/here/invocations" and list(record) == FEATURES
         text = json.dumps(self.answer if known else {"error_code": "NOT_FOUND", "message": "no"})

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import resolve as bundle_module
-from . import rules as deployment_rules, rules as job_rules
+from .. import resolve
+from . import rules
 from ..resolve import Bundle, UnsetError
 from ..files import BundleError, read_sources
 from churn_lib.bundle.lint.findings import (
@@ -89,27 +89,27 @@ def run_problems(
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #4de771df
 _SOURCE_RULES = (
     outline_problems,
-    deployment_rules.repeated_keys,
-    deployment_rules.include_problems,
+    rules.repeated_keys,
+    rules.include_problems,
 )
 _RULES = (
     resource_problems,
-    job_rules.name_problems,
-    job_rules.task_problems,
-    job_rules.circle_problems,
-    job_rules.reference_problems,
-    job_rules.parameter_problems,
-    job_rules.cluster_problems,
+    rules.name_problems,
+    rules.task_problems,
+    rules.circle_problems,
+    rules.reference_problems,
+    rules.parameter_problems,
+    rules.cluster_problems,
     schedule_problems,
-    deployment_rules.target_problems,
-    deployment_rules.run_as_problems,
-    deployment_rules.permission_problems,
-    deployment_rules.name_collisions,
-    deployment_rules.scope_problems,
-    deployment_rules.experiment_problems,
-    deployment_rules.artifact_problems,
-    deployment_rules.commit_problems,
-    deployment_rules.settings_problems,
+    rules.target_problems,
+    rules.run_as_problems,
+    rules.permission_problems,
+    rules.name_collisions,
+    rules.scope_problems,
+    rules.experiment_problems,
+    rules.artifact_problems,
+    rules.commit_problems,
+    rules.settings_problems,
 )
 
 
@@ -140,10 +140,10 @@ def check_target(
             for content, parts, message in rule(sources)
             for finding in located(content, main, [(parts, message)])
         ]
-        unknown = located(sources.content, main, deployment_rules.unknown_references(sources))
+        unknown = located(sources.content, main, rules.unknown_references(sources))
         if unknown:
             return [*found, *unknown]
-        bundle = bundle_module.resolve(sources)
+        bundle = resolve.resolve(sources)
     except ChurnError as error:
         if parts := getattr(error, "parts", ()):
             text = str(error).removeprefix(f"{main}: ")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from .api import ServedEntity
 from .fast_trees import FastModel, NotConvertible, proved
-from ...registry.models import Registry
+from ...registry import Registry
 from churn_lib.serving.local.requests import (
     InvalidRequest,
     Request,

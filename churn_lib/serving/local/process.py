@@ -27,7 +27,7 @@ from typing import IO, Any
 
 import uvicorn
 
-from ...registry import models as registry_module
+from ... import registry
 from ... import tables as tables_module
 from .api import not_found
 from .endpoints import Endpoints
@@ -35,7 +35,7 @@ from .request_log import InferenceTables
 from .server import Limits
 from .server import ModelServer
 from ...job_context import job_environment
-from ...registry.models import Registry, RegistryError
+from ...registry import Registry, RegistryError
 from .endpoints import ServedModel, load_version
 from ...settings import ChurnError, Settings
 
@@ -178,7 +178,7 @@ def application(
     limits: Limits | None = None,
 ) -> ModelServer:
     "The ASGI application that serves the models of a store's registry."
-    registry_module.connect(settings)
+    registry.connect(settings)
     folder, bounds = serving_folder(settings), limits or Limits()
 
     def load(name: str, version: int, log: Callable[[str], None]) -> ServedModel:

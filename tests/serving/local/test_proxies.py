@@ -12,11 +12,10 @@ import requests
 from databricks.sdk import WorkspaceClient
 from mlflow.exceptions import MlflowException
 
-from churn_lib import job_context as jobs
+from churn_lib import job_context, registry
 from churn_lib.job_context import bypass_proxies
-from churn_lib.registry import models as registry
-from churn_lib.serving import deploy as deployer
-from churn_lib.serving.local import process as server_process
+from churn_lib.serving import deploy
+from churn_lib.serving.local import process
 from tests.serving import serving_store
 
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -98,13 +97,13 @@ def test_without_a_proxy_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None
     nothing: dict[str, str] = {"NO_PROXY": "example.org"}
     assert not bypass_proxies(nothing)
     assert nothing == {"NO_PROXY": "example.org"}
-    assert not {"no_proxy", "NO_PROXY"} & jobs.job_environment().keys()
+    assert not {"no_proxy", "NO_PROXY"} & job_context.job_environment().keys()
 
 
 def test_a_remote_host_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     with recorder() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        for name, value in jobs.job_environment().items():
+        for name, value in job_context.job_environment().items():
             monkeypatch.setenv(name, value)
         requests.get("http://workspace.example/api", timeout=10)
         assert proxy.seen == ["http://workspace.example/api"]
@@ -131,12 +130,12 @@ def test_the_model_server_is_asked_directly_wherever_it_listens(
         for name in NAMES[:3]:
             monkeypatch.setenv(name, proxy.url)
             monkeypatch.setenv(name.upper(), proxy.url)
-        client = deployer.connect(config)
+        client = deploy.connect(config)
         assert isinstance(client, WorkspaceClient)
         assert list(client.serving_endpoints.list()) == []
-        address = server_process.running(config)
+        address = process.running(config)
         assert address is not None
         host = "127.0.0.2"  # a name of this machine that NO_PROXY does not have
-        elsewhere = server_process.Address(host, address.port, address.pid, address.store)
-        assert server_process.health(elsewhere) is None  # nobody listens there
+        elsewhere = process.Address(host, address.port, address.pid, address.store)
+        assert process.health(elsewhere) is None  # nobody listens there
         assert not proxy.seen

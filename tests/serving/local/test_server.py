@@ -32,9 +32,8 @@ from databricks.sdk.service.serving import (
 )
 from mlflow.pyfunc import scoring_server
 
-from churn_lib import tables
-from churn_lib.features.definitions import FEATURES
-from churn_lib.registry import models as registry
+from churn_lib import registry, tables
+from churn_lib.features import FEATURES
 from churn_lib.serving.local import process as server_process
 from churn_lib.settings import Settings
 from tests.serving import serving_store
