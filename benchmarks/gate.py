@@ -12,7 +12,7 @@ import time
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from churn_lib.gate.statistics import bootstrap_roc_auc, roc_auc_difference
+from churn_lib.statistics import bootstrap_roc_auc, roc_auc_difference
 
 PEER_DRAWS = 20
 

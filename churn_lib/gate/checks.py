@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import pandas as pd
 
-from . import statistics
+from .. import statistics
 from .comparison import RAREST, Case, given
 from .probe import BATCH, Evidence
 from ..features import FEATURES
@@ -355,10 +355,10 @@ class ModelSize(Check):
         return _within(case.candidate.size_mb, case.settings.max_model_mb, said)
 
 # %% ../../nbs/lib/gate/checks.ipynb #90a70a4a
-from . import statistics
+from .. import statistics
 from .comparison import Case, Comparison
 from ..settings import Settings
-from .statistics import Estimate
+from ..statistics import Estimate
 
 # %% ../../nbs/lib/gate/checks.ipynb #1fe690b1
 _ON_PURPOSE = (

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from . import statistics
-from ..training.evaluation import classification_metrics, single_column_auc, slices
+from .. import statistics
+from ..features.slices import slice_table, slices
+from ..training.metrics import classification_metrics, single_column_auc
 from .probe import Answers, Evidence
 from ..features import FEATURES, LABEL
 from ..settings import Settings
-from .statistics import Estimate
+from ..statistics import Estimate
 
 # %% ../../nbs/lib/gate/comparison.ipynb #acca608e
 @dataclass(frozen=True, eq=False)
@@ -217,16 +218,16 @@ def _label_problem(holdout: pd.DataFrame) -> str:
     return ""
 
 # %% ../../nbs/lib/gate/comparison.ipynb #182b1fb6
-_SLICE_COLUMNS = ["slice", "rows", "churn_rate", "roc_auc", "difference", "lower", "upper", "fell"]
+_SLICE_COLUMNS = ["rows", "churn_rate", "roc_auc", "difference", "lower", "upper", "fell"]
 
 
 def _measurable(y: np.ndarray, settings: Settings) -> bool:
     return len(y) >= settings.min_slice and min(y.sum(), len(y) - y.sum()) >= RAREST
 
 
-def _slice_row(case: Case, name: str, at: np.ndarray, confidence: float) -> dict[str, Any]:
+def _slice_row(case: Case, at: np.ndarray, confidence: float) -> dict[str, Any]:
     y, candidate = case.y[at], given(case.candidate)[at]
-    row: dict[str, Any] = {"slice": name, "rows": len(at), "churn_rate": float(y.mean())}
+    row: dict[str, Any] = {"rows": len(at), "churn_rate": float(y.mean())}
     if not _measurable(y, case.settings):
         return row
     row["roc_auc"] = float(roc_auc_score(y, candidate))
@@ -240,9 +241,8 @@ def _slice_row(case: Case, name: str, at: np.ndarray, confidence: float) -> dict
 
 def _slice_table(case: Case) -> pd.DataFrame:  # figures are missing where a slice is too small
     if case.label_problem or case.candidate.probability is None:
-        return pd.DataFrame(columns=_SLICE_COLUMNS)
+        return slice_table({}, lambda at: {}, _SLICE_COLUMNS)
     groups = slices(case.holdout, case.settings.extra_slices)
     compared = sum(_measurable(case.y[at], case.settings) for at in groups.values())
     confidence = 1 - (1 - case.settings.confidence) / max(compared, 1)
-    rows = [_slice_row(case, name, at, confidence) for name, at in groups.items()]
-    return pd.DataFrame(rows, columns=_SLICE_COLUMNS)
+    return slice_table(groups, lambda at: _slice_row(case, at, confidence), _SLICE_COLUMNS)

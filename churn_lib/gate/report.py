@@ -230,7 +230,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .comparison import Comparison
-from ..training.evaluation import blank_axes, calibration_plot, document, roc_plot
+from ..training.card import document
+from ..training.plots import blank_axes, calibration_plot, roc_plot
 
 # %% ../../nbs/lib/gate/report.ipynb #95d6f5a1
 def difference_plot(

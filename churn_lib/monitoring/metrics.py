@@ -271,6 +271,7 @@ import pyarrow as pa
 
 from .drift import Distribution, distribution
 from ..features import FEATURES, LABEL
+from ..features.slices import value_slices
 from churn_lib.monitoring.windows import (
     ANSWER,
     DECISION,
@@ -336,7 +337,6 @@ def whole(rows: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #45ba5219
 SOURCE = "source"  # slice_key of rows that came through an endpoint
-_MOST_SLICES = 20  # of one column, the largest ones
 
 
 def slices(
@@ -350,15 +350,9 @@ def slices(
         if column not in (*FEATURES, DECISION):
             known = ", ".join((*FEATURES, DECISION))
             raise MonitoringError(f"monitor_slices names {column!r}; it can name {known}")
-        for value in rows[column].value_counts().index[:_MOST_SLICES]:
-            part = rows[rows[column] == value]
-            found.append(observe(window, part, slice_key=column, slice_value=_text(value)))
+        for value, at in value_slices(rows, column).items():
+            found.append(observe(window, rows.iloc[at], slice_key=column, slice_value=value))
     return found
-
-
-def _text(value: Any) -> str:  # 2 and 2.0 are one value
-    whole_number = isinstance(value, float) and value.is_integer()
-    return str(int(value)) if whole_number else str(value)
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #94207e94
 @dataclass

@@ -36,8 +36,10 @@ from mlflow.types import ColSpec, DataType, Schema
 from threadpoolctl import threadpool_limits
 
 from ..data import sample_of
-from .evaluation import SLICED, classification_metrics, figures, measure
 from ..features import FEATURES, LABEL, feature_dates, newest_snapshot
+from ..features.slices import sliced_features
+from .metrics import classification_metrics, measure
+from .plots import figures
 from .record import log_training_rows
 from ..model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
 from ..provenance import Checkout, checkout, environment, lock_hash
@@ -321,9 +323,8 @@ PREDICTIONS = "holdout_predictions.parquet"
 def _log_predictions(
     model: ChurnModel,
     holdout: pd.DataFrame,
-    extra: tuple[str, ...],  # features to slice by, beside `SLICED`
+    sliced: list[str],  # features to slice by: the model card slices as the gate does
 ) -> None:
-    sliced = dict.fromkeys([*SLICED, *extra])  # the model card slices as the gate does
     rows = holdout[["customer_id", "feature_date", *sliced, LABEL]]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PREDICTIONS
@@ -373,7 +374,7 @@ def train(
         plots = figures(model, data.holdout, settings.random_state)
         for name, figure in plots.items():
             mlflow.log_figure(figure, name)
-        _log_predictions(model, data.holdout, settings.extra_slices)
+        _log_predictions(model, data.holdout, sliced_features(settings.extra_slices))
         model_uri = _log_model(model, data.training)
     return Trained(model, run.info.run_id, model_uri, tags, measured, plots)
 

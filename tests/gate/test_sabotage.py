@@ -31,7 +31,7 @@ HOLDOUT = make_holdout(0)
 
 @pytest.fixture(autouse=True, scope="module")
 def few_draws() -> Iterator[None]:
-    """How many draws there are is the matter of test_gate_statistics."""
+    """How many draws there are is the matter of tests/test_statistics.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "DRAWS", 200)
         yield

@@ -7,7 +7,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from churn_lib.gate import statistics
+from churn_lib import statistics
 
 SEEDS = st.integers(0, 2**32 - 1)
 FEW = hypothesis_settings(max_examples=40, deadline=None)
@@ -54,7 +54,7 @@ def test_fast_delong_equals_counting_every_pair(seed: int, rows: int, levels: in
 def test_a_bootstrap_draw_is_the_area_of_the_rows_it_repeats(seed: int, levels: int) -> None:
     y, first, second = two_models(seed, 60, levels)
     drawn = statistics.bootstrap_roc_auc(y, [first, second], draws=3, random_state=seed)
-    weights = list(statistics._draw_weights(y, 3, seed))
+    weights = list(statistics.resample((int(y.sum()), int((1 - y).sum())), 3, seed))
     of_positive, of_negative = (np.concatenate(part) for part in zip(*weights, strict=True))
     for at in range(3):
         count = np.empty(len(y), dtype=int)
@@ -131,3 +131,12 @@ def test_the_brier_difference_is_that_of_the_two_scores() -> None:
     found = statistics.brier_difference(y, first, second)
     assert found.value == pytest.approx(np.mean((first - y) ** 2) - np.mean((second - y) ** 2))
     assert found.lower < found.value < found.upper
+
+
+def test_a_draw_has_as_many_rows_as_its_group_and_every_row_its_chance() -> None:
+    drawn = list(statistics.resample([3, 40_000], draws=8, random_state=5))
+    assert len(drawn) > 1  # in bounded memory: some draws at once
+    few, many = (np.concatenate(weights) for weights in zip(*drawn, strict=True))
+    assert few.shape == (8, 3) and many.shape == (8, 40_000)
+    assert (few.sum(axis=1) == 3).all() and (many.sum(axis=1) == 40_000).all()
+    assert many.mean() == 1 and many.var() == pytest.approx(1, abs=0.02)

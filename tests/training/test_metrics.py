@@ -1,0 +1,28 @@
+"""Metrics' intervals against a bootstrap that writes every draw out as rows."""
+
+import numpy as np
+import pytest
+
+from churn_lib.training.metrics import classification_metrics, metric_intervals
+
+
+def test_intervals_agree_with_a_bootstrap_of_rows() -> None:
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 2, 400)
+    probability = np.clip(0.5 + (y - 0.5) * 0.4 + rng.normal(0, 0.3, 400), 0, 1).round(2)
+    found = metric_intervals(y, probability, 0.5, draws=2_000)
+    drawn = []
+    for _ in range(500):
+        rows = rng.integers(0, 400, 400)
+        drawn.append(classification_metrics(y[rows], probability[rows], 0.5))
+    for name, value in classification_metrics(y, probability, 0.5).items():
+        low, high = np.quantile([draw[name] for draw in drawn], [0.025, 0.975])
+        assert found.value[name] == value
+        assert found.low[name] == pytest.approx(low, abs=0.02)
+        assert found.high[name] == pytest.approx(high, abs=0.02)
+
+
+def test_the_same_seed_draws_the_same_customers() -> None:
+    y, probability = np.array([0, 1] * 50), np.linspace(0, 1, 100)
+    first, second, other = (metric_intervals(y, probability, 0.5, seed) for seed in (1, 1, 2))
+    assert first.equals(second) and not first.equals(other)
