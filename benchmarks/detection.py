@@ -221,7 +221,7 @@ def live(
         for week, (seen, _) in enumerate(history):
             seen["source"] = week_of.source_violates(week)
     fired = []
-    rule = (config.alert_violations, config.alert_windows)
+    rule = (config.monitoring.alert_violations, config.monitoring.alert_windows)
     for week in range(weeks):
         causes = [each.cause for each in alerts.firing(findings_at(week, history, config), *rule)]
         if causes:

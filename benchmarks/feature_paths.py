@@ -47,7 +47,7 @@ class Input:
     def moments(self) -> dict[str, datetime.datetime]:
         """The limits of the windows."""
         midnight = datetime.datetime(*self.day.timetuple()[:3], tzinfo=datetime.UTC)
-        ages = {"d0": 0, "d30": 30, "d90": 90, "after": -self.settings.horizon_days}
+        ages = {"d0": 0, "d30": 30, "d90": 90, "after": -self.settings.data.horizon_days}
         return {name: midnight - datetime.timedelta(days=age) for name, age in ages.items()}
 
 
@@ -55,7 +55,7 @@ def open_input(folder: Path) -> Input:
     """What every path is given; made before the clock starts."""
     settings, tables = settings_module.load("local"), DeltaTables(folder)
     as_of = datetime.date.fromisoformat((folder / "as_of").read_text())
-    day = as_of - datetime.timedelta(days=settings.horizon_days)
+    day = as_of - datetime.timedelta(days=settings.data.horizon_days)
     events, customers = (
         sorted(str(path) for path in tables.path(name).glob("*.parquet"))
         for name in (EVENTS, "bronze.customers")
@@ -127,7 +127,7 @@ FROM joined
 
 def raw_sql(given: Input) -> pa.Table:
     """What one would write by hand for DuckDB."""
-    bucket = f"{int(given.settings.holdout_share * 16**8):08x}"
+    bucket = f"{int(given.settings.data.holdout_share * 16**8):08x}"
     values: dict[str, Any] = {**given.moments, "events": given.events, "bucket": bucket}
     values |= {"customers": given.customers, "day": given.day}
     return duckdb.connect().execute(SQL, values).to_arrow_table()

@@ -29,7 +29,7 @@ class Shop:
     ):
         self.start, self.config = start, config
         drifts = () if name not in DRIFTS else ((name, start + datetime.timedelta(weeks=change)),)
-        days = (BEFORE + datetime.timedelta(weeks=weeks, days=config.horizon_days)).days
+        days = (BEFORE + datetime.timedelta(weeks=weeks, days=config.data.horizon_days)).days
         self.population = Population(
             CUSTOMERS_IN_ALL, seed=seed, start=start - BEFORE, days=days, drifts=drifts
         )

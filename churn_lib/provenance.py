@@ -101,8 +101,8 @@ def environment(
         "system": platform.platform(),
         "processor": _processor(),
         "processors": os.cpu_count(),
-        "random_state": settings.random_state,
-        "training_threads": settings.training_threads,
+        "random_state": settings.training.random_state,
+        "training_threads": settings.training.threads,
         "lock_hash": lock_hash(settings),
         "libraries": dict(sorted(installed.items())),
     }

@@ -38,10 +38,10 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "CHURN_SETTINGS": str(folder / "settings.ini")}
 
 
-def make_store(folder: Path, **changes: str) -> settings.Settings:
+def make_store(folder: Path, changes: dict[str, str] | None = None) -> settings.Settings:
     """A settings.ini in `folder`, the project's with some values changed."""
     lines = (ROOT / "settings.ini").read_text().splitlines()
-    for key, value in changes.items():
+    for key, value in (changes or {}).items():
         number = next(n for n, line in enumerate(lines) if line.startswith(f"{key} ="))
         lines[number] = f"{key} = {value}"
     (folder / "settings.ini").write_text("\n".join(lines) + "\n")
@@ -305,7 +305,7 @@ def test_a_parameter_that_the_job_does_not_have_is_refused_in_one_line(tmp_path:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the events of 4,000 made-up customers, and settings that suit them."""
     folder = tmp_path_factory.mktemp("small")
-    config = make_store(folder, snapshots="3")
+    config = make_store(folder, {"data.snapshots": "3"})
     store = tables.connect(config)
     names = ("bronze.events", "bronze.customers")
     for name, rows in zip(names, simulation.simulate(4_000), strict=True):
@@ -363,7 +363,7 @@ def test_a_day_that_cannot_be_stood_on_is_refused_before_anything_is_written(sma
 
 def test_maintenance_spares_the_version_a_model_was_trained_on(tmp_path: Path, small: Path) -> None:
     shutil.copytree(small / ".churn", tmp_path / ".churn")
-    config = make_store(tmp_path, snapshots="3")
+    config = make_store(tmp_path, {"data.snapshots": "3"})
     store = tables.connect(config)
     trained = int(registry.versions(connect(tmp_path))[0]["delta_feature_version"])
     expected = store.read("gold.features", trained).count().to_pyarrow().as_py()

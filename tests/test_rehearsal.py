@@ -30,7 +30,9 @@ OFFICIAL = ("01_feature_engineering", TRAIN, "03_validate_and_promote", "05_scor
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Settings]]:
     """A store of made-up customers with a version at Production and its predictions."""
     folder = tmp_path_factory.mktemp("store")
-    text = (ROOT / "settings.ini").read_text().replace("\nsnapshots = 4", "\nsnapshots = 2")
+    text = (
+        (ROOT / "settings.ini").read_text().replace("\ndata.snapshots = 4", "\ndata.snapshots = 2")
+    )
     (folder / "settings.ini").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHURN_SETTINGS", str(folder / "settings.ini"))

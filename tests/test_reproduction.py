@@ -66,7 +66,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in FILES:
         shutil.copy(ROOT / name, folder / name)
     text = (folder / "settings.ini").read_text()
-    (folder / "settings.ini").write_text(text.replace("\nsnapshots = 4", "\nsnapshots = 2"))
+    (folder / "settings.ini").write_text(
+        text.replace("\ndata.snapshots = 4", "\ndata.snapshots = 2")
+    )
     git(folder, "init", "--quiet")
     commit(folder)
     store = store_of(folder)
@@ -92,7 +94,9 @@ def test_a_clone_that_has_moved_on_makes_a_version_again_and_changes_nothing_els
     clone = tmp_path / "elsewhere"
     git(tmp_path, "clone", "--quiet", str(project), str(clone))
     text = (clone / "settings.ini").read_text()
-    (clone / "settings.ini").write_text(text.replace("random_state = 42", "random_state = 7"))
+    (clone / "settings.ini").write_text(
+        text.replace("training.random_state = 42", "training.random_state = 7")
+    )
     commit(clone)
     store = f"\nstore = {project / '.churn'}"
     (tmp_path / "settings.ini").write_text(text.replace("\nstore = .churn", store))

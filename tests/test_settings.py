@@ -38,13 +38,13 @@ def test_targets_keep_their_models_and_catalogs_apart() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("horizon_days", "soon"),
-        ("horizon_days", "0"),
-        ("snapshots", "1"),
-        ("holdout_share", "1.5"),
-        ("min_roc_auc", "high"),
-        ("promote_on_tie", "perhaps"),
-        ("estimator", "random_forest"),
+        ("data.horizon_days", "soon"),
+        ("data.horizon_days", "0"),
+        ("data.snapshots", "1"),
+        ("data.holdout_share", "1.5"),
+        ("gate.min_roc_auc", "high"),
+        ("gate.promote_on_tie", "perhaps"),
+        ("training.estimator", "random_forest"),
         ("catalog", "my catalog"),
     ],
 )
@@ -76,8 +76,8 @@ def test_a_computed_value_cannot_be_set(ini: Path, key: str) -> None:
 
 
 def test_a_missing_key_is_named(ini: Path) -> None:
-    ini.write_text(ini.read_text().replace("snapshots = 4", ""))
-    with pytest.raises(settings.SettingsError, match=r"\[local\] snapshots is missing"):
+    ini.write_text(ini.read_text().replace("data.snapshots = 4", ""))
+    with pytest.raises(settings.SettingsError, match=r"\[local\] data\.snapshots is missing"):
         settings.load("local", ini)
 
 
@@ -109,5 +109,5 @@ def test_the_store_lies_beside_the_file(ini: Path) -> None:
 def test_the_fingerprint_changes_with_a_number_and_not_with_the_folder(ini: Path) -> None:
     before = settings.fingerprint(settings.load("local", ini))
     assert before == settings.fingerprint(settings.load("local", ROOT / "settings.ini"))
-    change(ini, "min_roc_auc", "0.81")
+    change(ini, "gate.min_roc_auc", "0.81")
     assert settings.fingerprint(settings.load("local", ini)) != before

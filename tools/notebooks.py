@@ -23,6 +23,7 @@ import nbformat
 from jupytext.combine import combine_inputs_with_outputs
 
 from churn_lib.job_context import GitError, git
+from churn_lib.settings import commented
 
 ROOT = Path(__file__).parent.parent
 JOBS = Path("nbs/jobs")
@@ -176,6 +177,15 @@ def write_scripts(root: Path) -> None:
     (root / RECORD).write_text(json.dumps(known, indent=1))
 
 
+COMMENT = """
+from pathlib import Path
+from churn_lib.settings import commented
+path = Path("settings.ini")
+if path.is_file() and commented(path.read_text(encoding="utf-8")) != path.read_text(encoding="utf-8"):
+    path.write_text(commented(path.read_text(encoding="utf-8")), encoding="utf-8")
+"""
+
+
 def prepare(root: Path) -> None:
     """Bring everything in step: scripts first, so that what they bring is formatted and exported too."""
     pair(root)
@@ -183,6 +193,8 @@ def prepare(root: Path) -> None:
     run(root, "nbdev-export")
     run(root, "nbdev-clean")
     write_scripts(root)
+    # in a process of its own: it takes the meanings that were exported just now
+    run(root, "python", "-c", COMMENT)
 
 
 # --- the check -----------------------------------------------------------------------------------
@@ -219,10 +231,23 @@ def tag_problems(source: Path) -> Iterator[str]:
             yield f"{JOBS / path.name} has {tagged} cells tagged parameters; it needs one"
 
 
+def settings_problems(source: Path) -> Iterator[str]:
+    """Comments of settings.ini that are not what its keys mean."""
+    path = source / "settings.ini"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for number, (here, there) in enumerate(
+        zip(text.splitlines(), commented(text).splitlines(), strict=False), 1
+    ):
+        if here != there:
+            yield f"settings.ini:{number} is not what nbs/lib/settings.ipynb says; run make prepare"
+            return
+
+
 def problems(source: Path) -> Iterator[str]:
     """Everything that is out of step, a line each."""
     yield from tag_problems(source)
     yield from pair_problems(source)
+    yield from settings_problems(source)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         fresh_copy(folder, source)

@@ -188,7 +188,7 @@ def _print_summary(
     settings = settings_module.load(target)
     rows = registry.versions(registry.connect(settings))
     serving = next((row for row in rows if registry.PRODUCTION in row["aliases"]), None)
-    if serving is None:  # with require_approval
+    if serving is None:  # with gate.require_approval
         waiting = (
             f"version {rows[0]['version']} waits: churn approve {rows[0]['version']} --by NAME"
         )

@@ -53,7 +53,7 @@ def _notes(
         if sample not in (None, "none"):
             notes.setdefault(f"trained on the sample {sample}", []).append(str(number))
         if horizon not in (None, str(horizon_days)):
-            said = f"churn within {horizon} days, and not {horizon_days} as horizon_days says"
+            said = f"churn within {horizon} days, and not {horizon_days} as data.horizon_days says"
             notes.setdefault(said, []).append(str(number))
     return [f"{note}: version {', '.join(numbers)}" for note, numbers in notes.items()]
 
@@ -75,7 +75,9 @@ def models(
         )
     cells = [[_cell(name, row[name]) for name in _COLUMNS] for row in rows]
     changed = any((row["git_sha"] or "").endswith("-dirty") for row in rows)
-    caption = ["* made from a tree with changes"] * changed + _notes(rows, settings.horizon_days)
+    caption = ["* made from a tree with changes"] * changed + _notes(
+        rows, settings.data.horizon_days
+    )
     titles = tuple(_COLUMNS.values())
     print_table(Console(), titles, cells, escape(settings.model_name), escape("\n".join(caption)))
 

@@ -185,7 +185,7 @@ def query(
     settings, body = settings_module.load(target), _body(data)
     if serving.status(settings)["state"] == "STOPPED":
         raise ServingCommandError("no server runs: `churn deploy` starts it, or `churn serve`")
-    path = f"/serving-endpoints/{settings.endpoint_name}/invocations"
+    path = f"/serving-endpoints/{settings.serving.endpoint_name}/invocations"
     try:
         answer = deployer.connect(settings).api_client.do("POST", path, body=body)
     except DatabricksError as error:
@@ -204,7 +204,7 @@ def stop(
     settings = settings_module.load(target)
     if deployer.on_databricks(settings):
         raise ServingCommandError(
-            f"{settings.endpoint_name} is an endpoint of a workspace: it scales to zero by itself; "
+            f"{settings.serving.endpoint_name} is an endpoint of a workspace: it scales to zero by itself; "
             "`databricks serving-endpoints delete` removes it"
         )
     stopped = process.stop(settings)

@@ -228,7 +228,7 @@ def _advice(
     if reason.endswith("in customers"):
         return "correct the customers' file"
     if column not in _OPTION or reason.endswith("is missing"):
-        return "correct the file or raise max_rejected_share in settings.ini"
+        return "correct the file or raise data.max_rejected_share in settings.ini"
     try:
         given = str(json.loads(row).get(column))
     except ValueError:  # a line of the file
@@ -239,7 +239,7 @@ def _advice(
     if unit:
         return f"{given} looks like {unit}; write one unit in all rows and say it with {_OPTION[column]}"
     if not reason.endswith("is not a timestamp"):
-        return "correct the file or raise max_rejected_share in settings.ini"
+        return "correct the file or raise data.max_rejected_share in settings.ini"
     told = "such as %d.%m.%Y or epoch_s"
     return (
         f"say how they are written with {_OPTION[column]}, {told}; zones as +01:00 or Europe/Berlin"
@@ -279,7 +279,7 @@ def _check_share(
         raise LoadError(f"{source}: has no rows")
     raise LoadError(
         f"{source}: {bad:,} of {good + bad:,} rows of {table} are bad, more than "
-        f"max_rejected_share = {bound:g}; {_worst(load, table)}"
+        f"data.max_rejected_share = {bound:g}; {_worst(load, table)}"
     )
 
 # %% ../../nbs/lib/data/loading.ipynb #35e7150a
@@ -476,11 +476,12 @@ def _set_aside(
 # %% ../../nbs/lib/data/loading.ipynb #5b504726
 def load(
     store: DeltaTables,  # where bronze.events and bronze.customers are
-    settings: Settings,  # column_mapping and max_rejected_share
+    settings: Settings,  # data.column_mapping and data.max_rejected_share
     events: str,  # a file, a folder or a glob
     customers: str | None = None,  # likewise; derived from the events when None
     mode: str = "",  # append or replace; needed where there are events that are no sample
-    mapping: list[str] | None = None,  # ours=theirs, besides the settings' column_mapping
+    mapping: list[str]
+    | None = None,  # ours=theirs, besides the data.column_mapping of the settings
     time_zone: str = "UTC",  # of times without an offset
     time_format: str = "",  # of times in text or numbers; empty or iso for ISO 8601
     report: Report = _silent,  # told what is going on
@@ -493,7 +494,7 @@ def load(
     formats = {table: "" if given == "iso" else given for table, given in formats.items()}
     for given in formats.values():
         check_times(time_zone, given)
-    names = read_mapping(settings.column_mapping.split()) | read_mapping(mapping or [])
+    names = read_mapping(settings.data.column_mapping.split()) | read_mapping(mapping or [])
     paths = {"events": events} | ({"customers": customers} if customers else {})
     found = {table: files.find(path) for table, path in paths.items()}
     now = datetime.datetime.now(datetime.UTC)
@@ -502,7 +503,7 @@ def load(
         _check_mode(store, mode)
         going = _Load(store, connection, report, now, append=mode == "append")
         content_key = _stage(going, found, names, time_zone, formats)
-        return _judge_and_write(going, found, content_key, settings.max_rejected_share, events)
+        return _judge_and_write(going, found, content_key, settings.data.max_rejected_share, events)
 
 
 def _judge_and_write(

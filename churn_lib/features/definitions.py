@@ -133,25 +133,25 @@ def snapshot(
     customers: ibis.Table,  # bronze.customers
     feature_date: datetime.date,  # the point in time: the midnight UTC this day begins with
     as_of: datetime.date,  # what is known today: labels exist when the horizon ends by then
-    settings: Settings,  # horizon_days and holdout_share
+    settings: Settings,  # data.horizon_days and data.holdout_share
 ) -> ibis.Table:  # customer_id, feature_date, the ten features, churned, in_holdout_bucket
     "Features and label of every customer who had joined by `feature_date`."
     row = customers.filter(customers.signup_ts <= _instant(feature_date))
     for counts in (
-        _counts(events, feature_date, settings.horizon_days),
+        _counts(events, feature_date, settings.data.horizon_days),
         _distinct(events, feature_date, "session_id", "total_sessions"),
         _distinct(events, feature_date, "product_id", "distinct_products"),
     ):
         row = row.left_join(counts, "customer_id").drop("customer_id_right")
     row = row.fill_null({name: 0 for name, kind in row.schema().items() if kind.is_integer()})
-    known = feature_date + datetime.timedelta(days=settings.horizon_days) <= as_of
+    known = feature_date + datetime.timedelta(days=settings.data.horizon_days) <= as_of
     churned = (row.events_after == 0).cast("int64") if known else ibis.null("int64")
     digits = row.customer_id.hexdigest("md5").substr(0, 8)
     return _derived(row, feature_date).select(
         "customer_id",
         *FEATURES,
         churned.name(LABEL),
-        (digits < _bucket_limit(settings.holdout_share)).name("in_holdout_bucket"),
+        (digits < _bucket_limit(settings.data.holdout_share)).name("in_holdout_bucket"),
         ibis.literal(feature_date, "date").name("feature_date"),
     )
 
@@ -297,11 +297,11 @@ def resolve_as_of(
 
 def feature_dates(
     as_of: datetime.date,  # the reference date
-    settings: Settings,  # horizon_days and snapshots
+    settings: Settings,  # data.horizon_days and data.snapshots
 ) -> list[datetime.date]:  # the unlabelled snapshot first, then labelled ones, newest first
     "The days whose snapshots the pipeline needs at `as_of`."
-    step = datetime.timedelta(days=settings.horizon_days)
-    return [as_of - k * step for k in range(settings.snapshots + 1)]
+    step = datetime.timedelta(days=settings.data.horizon_days)
+    return [as_of - k * step for k in range(settings.data.snapshots + 1)]
 
 
 def newest_snapshot(
@@ -337,6 +337,6 @@ def check_reach(
             "the settings; load older events"
         )
     raise FeatureError(
-        f"{told}: in settings.ini, lower horizon_days to {horizon} or less, or snapshots; or load older "
+        f"{told}: in settings.ini, lower data.horizon_days to {horizon} or less, or data.snapshots; or load older "
         "events"
     )

@@ -25,7 +25,7 @@ def sliced_features(
     "The features to slice by; raises `SettingsError` when `extra` names no feature."
     for unknown in set(extra) - set(FEATURES):
         raise SettingsError(
-            f"extra_slices = {unknown!r} is no feature; correct the name in settings.ini, "
+            f"gate.extra_slices = {unknown!r} is no feature; correct the name in settings.ini, "
             f"the features are {', '.join(FEATURES)}"
         )
     return list(dict.fromkeys([*SLICED, *extra]))

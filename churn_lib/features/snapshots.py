@@ -26,7 +26,7 @@ def _definition(
     raw: dict[str, ibis.Table],  # bronze table to its rows
     feature_date: datetime.date,  # the point in time
     as_of: datetime.date,  # what is known today
-    settings: Settings,  # horizon_days and holdout_share
+    settings: Settings,  # data.horizon_days and data.holdout_share
 ) -> str:  # 16 hexadecimal digits
     # tables without a backend: where the rows lie does not belong to what is computed from them
     unbound = {name: ibis.table(rows.schema(), name=name) for name, rows in raw.items()}
@@ -82,13 +82,13 @@ def build(
             "feature_date": str(day),
             "definition": _definition(raw, day, as_of, settings),
         }
-        labelled = day + datetime.timedelta(days=settings.horizon_days) <= as_of
+        labelled = day + datetime.timedelta(days=settings.data.horizon_days) <= as_of
         known = last.get(str(day), {})
         if not rebuild and all(known.get(key) == value for key, value in origin.items()):
             yield Snapshot(day, labelled, False, tables.version(TABLE))
             continue
         rows = snapshot(raw["bronze.events"], raw["bronze.customers"], day, as_of, settings)
-        tags = {**origin, "git_sha": git_sha, "horizon_days": str(settings.horizon_days)}
+        tags = {**origin, "git_sha": git_sha, "horizon_days": str(settings.data.horizon_days)}
         tags |= {"left_out": left_out} if left_out else {}
         version = tables.overwrite(TABLE, rows, {"feature_date": day}, tags)
         yield Snapshot(day, labelled, True, version)
@@ -97,17 +97,17 @@ def build(
 def check_labels(
     tables: Tables,  # the tables of a catalog
     days: list[datetime.date],  # feature dates
-    settings: Settings,  # horizon_days
+    settings: Settings,  # data.horizon_days
     version: int | None = None,  # of the table; the latest when None
 ) -> None:
-    "Raise `FeatureError` when a snapshot has labels of another horizon than `horizon_days`."
+    "Raise `FeatureError` when a snapshot has labels of another horizon than `data.horizon_days`."
     last = _last_built(tables, version)
     for day in days:
-        horizon = last.get(str(day), {}).get("horizon_days", str(settings.horizon_days))
-        if horizon != str(settings.horizon_days):
+        horizon = last.get(str(day), {}).get("horizon_days", str(settings.data.horizon_days))
+        if horizon != str(settings.data.horizon_days):
             raise FeatureError(
-                f"gold.features has labels of {horizon} days for {day}, and horizon_days is "
-                f"{settings.horizon_days}: run training_job"
+                f"gold.features has labels of {horizon} days for {day}, and data.horizon_days is "
+                f"{settings.data.horizon_days}: run training_job"
             )
 
 # %% ../../nbs/lib/features/snapshots.ipynb #9c915a6e

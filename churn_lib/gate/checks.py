@@ -78,7 +78,7 @@ class Check(ABC):
             if obstacle := _obstacle(case, need):
                 return Finding(self.name, None, None, *obstacle)
         value, bound, holds, sentence = self.measure(case)
-        refused = ADVISORY if self.name in case.settings.advisory else FAILED
+        refused = ADVISORY if self.name in case.settings.gate.advisory else FAILED
         return Finding(self.name, value, bound, PASSED if holds else refused, sentence)
 
 
@@ -193,11 +193,11 @@ class RocAuc(Check):
     needs = ("labels", "answers")
 
     def measure(self, case: Case) -> Measured:
-        probability, confidence = given(case.candidate), case.settings.confidence
+        probability, confidence = given(case.candidate), case.settings.gate.confidence
         found = statistics.roc_auc_estimate(case.y, probability, confidence)
         span = f"{found.coverage:.0%} interval {found.lower:.4f} to {found.upper:.4f}"
-        bound = case.settings.min_roc_auc
-        return found.value, bound, found.value >= bound, f"at least min_roc_auc; {span}"
+        bound = case.settings.gate.min_roc_auc
+        return found.value, bound, found.value >= bound, f"at least gate.min_roc_auc; {span}"
 
 
 class _Decision(Check):
@@ -206,12 +206,14 @@ class _Decision(Check):
     needs = ("labels", "answers")
 
     def measure(self, case: Case) -> Measured:
-        bound = float(getattr(case.settings, f"min_{self.name}"))
+        bound = float(getattr(case.settings.gate, f"min_{self.name}"))
         if case.candidate.threshold is None:
             said = case.candidate.threshold_problem or "no decision_threshold is stored"
             return None, bound, False, said
         value = case.measured[self.name]
-        said = f"at least min_{self.name}, at the stored threshold {case.candidate.threshold:.4f}"
+        said = (
+            f"at least gate.min_{self.name}, at the stored threshold {case.candidate.threshold:.4f}"
+        )
         return value, bound, value >= bound, said
 
 
@@ -289,10 +291,8 @@ class LeakageTime(Check):
             return None, 0.0, False, _SILENT
         newest = pd.to_datetime(rows["feature_date"]).max()
         judged = pd.to_datetime(case.holdout["feature_date"]).min()
-        late = (newest - judged).days + case.settings.horizon_days
-        said = (
-            f"training reaches {newest:%Y-%m-%d} and its labels {case.settings.horizon_days} days "
-        )
+        late = (newest - judged).days + case.settings.data.horizon_days
+        said = f"training reaches {newest:%Y-%m-%d} and its labels {case.settings.data.horizon_days} days "
         said += f"further, the holdout is of {judged:%Y-%m-%d}: {max(late, 0)} days of its future"
         return float(late), 0.0, late <= 0, said
 
@@ -304,7 +304,7 @@ class LeakageFeatures(Check):
     needs = ("labels",)
 
     def measure(self, case: Case) -> Measured:
-        best, bound = case.single_columns, case.settings.max_feature_roc_auc
+        best, bound = case.single_columns, case.settings.gate.max_feature_roc_auc
         value, feature = float(best.iloc[0]), best.index[0]
         if value >= bound:
             return (
@@ -330,7 +330,7 @@ class SingleRowLatency(Check):
 
     def measure(self, case: Case) -> Measured:
         said = "max_latency_ms milliseconds for one row, median"
-        return _within(case.candidate.single_row_ms, case.settings.max_latency_ms, said)
+        return _within(case.candidate.single_row_ms, case.settings.gate.max_latency_ms, said)
 
 
 class BatchLatency(Check):
@@ -341,7 +341,7 @@ class BatchLatency(Check):
 
     def measure(self, case: Case) -> Measured:
         said = f"max_batch_ms milliseconds for {BATCH} rows"
-        return _within(case.candidate.batch_ms, case.settings.max_batch_ms, said)
+        return _within(case.candidate.batch_ms, case.settings.gate.max_batch_ms, said)
 
 
 class ModelSize(Check):
@@ -352,7 +352,7 @@ class ModelSize(Check):
 
     def measure(self, case: Case) -> Measured:
         said = "max_model_mb megabytes of files"
-        return _within(case.candidate.size_mb, case.settings.max_model_mb, said)
+        return _within(case.candidate.size_mb, case.settings.gate.max_model_mb, said)
 
 # %% ../../nbs/lib/gate/checks.ipynb #90a70a4a
 from .. import statistics
@@ -373,12 +373,12 @@ class Comparable(Check):
     name = "comparable"
 
     def measure(self, case: Case) -> Measured:
-        own, champion, asked = case.candidate.basis, case.champion, case.settings.horizon_days
+        own, champion, asked = case.candidate.basis, case.champion, case.settings.data.horizon_days
         if own and own.horizon_days != asked:
             said = (
                 f"version {case.candidate.version} predicts churn within {own.horizon_days} days, and "
-                f"the labels are of horizon_days = {asked}: train a new version, or judge this one with "
-                f"horizon_days = {own.horizon_days} in settings.ini"
+                f"the labels are of data.horizon_days = {asked}: train a new version, or judge this one with "
+                f"data.horizon_days = {own.horizon_days} in settings.ini"
             )
             return float(own.horizon_days), float(asked), False, said
         if champion is None:
@@ -420,14 +420,14 @@ def _non_inferior(found: Comparison, settings: Settings) -> Measured:
     delong, (low, high) = found.roc_auc, found.bootstrap
     if delong.value == delong.standard_error == 0:
         said = f"ranks every pair of customers as version {found.rival} does"
-        return 0.0, -settings.margin, True, said
+        return 0.0, -settings.gate.margin, True, said
     said = (
         f"ROC-AUC {delong.value:+.4f} against version {found.rival}; {delong.coverage:.0%} interval "
         f"{delong.lower:+.4f} to {delong.upper:+.4f} (DeLong), {low:+.4f} to {high:+.4f} (bootstrap); "
-        f"p = {statistics.p_value_of_loss(delong, settings.margin):.2g} that it loses margin; "
+        f"p = {statistics.p_value_of_loss(delong, settings.gate.margin):.2g} that it loses margin; "
         f"{found.rows} rows show a loss of {statistics.smallest_detectable(delong):.4f}"
     )
-    return found.lower, -settings.margin, found.lower >= -settings.margin, said
+    return found.lower, -settings.gate.margin, found.lower >= -settings.gate.margin, said
 
 # %% ../../nbs/lib/gate/checks.ipynb #f9d36a02
 class ChampionRocAuc(Check):
@@ -474,8 +474,8 @@ class ChampionBrier(Check):
 
     def measure(self, case: Case) -> Measured:
         assert case.comparison is not None
-        margin = case.settings.brier_margin
-        return _not_worse("Brier score", case.comparison.brier, margin, "brier_margin")
+        margin = case.settings.gate.brier_margin
+        return _not_worse("Brier score", case.comparison.brier, margin, "gate.brier_margin")
 
 
 class ChampionCalibration(Check):
@@ -486,8 +486,8 @@ class ChampionCalibration(Check):
 
     def measure(self, case: Case) -> Measured:
         assert case.comparison is not None
-        found, margin = case.comparison.calibration, case.settings.calibration_margin
-        return _not_worse("expected calibration error", found, margin, "calibration_margin")
+        found, margin = case.comparison.calibration, case.settings.gate.calibration_margin
+        return _not_worse("expected calibration error", found, margin, "gate.calibration_margin")
 
 # %% ../../nbs/lib/gate/checks.ipynb #8ef2901b
 class Slices(Check):
@@ -497,18 +497,31 @@ class Slices(Check):
     needs = ("champion", "labels", "answers")
 
     def measure(self, case: Case) -> Measured:
-        margin, compared = -case.settings.slice_margin, case.slices.dropna(subset=["difference"])
+        margin, compared = (
+            -case.settings.gate.slice_margin,
+            case.slices.dropna(subset=["difference"]),
+        )
         if compared.empty:
-            return None, margin, True, f"no slice has min_slice = {case.settings.min_slice} rows"
+            return (
+                None,
+                margin,
+                True,
+                f"no slice has gate.min_slice = {case.settings.gate.min_slice} rows",
+            )
         worst = compared.loc[compared["upper"].idxmin()]
         fell = compared.loc[compared["fell"] == True, "slice"]  # noqa: E712 - the column holds gaps too
         if fell.empty:
-            said = f"none of {len(compared)} slices is seen to fall by slice_margin; nearest: "
+            said = f"none of {len(compared)} slices is seen to fall by gate.slice_margin; nearest: "
             return float(worst["upper"]), margin, True, said + str(worst["slice"])
         named = "; ".join(
             f"{row.slice} by {-row.difference:.3f}" for row in compared.itertuples() if row.fell
         )
-        return float(worst["upper"]), margin, False, f"more than slice_margin is lost in {named}"
+        return (
+            float(worst["upper"]),
+            margin,
+            False,
+            f"more than gate.slice_margin is lost in {named}",
+        )
 
 # %% ../../nbs/lib/gate/checks.ipynb #3822fe6a
 CHECKS: tuple[Check, ...] = (

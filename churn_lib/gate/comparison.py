@@ -68,10 +68,10 @@ def compare(
     candidate: np.ndarray,  # churn probability, shape (rows,)
     rival: np.ndarray,  # churn probability on the same rows
     version: int,  # the rival's version
-    settings: Settings,  # confidence and random_state
+    settings: Settings,  # gate.confidence and training.random_state
 ) -> Comparison:
     "The candidate against a rival: DeLong, 2,000 paired draws, Brier score and calibration error."
-    seed, confidence = settings.random_state, settings.confidence
+    seed, confidence = settings.training.random_state, settings.gate.confidence
     both = [candidate, rival]
     areas = statistics.bootstrap_roc_auc(y, both, DRAWS, seed)
     errors = statistics.bootstrap_calibration(y, both, DRAWS, seed)
@@ -222,7 +222,7 @@ _SLICE_COLUMNS = ["rows", "churn_rate", "roc_auc", "difference", "lower", "upper
 
 
 def _measurable(y: np.ndarray, settings: Settings) -> bool:
-    return len(y) >= settings.min_slice and min(y.sum(), len(y) - y.sum()) >= RAREST
+    return len(y) >= settings.gate.min_slice and min(y.sum(), len(y) - y.sum()) >= RAREST
 
 
 def _slice_row(case: Case, at: np.ndarray, confidence: float) -> dict[str, Any]:
@@ -235,14 +235,14 @@ def _slice_row(case: Case, at: np.ndarray, confidence: float) -> dict[str, Any]:
         rival = case.rival.probability[at]
         found = statistics.roc_auc_difference(y, candidate, rival, confidence)
         row |= {"difference": found.value, "lower": found.lower, "upper": found.upper}
-        row["fell"] = found.upper < -case.settings.slice_margin
+        row["fell"] = found.upper < -case.settings.gate.slice_margin
     return row
 
 
 def _slice_table(case: Case) -> pd.DataFrame:  # figures are missing where a slice is too small
     if case.label_problem or case.candidate.probability is None:
         return slice_table({}, lambda at: {}, _SLICE_COLUMNS)
-    groups = slices(case.holdout, case.settings.extra_slices)
+    groups = slices(case.holdout, case.settings.gate.extra_slices)
     compared = sum(_measurable(case.y[at], case.settings) for at in groups.values())
-    confidence = 1 - (1 - case.settings.confidence) / max(compared, 1)
+    confidence = 1 - (1 - case.settings.gate.confidence) / max(compared, 1)
     return slice_table(groups, lambda at: _slice_row(case, at, confidence), _SLICE_COLUMNS)

@@ -45,7 +45,7 @@ def read_holdout(
     day = feature_dates(as_of or newest, settings)[1]
     held = features.filter(features.feature_date == day, features.in_holdout_bucket)
     rows = held.order_by("customer_id").select(columns).to_pandas()
-    if share < settings.holdout_share:  # who holds back fewer has trained on some of these
+    if share < settings.data.holdout_share:  # who holds back fewer has trained on some of these
         kept = [in_holdout_bucket(customer, share) for customer in rows.customer_id]
         rows = rows[kept].reset_index(drop=True)
     numbers = dict.fromkeys([*FEATURES, LABEL], "float64")

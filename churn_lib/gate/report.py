@@ -73,7 +73,7 @@ class GateReport:
         "PASS, FAIL or TIE."
         if not self.passed:
             return FAIL
-        stays = self.candidate == self.champion or not self.case.settings.promote_on_tie
+        stays = self.candidate == self.champion or not self.case.settings.gate.promote_on_tie
         return TIE if self.tie and stays else PASS
 
     @property
@@ -127,7 +127,7 @@ def _check(finding: Finding) -> dict[str, Any]:
 
 
 def _as_dict(report: GateReport) -> dict[str, Any]:
-    case, margin = report.case, report.case.settings.margin
+    case, margin = report.case, report.case.settings.gate.margin
     slices = case.slices.astype(object).where(case.slices.notna(), None)
     days = pd.to_datetime(case.holdout["feature_date"])
     return _finite(
@@ -287,9 +287,9 @@ def figures(
     found = {"ROC": roc_plot(case.y, curves), "Calibration": calibration_plot(case.y, curves)}
     if case.comparison is None or report.tie:
         return found
-    found["Difference"] = difference_plot(case.comparison, case.settings.margin)
+    found["Difference"] = difference_plot(case.comparison, case.settings.gate.margin)
     if case.slices["difference"].notna().any():
-        found["Slices"] = slices_plot(case.slices, case.settings.slice_margin)
+        found["Slices"] = slices_plot(case.slices, case.settings.gate.slice_margin)
     return found
 
 # %% ../../nbs/lib/gate/report.ipynb #be6fe3f5

@@ -52,11 +52,11 @@ _GRANULARITY = {
 
 
 def wanted(
-    settings: Settings,  # catalog, monitor_granularity, monitor_slices, monitor_emails
+    settings: Settings,  # catalog, monitoring.granularity, monitoring.slices, monitoring.emails
     schema_id: str,  # of <catalog>.gold, where the metrics go
 ) -> DataProfilingConfig:
     "The profile that the settings describe."
-    emails = list(settings.monitor_emails)
+    emails = list(settings.monitoring.emails)
     return DataProfilingConfig(
         output_schema_id=schema_id,
         assets_dir=f"/Workspace/Shared/churn-monitoring/{settings.catalog}",
@@ -64,12 +64,12 @@ def wanted(
         inference_log=InferenceLogConfig(
             problem_type=InferenceProblemType.INFERENCE_PROBLEM_TYPE_CLASSIFICATION,
             timestamp_column=TIMESTAMP,
-            granularities=[_GRANULARITY[settings.monitor_granularity]],
+            granularities=[_GRANULARITY[settings.monitoring.granularity]],
             prediction_column=PREDICTION,
             model_id_column=MODEL,
             label_column=LABEL,
         ),
-        slicing_exprs=list(settings.monitor_slices) or None,
+        slicing_exprs=list(settings.monitoring.slices) or None,
         notification_settings=NotificationSettings(NotificationDestination(emails))
         if emails
         else None,

@@ -184,7 +184,11 @@ def drift_rows(
     )
     rows = pd.DataFrame(compared)
     rows["effect_limit"] = [limits.get(name) for name in names]
-    judged = judge_columns(rows, settings.max_population_stability_index, settings.max_js_distance)
+    judged = judge_columns(
+        rows,
+        settings.monitoring.max_population_stability_index,
+        settings.monitoring.max_js_distance,
+    )
     rows[judged.columns] = judged
     return rows.assign(
         window=[_span(observed.window)] * len(rows),
@@ -205,7 +209,10 @@ def quality_row(
     settings: Settings,  # what may be lost
 ) -> dict[str, Any]:  # the quality columns of PROFILE_SCHEMA
     "Quality measured and estimated, held against the holdout."
-    allowed = {"roc_auc_score": settings.max_roc_auc_loss, "f1_score": settings.max_f1_loss}
+    allowed = {
+        "roc_auc_score": settings.monitoring.max_roc_auc_loss,
+        "f1_score": settings.monitoring.max_f1_loss,
+    }
     scored = rows[rows[ANSWER].notna()]
     labelled = scored[scored[LABEL].notna()]
     measured, estimated = dict[str, Measured](), dict[str, Measured]()
@@ -216,7 +223,9 @@ def quality_row(
         truth, answers = labelled[LABEL].to_numpy(float), labelled[ANSWER].to_numpy(float)
         measured = measure_quality(truth, answers, baseline.threshold)
     lost = losses(
-        measured, baseline.reference, {**allowed, "calibration_gap": settings.max_calibration_error}
+        measured,
+        baseline.reference,
+        {**allowed, "calibration_gap": settings.monitoring.max_calibration_error},
     )
     doubted = losses(estimated, baseline.reference, allowed)
     both = [name for name in ESTIMATED if name in measured and name in estimated]
@@ -299,16 +308,17 @@ def due(
     found: list[Window],  # windows with predictions, oldest first
     done: pd.DataFrame,  # window_date, model_version and as_of of those in the table
     as_of: datetime.date,  # today
-    settings: Settings,  # alert_windows and horizon_days
-    horizon_of: Callable[[int], int] | None = None,  # version to its horizon; None: horizon_days
+    settings: Settings,  # monitoring.alert_windows and data.horizon_days
+    horizon_of: Callable[[int], int]
+    | None = None,  # version to its horizon; None: data.horizon_days
 ) -> list[Window]:
     "The windows to compute: new ones, the latest ones, and those whose labels have come."
     known = {(row.window_date, row.model_version): row.as_of for row in done.itertuples()}
-    latest = sorted({window.start for window in found})[-settings.alert_windows :]
+    latest = sorted({window.start for window in found})[-settings.monitoring.alert_windows :]
     chosen = []
     for window in found:
         then = known.get((window.start, window.model_version))
-        horizon = horizon_of(window.model_version) if horizon_of else settings.horizon_days
+        horizon = horizon_of(window.model_version) if horizon_of else settings.data.horizon_days
         if (
             then is None
             or window.start in latest
@@ -342,14 +352,14 @@ SOURCE = "source"  # slice_key of rows that came through an endpoint
 def slices(
     window: Window,
     rows: pd.DataFrame,
-    columns: tuple[str, ...],  # monitor_slices
+    columns: tuple[str, ...],  # monitoring.slices
 ) -> list[Observed]:
     "The window divided by the values of each column."
     found = []
     for column in columns:
         if column not in (*FEATURES, DECISION):
             known = ", ".join((*FEATURES, DECISION))
-            raise MonitoringError(f"monitor_slices names {column!r}; it can name {known}")
+            raise MonitoringError(f"monitoring.slices names {column!r}; it can name {known}")
         for value, at in value_slices(rows, column).items():
             found.append(observe(window, rows.iloc[at], slice_key=column, slice_value=value))
     return found
@@ -438,7 +448,7 @@ def _compute(
 ) -> tuple[list[pd.DataFrame], list[dict[str, Any]]]:  # rows of the drift and of the profile table
     settings, baseline = refresher.settings, refresher.baseline(window.model_version)
     seen = refresher.observed(window)
-    parts = [*slices(window, seen.rows, settings.monitor_slices), *_serving(refresher, window)]
+    parts = [*slices(window, seen.rows, settings.monitoring.slices), *_serving(refresher, window)]
     drift, profiles = [], []
     if baseline:
         limits = baseline.limits(window.days[-1], settings)
@@ -463,7 +473,7 @@ def _table(
     window: Window,
 ) -> pa.Table:
     stamp = {
-        "granularity": refresher.settings.monitor_granularity,
+        "granularity": refresher.settings.monitoring.granularity,
         "model_version": window.model_version,
         "window_date": window.start,
         "as_of": refresher.as_of,
@@ -491,7 +501,7 @@ def refresh(refresher: Refresher) -> list[Window]:  # what was computed, oldest 
         done,
         refresher.as_of,
         refresher.settings,
-        lambda number: refresher.settings_of(number).horizon_days,
+        lambda number: refresher.settings_of(number).data.horizon_days,
     )
     for start in sorted({window.start for window in chosen}):
         drift, profiles = [], []

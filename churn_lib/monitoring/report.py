@@ -291,7 +291,7 @@ def _state(finding: Finding, settings: Settings) -> str:
     known = [violated for violated in finding.violations if violated is not None]
     if not known:
         return "unknown"
-    if finding.fires(settings.alert_violations, settings.alert_windows):
+    if finding.fires(settings.monitoring.alert_violations, settings.monitoring.alert_windows):
         return f"<b>{SEVERITY[finding.cause].replace('_', ' ')}</b>"
     return "one odd window" if known[-1] else "quiet"
 

@@ -21,16 +21,16 @@ from ..serving.smoke_test import SMOKE_TEST
 
 # %% ../../nbs/lib/monitoring/requests.ipynb #d4d4ec49
 def table_name(
-    settings: Settings,  # inference_table_prefix
+    settings: Settings,  # serving.inference_table_prefix
 ) -> str | None:  # schema.table, None when requests are not kept
     "The inference table of the endpoint, as Databricks names it."
-    prefix = settings.inference_table_prefix
+    prefix = settings.serving.inference_table_prefix
     return f"gold.{prefix}_payload" if prefix else None
 
 
 def read(
     tables: Any,  # the tables of a catalog
-    settings: Settings,  # inference_table_prefix
+    settings: Settings,  # serving.inference_table_prefix
     until: datetime.date,  # requests before this day
 ) -> ibis.Table | None:  # None without a log
     "The log of the endpoint's requests, those of its deployment's smoke test left out."

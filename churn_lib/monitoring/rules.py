@@ -31,11 +31,11 @@ from ..settings import Settings
 # %% ../../nbs/lib/monitoring/rules.ipynb #2a0f8315
 def today(
     covered: Coverage,  # of bronze.events
-    as_of: datetime.date | None,  # None: what monitor_today says
-    settings: Settings,  # monitor_today
+    as_of: datetime.date | None,  # None: what monitoring.today says
+    settings: Settings,  # monitoring.today
 ) -> datetime.date:
     "The reference date; raises `FeatureError` for a day the data has not reached."
-    if as_of is None and settings.monitor_today == "calendar":
+    if as_of is None and settings.monitoring.today == "calendar":
         return datetime.datetime.now(datetime.UTC).date()
     return resolve_as_of(as_of, covered)
 
@@ -50,7 +50,10 @@ def drift_finding(
     rows = rows[(rows.column_name == LABEL) == (cause == "label_drift")]
     starts, violations, message = [], [], ""
     for start, window in rows.groupby("window_date"):
-        limits = (settings.max_population_stability_index, settings.max_js_distance)
+        limits = (
+            settings.monitoring.max_population_stability_index,
+            settings.monitoring.max_js_distance,
+        )
         drifted = window[judge_columns(window, *limits).drifted]
         starts.append(start)
         violations.append(bool(len(drifted)))
@@ -106,14 +109,16 @@ def quality_finding(
 # %% ../../nbs/lib/monitoring/rules.ipynb #d924082b
 def volume_finding(
     profiles: pd.DataFrame,  # `:table` rows of all versions, slices left out
-    settings: Settings,  # max_volume_drop, alert_windows
+    settings: Settings,  # monitoring.max_volume_drop, monitoring.alert_windows
 ) -> Finding:
     "Which windows have far fewer rows than those before them."
     counts = profiles.groupby("window_date")["count"].max()
     # what a drop has left over is no measure for the next window: the median stands it
-    usual = counts.shift().rolling(3 * settings.alert_windows, min_periods=1).median()
+    usual = counts.shift().rolling(3 * settings.monitoring.alert_windows, min_periods=1).median()
     violations = tuple(
-        None if pd.isna(before) else bool(count < (1 - settings.max_volume_drop) * before)
+        None
+        if pd.isna(before)
+        else bool(count < (1 - settings.monitoring.max_volume_drop) * before)
         for count, before in zip(counts, usual, strict=True)
     )
     few = [start for start, violated in zip(counts.index, violations, strict=True) if violated]
@@ -129,14 +134,16 @@ _NOTHING = (
 def no_data_finding(
     newest: datetime.date | None,  # the newest day with predictions
     as_of: datetime.date,
-    settings: Settings,  # max_days_without_predictions
+    settings: Settings,  # monitoring.max_days_without_predictions
 ) -> Finding:
     "Whether nothing has been predicted for too long."
     if newest is None:
         return Finding("no_data", (True,), (as_of,), _NOTHING)
     silent = (as_of - newest).days
     message = f"the newest predictions are for {newest}, {silent} days before {as_of}"
-    return Finding("no_data", (silent > settings.max_days_without_predictions,), (as_of,), message)
+    return Finding(
+        "no_data", (silent > settings.monitoring.max_days_without_predictions,), (as_of,), message
+    )
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #57c8bb73
 _OPTIONAL = ("session_id", "product_id")
@@ -170,12 +177,15 @@ _FAR, _RARE = 2.5, 0.001  # standard errors, probability
 def _lost(
     week: pd.Series,  # of `_weeks`
     usual: pd.DataFrame,  # weeks like it should be
-    settings: Settings,  # max_volume_drop
+    settings: Settings,  # monitoring.max_volume_drop
 ) -> str:  # what the week has lost; empty when it is as usual
     expected, came = usual.events.median(), int(week.events)
     # customers do several things in a visit, so weeks may differ by more than single events would
     error = np.sqrt(max(expected, usual.events.var()))
-    if came < (1 - settings.max_volume_drop) * expected and expected - came > _FAR * error:
+    if (
+        came < (1 - settings.monitoring.max_volume_drop) * expected
+        and expected - came > _FAR * error
+    ):
         asked = "see whether some got lost on the way, acknowledge this if customers do less"
         return f"{came:,} events instead of {expected:,.0f}: {asked}"
     for name in _OPTIONAL:
@@ -191,15 +201,15 @@ def _lost(
 def source_finding(
     events: ibis.Table,  # bronze.events
     until: datetime.date,  # the day after the newest week
-    settings: Settings,  # max_volume_drop, alert_windows
+    settings: Settings,  # monitoring.max_volume_drop, monitoring.alert_windows
 ) -> Finding:
     "Which weeks brought far fewer events than the usual ones, or lost the values of a column."
-    span = 3 * settings.alert_windows
+    span = 3 * settings.monitoring.alert_windows
     weeks = _weeks(events, until, 4 * span)
     usual, streak = list[int](), list[int]()
     violations, message = list[bool | None](), ""
     for number, (start, week) in enumerate(weeks.iterrows()):
-        known = len(usual) >= settings.alert_windows
+        known = len(usual) >= settings.monitoring.alert_windows
         lost = _lost(week, weeks.iloc[usual[-span:]], settings) if known else ""
         violations.append(bool(lost) if known else None)
         if lost:
@@ -215,11 +225,11 @@ def source_finding(
 # %% ../../nbs/lib/monitoring/rules.ipynb #1437c5c0
 def serving_finding(
     health: pd.DataFrame,  # as `inference_log.health` gives it
-    settings: Settings,  # max_error_share, max_latency_p95_ms
+    settings: Settings,  # monitoring.max_error_share, monitoring.max_latency_p95_ms
 ) -> Finding:
     "On which days requests failed or were slow."
-    failed = health.error_share > settings.max_error_share
-    slow = health.latency_p95_ms > settings.max_latency_p95_ms
+    failed = health.error_share > settings.monitoring.max_error_share
+    slow = health.latency_p95_ms > settings.monitoring.max_latency_p95_ms
     bad = health[failed | slow]
     message = ""
     if len(bad):
@@ -361,7 +371,9 @@ def read_verdict(
     newest = max(made, key=lambda each: (each.days[-1], each.model_version), default=None)
     version = newest.model_version if newest else production or 0
     found = findings(tables, settings, day, version, made)
-    causes = alerts.firing(found, settings.alert_violations, settings.alert_windows)
+    causes = alerts.firing(
+        found, settings.monitoring.alert_violations, settings.monitoring.alert_windows
+    )
     standing, quality = alerts.open_alerts(tables, name), _known_quality(found)
     return Verdict(
         alerts.verdict([each.cause for each in causes]),
@@ -395,7 +407,10 @@ def monitor(
     refresher = Refresher(tables, registry, settings, day, known, git_sha)
     refresh(refresher)
     said = read_verdict(tables, registry, settings, as_of, refresher)
-    name, rule = settings.model_name, (settings.alert_violations, settings.alert_windows)
+    name, rule = (
+        settings.model_name,
+        (settings.monitoring.alert_violations, settings.monitoring.alert_windows),
+    )
     alerts.update(tables, said.findings, name, said.model_version, *rule, git_sha)
     unsent = alerts.notify(tables, name, git_sha) if tell else []
     problems = [covered.strays, *refresher.problems, *unsent]

@@ -84,7 +84,7 @@ def _scored_days(
 
 def windows(
     tables: Any,
-    settings: Settings,  # model_name, monitor_granularity and inference_table_prefix
+    settings: Settings,  # model_name, monitoring.granularity and serving.inference_table_prefix
     as_of: datetime.date,  # predictions for later days do not count, nor do requests from this day on
     production: int
     | None = None,  # the version at Production: who answers when the log does not tell
@@ -93,7 +93,7 @@ def windows(
     scored = _scored_days(tables, settings, as_of)
     last = max((day for _, day in scored), default=datetime.date.min)
     found = _in_windows(scored, False, settings)
-    if (as_of - last).days <= settings.max_days_without_predictions:
+    if (as_of - last).days <= settings.monitoring.max_days_without_predictions:
         return found
     log = requests.read(tables, settings, as_of)
     answered = [] if log is None else requests.answered_days(log, production)
@@ -104,11 +104,11 @@ def windows(
 def _in_windows(
     found: list[tuple[int, datetime.date]],  # model version and day
     online: bool,
-    settings: Settings,  # monitor_granularity
+    settings: Settings,  # monitoring.granularity
 ) -> list[Window]:  # oldest first
     days: dict[tuple[datetime.date, datetime.date, int], list[datetime.date]] = {}
     for version, day in found:
-        start, end = bounds(day, settings.monitor_granularity)
+        start, end = bounds(day, settings.monitoring.granularity)
         days.setdefault((start, end, version), []).append(day)
     return sorted(
         Window(start, end, version, tuple(sorted(listed)), online)
@@ -144,7 +144,11 @@ class Baseline:
         limits = {}
         for name, movement in self.movements.items():
             numeric = is_numeric(name)
-            least = settings.max_population_stability_index if numeric else settings.max_js_distance
+            least = (
+                settings.monitoring.max_population_stability_index
+                if numeric
+                else settings.monitoring.max_js_distance
+            )
             # answers and labels are held against the holdout, and that the model knew its training
             # rows is no movement in time: there is nothing to carry on
             expected = movement.expected(max(1.0, reach) if name in FEATURES else 1.0)
@@ -252,9 +256,9 @@ def _labels(
     tables: Any,
     day: datetime.date,
     as_of: datetime.date,
-    settings: Settings,  # horizon_days
+    settings: Settings,  # data.horizon_days
 ) -> pd.DataFrame | None:  # customer_id and churned; None before the horizon has passed
-    if day + datetime.timedelta(days=settings.horizon_days) > as_of:
+    if day + datetime.timedelta(days=settings.data.horizon_days) > as_of:
         return None
     events, customers = (tables.read(f"bronze.{name}") for name in ("events", "customers"))
     rows = snapshot(events, customers, day, as_of, settings)

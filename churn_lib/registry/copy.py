@@ -120,7 +120,7 @@ def _connect_both(
 # %% ../../nbs/lib/registry/copy.ipynb #828ba15e
 def copy(
     origin: Settings,  # the environment that has judged the version
-    destination: Settings,  # the environment that gets it; require_approval
+    destination: Settings,  # the environment that gets it; gate.require_approval
     git_sha: str,  # commit of the running code
     version: int | None = None,  # in the origin; None: the one at Production there
     by: str = "",  # who does it; empty: whoever is logged in

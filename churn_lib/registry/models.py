@@ -522,8 +522,8 @@ class Basis:
     def remarks(self, settings: Settings) -> list[str]:
         "What somebody who uses the version under `settings` should know."
         told = []
-        if self.horizon_days != settings.horizon_days:
-            now = f"horizon_days is {settings.horizon_days} now"
+        if self.horizon_days != settings.data.horizon_days:
+            now = f"data.horizon_days is {settings.data.horizon_days} now"
             told.append(f"it predicts churn within {self.horizon_days} days, and {now}")
         if self.sample:
             told.append(f"it was trained on {self.data}")
@@ -532,7 +532,7 @@ class Basis:
     def settings(self, now: Settings) -> Settings:
         "The settings, with the version's own horizon and holdout."
         own = {"horizon_days": self.horizon_days, "holdout_share": self.holdout_share}
-        return now.model_copy(update=own)
+        return now.model_copy(update={"data": now.data.model_copy(update=own)})
 
 
 def _recorded(registry: Registry, version: ModelVersion) -> dict[str, Any]:
@@ -546,7 +546,9 @@ def _recorded(registry: Registry, version: ModelVersion) -> dict[str, Any]:
         if "settings.json" in files:
             with tempfile.TemporaryDirectory() as folder:
                 path = registry.client.download_artifacts(run_id, "settings.json", folder)
-                made = json.loads(Path(path).read_text())
+                read = json.loads(Path(path).read_text())
+                # older runs wrote the names without their groups
+                made = {name.rpartition(".")[2]: value for name, value in read.items()}
         return {**made, **run.data.params, **tags}
     except (MlflowException, OSError, ValueError):  # the run is gone, or another program's
         return tags
@@ -562,8 +564,8 @@ def basis(
     version = registry.version(number)
     known = _recorded(registry, version)
     try:
-        horizon = int(known.get("horizon_days", settings.horizon_days))
-        share = float(known.get("holdout_share", settings.holdout_share))
+        horizon = int(known.get("horizon_days", settings.data.horizon_days))
+        share = float(known.get("holdout_share", settings.data.holdout_share))
     except (TypeError, ValueError):
         raise RegistryError(
             f"version {number} of {registry.model_name} has horizon_days = {known.get('horizon_days')!r}, "

@@ -17,7 +17,7 @@ from . import promotion_log
 from ..features import LABEL
 from .promotion_log import Follow, Ledger, Move, MoveLost
 from .models import PRODUCTION, STAGING, Registry, basis
-from ..settings import ChurnError, Settings
+from ..settings import ChurnError, Settings, named_as_now
 from ..tables import Tables
 
 # %% ../../nbs/lib/registry/promotion.ipynb #9e3d0b93
@@ -77,7 +77,7 @@ def passing_report(
     models: Registry,
     tables: Tables,
     version: int,
-    settings: Settings,  # horizon_days
+    settings: Settings,  # data.horizon_days
 ) -> dict[str, Any]:  # a row of gold.gate_reports
     "The newest gate report of a version, if it passed or is a tie; raises `PromotionRefused`."
     row = latest_report(models, tables, version)
@@ -94,11 +94,12 @@ def passing_report(
             f"the gate refused {what} ({names or 'no check named'}, report {row['report_id'][:12]})"
         )
         raise GateFailed("\n".join([f"{head} (gate report {row['report_id']}):", *failed]), summary)
-    judged = json.loads(row["report"]).get("settings", {}).get("horizon_days")
-    if judged not in (None, settings.horizon_days):
+    judged_with = named_as_now(json.loads(row["report"]).get("settings", {}))
+    judged = judged_with.get("data.horizon_days")
+    if judged not in (None, settings.data.horizon_days):
         raise PromotionRefused(
-            f"{what} passed the gate for churn within {judged} days, and horizon_days is "
-            f"{settings.horizon_days} now: train a version for it"
+            f"{what} passed the gate for churn within {judged} days, and data.horizon_days is "
+            f"{settings.data.horizon_days} now: train a version for it"
         )
     return row
 
@@ -133,7 +134,7 @@ def evidence(
     models: Registry,
     tables: Tables,
     version: int,
-    settings: Settings,  # horizon_days
+    settings: Settings,  # data.horizon_days
     champion: int | None,  # what is at Production now
     git_sha: str,  # of the running code
 ) -> dict[str, Any]:  # a row of gold.gate_reports
@@ -212,7 +213,7 @@ def objection(
     models: Registry,
     tables: Tables,
     version: int,
-    settings: Settings,  # horizon_days, require_approval
+    settings: Settings,  # data.horizon_days, gate.require_approval
 ) -> str:  # one line; empty when there is none
     "What speaks against letting a version serve customers."
     if settings.target in SHARED and (sample := basis(models, version, settings, tables).sample):
@@ -229,7 +230,7 @@ def objection(
     except PromotionRefused as error:
         return str(error)
     promoted = any(m.to_version == version and m.action != "rollback" for m in seen.moves)
-    if settings.require_approval and not promoted and not approver(models, version):
+    if settings.gate.require_approval and not promoted and not approver(models, version):
         return (
             f"version {version} is not approved: `churn run validation_job -p model_version={version}` "
             f"asks for it, `churn approve {version} --by NAME` gives it"
@@ -263,13 +264,13 @@ def move_production(
 def _kept(
     row: dict[str, Any],  # the gate report
     champion: int | None,  # what is at Production now
-    settings: Settings,  # promote_on_tie
+    settings: Settings,  # gate.promote_on_tie
 ) -> Decision | None:  # why nothing moves; None when the version may become Production
     version = row["model_version"]
     if version == champion:
         told = f"Version {version} already is Production: nothing to change."
         return Decision("KEPT", version, told)
-    if row["verdict"] == "TIE" and not settings.promote_on_tie:
+    if row["verdict"] == "TIE" and not settings.gate.promote_on_tie:
         told = (
             f"Tie: version {version} answers exactly as version {champion}, which stays Production."
         )
@@ -291,10 +292,10 @@ def _not_compared(
 def waiting(
     models: Registry,
     version: int,
-    settings: Settings,  # require_approval
+    settings: Settings,  # gate.require_approval
 ) -> Decision | None:  # None when nobody has to approve, or somebody has
     "Ask for approval where settings want one."
-    if not settings.require_approval or approver(models, version):
+    if not settings.gate.require_approval or approver(models, version):
         return None
     if models.version(version).tags.get("approval") != PENDING:
         models.tag(version, {"approval": PENDING})
@@ -306,7 +307,7 @@ def promote(
     models: Registry,
     tables: Tables,
     version: int,
-    settings: Settings,  # promote_on_tie, require_approval
+    settings: Settings,  # gate.promote_on_tie, gate.require_approval
     git_sha: str,  # commit of the running code
     by: str = "",  # who promotes; empty: whoever is logged in
     follow: Follow | None = None,  # moves what follows the alias
@@ -320,7 +321,7 @@ def promote(
     refuse_rolled_back(seen, version)
     if decision := waiting(models, version, settings):
         return decision
-    person = approver(models, version) if settings.require_approval else None
+    person = approver(models, version) if settings.gate.require_approval else None
     move = promotion_log.next_move(
         seen,
         promoted_by=by or promotion_log.user(),

@@ -79,7 +79,7 @@ class Scorer:
 
     def warning(
         self,
-        settings: Settings,  # horizon_days
+        settings: Settings,  # data.horizon_days
     ) -> str:  # empty when there is nothing to say
         "What to know before acting on its scores."
         remarks = self.basis.remarks(settings) if self.basis else []

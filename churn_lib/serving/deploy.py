@@ -63,7 +63,7 @@ def connect(
 def _secrets(
     settings: Settings,
 ) -> dict[str, str]:  # environment variable to reference
-    pairs = [pair.strip() for pair in settings.serving_secrets.split(",") if pair.strip()]
+    pairs = [pair.strip() for pair in settings.serving.secrets.split(",") if pair.strip()]
     return dict(pair.split("=", 1) for pair in pairs)
 
 
@@ -77,8 +77,8 @@ def desired_entity(
         name=f"{model}-{version}",
         entity_name=settings.model_name,
         entity_version=str(version),
-        workload_size=settings.workload_size,
-        scale_to_zero_enabled=settings.scale_to_zero_enabled,
+        workload_size=settings.serving.workload_size,
+        scale_to_zero_enabled=settings.serving.scale_to_zero_enabled,
         environment_vars=_secrets(settings) or None,
     )
 
@@ -88,16 +88,16 @@ def desired_gateway(
 ) -> AiGatewayConfig | None:
     "Inference table and rate limit, as settings want them; None when they want neither."
     gateway = AiGatewayConfig()
-    if settings.inference_table_prefix:
+    if settings.serving.inference_table_prefix:
         gateway.inference_table_config = AiGatewayInferenceTableConfig(
             catalog_name=settings.catalog,
             schema_name="gold",
-            table_name_prefix=settings.inference_table_prefix,
+            table_name_prefix=settings.serving.inference_table_prefix,
             enabled=True,
         )
-    if settings.calls_per_minute:
+    if settings.serving.calls_per_minute:
         limit = AiGatewayRateLimit(
-            calls=settings.calls_per_minute,
+            calls=settings.serving.calls_per_minute,
             key=AiGatewayRateLimitKey.ENDPOINT,
             renewal_period=AiGatewayRateLimitRenewalPeriod.MINUTE,
         )
@@ -180,12 +180,12 @@ class Deployer:
     deadline: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.deadline = time.monotonic() + self.settings.deploy_timeout_seconds
+        self.deadline = time.monotonic() + self.settings.serving.deploy_timeout_seconds
 
     @property
     def name(self) -> str:
         "Name of the endpoint."
-        return self.settings.endpoint_name
+        return self.settings.serving.endpoint_name
 
     def find(self) -> ServingEndpointDetailed | None:
         "The endpoint; None when there is none, which nothing else is taken for."
@@ -223,7 +223,7 @@ class Deployer:
 
     def _pause(self, seconds: float, awaited: str, found: ServingEndpointDetailed | None) -> None:
         if time.monotonic() + seconds > self.deadline:
-            limit = self.settings.deploy_timeout_seconds
+            limit = self.settings.serving.deploy_timeout_seconds
             raise self._failed(f"waited {limit} s for {awaited}", found)
         time.sleep(seconds)
 
@@ -438,7 +438,7 @@ def _smoke(task: Task, sample: Sample, addressed: bool) -> SmokeReport:
 
 
 def _canary(task: Task, former: Former, sample: Sample) -> None:
-    share = task.settings.canary_percent
+    share = task.settings.serving.canary_percent
     left = {name: part * (100 - share) // 100 for name, part in former.traffic.items()}
     left[max(left, key=lambda name: left[name])] += 100 - share - sum(left.values())
     task.deployer.tell(f"version {task.version} gets {share} % of the traffic and is asked")
@@ -458,7 +458,7 @@ def _switch(
         task.deployer.create(task.entity)
     else:
         task.deployer.bring_gateway(found)
-        if former.entities and task.settings.canary_percent:
+        if former.entities and task.settings.serving.canary_percent:
             _canary(task, former, sample)
         task.deployer.bring([task.entity], {task.entity.name or "": 100})
     task.deployer.tell(f"version {task.version} gets all traffic and is asked once more")
@@ -549,7 +549,7 @@ def _alone(settings: Settings, tell: Callable[[str], None]) -> Iterator[None]:
     if on_databricks(settings):  # where the job runs once at a time
         yield
         return
-    folder, limit = process.serving_folder(settings), settings.deploy_timeout_seconds
+    folder, limit = process.serving_folder(settings), settings.serving.deploy_timeout_seconds
     folder.mkdir(parents=True, exist_ok=True)
     deadline, told = time.monotonic() + limit, False
     with (folder / "deploy.lock").open("w") as file:
@@ -611,7 +611,7 @@ def move(
     "Bring the endpoint along to `version`, as a rollback of the alias needs it."
     if not on_databricks(settings) and process.running(settings) is None:
         folder = process.serving_folder(settings) / "endpoints"
-        if not (folder / f"{settings.endpoint_name}.json").exists():
+        if not (folder / f"{settings.serving.endpoint_name}.json").exists():
             return None
     client = connect(settings)
     if Deployer(client, settings, tell).find() is None:
@@ -626,14 +626,16 @@ def status(
     "The endpoint as it is; a local server that does not run is not started for it."
     where = "databricks" if on_databricks(settings) else "local"
     answer: dict[str, Any] = {
-        "endpoint": settings.endpoint_name,
+        "endpoint": settings.serving.endpoint_name,
         "where": where,
         "state": "STOPPED",
     }
     if where == "local" and process.running(settings) is None:
         return answer
     client = connect(settings)
-    answer["url"] = f"{client.config.host}/serving-endpoints/{settings.endpoint_name}/invocations"
+    answer["url"] = (
+        f"{client.config.host}/serving-endpoints/{settings.serving.endpoint_name}/invocations"
+    )
     found = Deployer(client, settings).find()
     if found is None or found.state is None:
         return {**answer, "state": "NOT_FOUND"}

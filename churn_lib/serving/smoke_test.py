@@ -40,7 +40,7 @@ def holdout_sample(
     registry: Registry,
     store: Any,  # the tables
     version: int,  # of the model
-    settings: Settings,  # smoke_rows
+    settings: Settings,  # serving.smoke_rows
 ) -> Sample:
     "Holdout customers and the registered model's answers; raises what loading the model raises."
     tags = registry.version(version).tags
@@ -49,7 +49,9 @@ def holdout_sample(
     chosen = features.filter(features.in_holdout_bucket)
     if day:
         chosen = chosen.filter(chosen.feature_date == ibis.date(day))
-    ordered = chosen.order_by(ibis.desc("feature_date"), "customer_id").limit(settings.smoke_rows)
+    ordered = chosen.order_by(ibis.desc("feature_date"), "customer_id").limit(
+        settings.serving.smoke_rows
+    )
     rows = ordered.to_pandas()[FEATURES].astype("float64").dropna().reset_index(drop=True)
     if rows.empty:
         raise SmokeTestFailed(
@@ -171,7 +173,7 @@ def smoke_test(
     ask: Ask,
     sample: Sample,
     entity: str,  # name of the served entity that has to answer
-    settings: Settings,  # max_endpoint_latency_ms
+    settings: Settings,  # serving.max_endpoint_latency_ms
 ) -> SmokeReport:
     "Ask an endpoint; what it gets wrong is in the report."
     try:
@@ -179,7 +181,7 @@ def smoke_test(
         told = answer.served_entity or "an endpoint that does not tell"
         right = answer.served_entity in (entity, None)
         version = SmokeCheck("served_version", right, f"answered by {told}, expected {entity}")
-        latency = _latency(ask, sample, settings.max_endpoint_latency_ms)
+        latency = _latency(ask, sample, settings.serving.max_endpoint_latency_ms)
         return SmokeReport(entity, (equal, version, latency, _refusal(ask, sample)))
     except (DatabricksError, OSError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -21,6 +21,7 @@ from ..features.slices import slice_table, sliced_features, slices
 from .metrics import metric_intervals
 from ..registry.promotion import latest_report
 from ..registry import Registry
+from ..settings import named_as_now
 from ..tables import Tables
 from .train import Record, read_record
 
@@ -43,7 +44,7 @@ def slice_figures(
 
 
 def _sliced(record: Record) -> pd.DataFrame | None:  # None when the run has not kept what it takes
-    extra = tuple((record.settings or {}).get("extra_slices", ()))
+    extra = tuple(named_as_now(record.settings or {}).get("gate.extra_slices", ()))
     rows, needed = record.predictions, set(sliced_features(extra))
     return None if rows is None or not needed <= set(rows) else slice_figures(rows, extra)
 
@@ -74,7 +75,7 @@ def _table(
 
 
 def _purpose(record: Record) -> str:
-    days = (record.settings or {}).get("horizon_days", "the horizon's")
+    days = named_as_now(record.settings or {}).get("data.horizon_days", "the horizon's")
     return (
         f"The probability that a customer has no event in the {days} days after the day that is stood "
         "on. It is meant to rank customers for measures that keep them. It is not made for decisions "
@@ -103,11 +104,11 @@ def _count(value: float | None) -> str:
 
 # %% ../../nbs/lib/training/card.ipynb #f8cec009
 def _population(record: Record) -> str:
-    rows, made = record.predictions, record.settings or {}
+    rows, made = record.predictions, named_as_now(record.settings or {})
     if rows is None:
         return "Not recorded: another program has made this version."
     tenure = rows["customer_tenure_days"]
-    share = f"{made['holdout_share']:.0%}" if "holdout_share" in made else "a fixed share"
+    share = f"{made['data.holdout_share']:.0%}" if "data.holdout_share" in made else "a fixed share"
     return (
         f"Every customer who had joined by the snapshot's day. {share} of them, by a hash of their "
         f"id, are in no training row; the figures below are theirs: {len(rows):,} customers, of whom "

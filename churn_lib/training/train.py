@@ -107,7 +107,7 @@ def _missing(
             "run 01_feature_engineering with the same as_of"
         )
     count = "1 customer" if known[days[0]] == 1 else f"{known[days[0]]:,} customers"
-    where = f"in the holdout bucket (holdout_share = {share:g}, a hash of customer_id)"
+    where = f"in the holdout bucket (data.holdout_share = {share:g}, a hash of customer_id)"
     held = f"none of the {count} of {days[0]} is {where}"
     if part == "training":
         held = f"nobody is left to train on: the {count} of {days[0]} are {where}"
@@ -128,8 +128,8 @@ def _too_few(
         count = "1 customer" if customers == 1 else f"{customers} customers"
         return f"{told}they are of {count}: load the events of more customers, hundreds of them"
     if churned < stayed:
-        return f"{told}lower horizon_days in settings.ini, or load events of a time when customers left"
-    return f"{told}raise horizon_days in settings.ini, or load events of a time when customers came back"
+        return f"{told}lower data.horizon_days in settings.ini, or load events of a time when customers left"
+    return f"{told}raise data.horizon_days in settings.ini, or load events of a time when customers came back"
 
 
 def _require(
@@ -162,19 +162,19 @@ def read_data_set(
     holdout = _rows(features, [holdout_day], holdout=True)
     known = features.filter(features[LABEL].notnull()).feature_date.value_counts(name="rows")
     counts = {row["feature_date"]: row["rows"] for row in known.to_pyarrow().to_pylist()}
-    _require(training, training_days, counts, "training", settings.holdout_share)
-    _require(holdout, [holdout_day], counts, "holdout", settings.holdout_share)
+    _require(training, training_days, counts, "training", settings.data.holdout_share)
+    _require(holdout, [holdout_day], counts, "holdout", settings.data.holdout_share)
     return DataSet(training, holdout, day, feature_version)
 
 # %% ../../nbs/lib/training/train.ipynb #50e3453a
 def choose_threshold(
     training: pd.DataFrame,  # training rows
-    settings: Settings,  # estimator and random_state
+    settings: Settings,  # training.estimator and training.random_state
 ) -> tuple[float, dict[str, float]]:  # decision threshold, cross-validated metrics at it
     "The threshold with the best F1 on predictions by models that have not seen the customer."
-    estimator = make_estimator(settings.estimator, settings.random_state)
+    estimator = make_estimator(settings.training.estimator, settings.training.random_state)
     X, y = training[FEATURES], training[LABEL]
-    with threadpool_limits(settings.training_threads, "openmp"):
+    with threadpool_limits(settings.training.threads, "openmp"):
         probability = out_of_fold(estimator, X, y, training["customer_id"])
     threshold = best_f1_threshold(y, probability)
     scores = classification_metrics(y, probability, threshold)
@@ -183,12 +183,12 @@ def choose_threshold(
 
 def fit(
     training: pd.DataFrame,  # training rows
-    settings: Settings,  # estimator and random_state
+    settings: Settings,  # training.estimator and training.random_state
     threshold: float,  # probability from which a customer counts as a churner
 ) -> ChurnModel:
     "The settings' estimator, fitted on all training rows."
-    estimator = make_estimator(settings.estimator, settings.random_state)
-    with threadpool_limits(settings.training_threads, "openmp"):
+    estimator = make_estimator(settings.training.estimator, settings.training.random_state)
+    with threadpool_limits(settings.training.threads, "openmp"):
         return ChurnModel(estimator, threshold).fit(training[FEATURES], training[LABEL])
 
 # %% ../../nbs/lib/training/train.ipynb #a6d59195
@@ -271,8 +271,8 @@ def _tags(
         **raw,
         "delta_feature_version": str(data.feature_version),
         "as_of": str(data.as_of),
-        "horizon_days": str(settings.horizon_days),
-        "holdout_share": str(settings.holdout_share),
+        "horizon_days": str(settings.data.horizon_days),
+        "holdout_share": str(settings.data.holdout_share),
         "training_feature_dates": ",".join(days),
         "holdout_feature_date": str(holdout_day),
         "settings_fingerprint": settings_module.fingerprint(settings),
@@ -360,7 +360,7 @@ def train(
     tags |= {"rehearsal": "true"} if rehearsal else {}
     name = f"{'rehearse' if rehearsal else 'train'} {data.as_of}"
     with (
-        threadpool_limits(settings.training_threads, "openmp"),
+        threadpool_limits(settings.training.threads, "openmp"),
         mlflow.start_run(run_name=name, tags=tags) as run,
     ):
         _log_origin(settings, tree)
@@ -371,10 +371,10 @@ def train(
             model = fit(data.training, settings, threshold)
         measured = measure(model, data.holdout)
         mlflow.log_metrics({**measured, **cross_validated, "decision_threshold": threshold})
-        plots = figures(model, data.holdout, settings.random_state)
+        plots = figures(model, data.holdout, settings.training.random_state)
         for name, figure in plots.items():
             mlflow.log_figure(figure, name)
-        _log_predictions(model, data.holdout, sliced_features(settings.extra_slices))
+        _log_predictions(model, data.holdout, sliced_features(settings.gate.extra_slices))
         model_uri = _log_model(model, data.training)
     return Trained(model, run.info.run_id, model_uri, tags, measured, plots)
 

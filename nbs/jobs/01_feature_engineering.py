@@ -83,7 +83,7 @@ for dropped in snapshots.drop_uncovered(store, covered.today):
     print(f"{dropped}: dropped, the events end before it")
 days = features.feature_dates(today, config)
 features.check_reach(raw_customers, days)
-warnings = covered.warnings(days, config.horizon_days)
+warnings = covered.warnings(days, config.data.horizon_days)
 print(*warnings, sep="\n")
 days
 

@@ -59,7 +59,7 @@ pd.DataFrame(before.get("served", []))
 # %% [markdown]
 # ## The deployment
 #
-# A new version first gets `canary_percent` of the traffic and has to answer holdout customers as the
+# A new version first gets `serving.canary_percent` of the traffic and has to answer holdout customers as the
 # registered model does. When anything fails, endpoint and alias are put back, and the task fails here. A
 # version that the gate has not passed is refused unless `force` and a `reason` are given. A rehearsal deploys
 # nothing.
@@ -69,7 +69,9 @@ asked = {"version": job.model_version, "force": job.force, "reason": job.reason}
 if job.rehearsal:
     deployed = None
     version = job.model_version or models.version_of(registry.PRODUCTION)
-    print(f"Rehearsal: {config.endpoint_name} would get version {version or 'none'} of the model.")
+    print(
+        f"Rehearsal: {config.serving.endpoint_name} would get version {version or 'none'} of the model."
+    )
 else:
     deployed = deploy.deploy(config, models, store, git_sha=job.git_sha, **asked)
     print(deployed)

@@ -311,7 +311,7 @@ def test_the_settings_of_a_target_and_the_bundle_name_the_same(bundle: Project) 
             "[prod]\nmodel_name",
             "no section [production]",
         ),
-        ("holdout_share = 0.2", "holdout_share = 2", "holdout_share"),
+        ("data.holdout_share = 0.2", "data.holdout_share = 2", "data.holdout_share"),
     ],
 )
 def test_settings_that_disagree_with_the_bundle_are_found(

@@ -152,7 +152,7 @@ def test_columns_are_mapped_by_settings_and_by_flag(
     tmp_path: Path, store: DeltaTables, config: Settings
 ) -> None:
     text = "uid,when,sku\na,2024-01-01,x\na,2024-01-02,y\n"
-    own = config.model_copy(update={"column_mapping": "customer_id=uid event_ts=when"})
+    own = config.updated({"data.column_mapping": "customer_id=uid event_ts=when"})
     people = written(tmp_path, "people.csv", "id,joined\na,2023-12-01\n")
     mapping = ["product_id=sku", "customers.customer_id=id", "signup_ts=joined"]
     path = written(tmp_path, "a.csv", text)
@@ -189,7 +189,7 @@ def test_each_bad_row_is_set_aside_with_its_reason_and_the_good_ones_come_in(
         "people.csv",
         "customer_id,signup_ts\na,2023-01-01\na,2023-01-02\na,2023-01-01\nz,1970-01-01\n",
     )
-    lenient = config.model_copy(update={"max_rejected_share": 0.9})
+    lenient = config.updated({"data.max_rejected_share": 0.9})
     profile = load(store, lenient, written(tmp_path, "a.csv", text + "\n"), people)
     assert profile.events == profile.loaded == 5
     expected = dict.fromkeys(bad, 1) | {
@@ -423,7 +423,7 @@ def test_a_mapping_that_cannot_be_meant_is_refused(
 def test_a_flag_wins_over_the_settings_and_names_are_found_in_any_case(
     tmp_path: Path, store: DeltaTables, config: Settings
 ) -> None:
-    own = config.model_copy(update={"column_mapping": "customer_id=account"})
+    own = config.updated({"data.column_mapping": "customer_id=account"})
     path = written(tmp_path, "a.csv", "ACCOUNT,User,EVENT_TS,SESSION_ID\na,b,2024-01-01,s\n")
     load(store, own, path, mapping=["customer_id=user"])
     (row,) = rows(store, "bronze.events")
@@ -608,7 +608,7 @@ def test_a_delta_table_whose_files_are_gone_is_refused(
 def test_a_load_cut_off_before_any_write_is_noticed_or_whole_and_mended_by_the_same_command(
     name: str, tmp_path: Path, config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lenient = config.model_copy(update={"max_rejected_share": 0.5})
+    lenient = config.updated({"data.max_rejected_share": 0.5})
     store = DeltaTables(tmp_path / "tables")
     load(store, lenient, written(tmp_path, "a.csv", GOOD + ",2024-01-01\n"))
     path = written(
@@ -807,7 +807,7 @@ def test_a_column_in_two_units_is_not_loaded_silently(
         ChurnError, match=r"30 of 100 rows .* event_ts is before 1975, as in .*epoch_s"
     ):
         load(store, config, path, time_format="epoch_ms")
-    lenient = config.model_copy(update={"max_rejected_share": 0.3})
+    lenient = config.updated({"data.max_rejected_share": 0.3})
     profile = load(store, lenient, path, time_format="epoch_ms")
     assert (profile.loaded, profile.rejected) == (70, {"event_ts is before 1975": 30})
     # a customer's first event is one that came in
@@ -936,7 +936,7 @@ def test_what_stands_for_nothing_is_no_id(
     ids = ["", " ", "NULL", "null", "\\N", "NaN", "nan", "None", "<NA>", None, "Nan-1"]
     table = pa.table({"customer_id": ids, "event_ts": [datetime.date(2024, 1, 1)] * len(ids)})
     pq.write_table(table, tmp_path / "a.parquet")
-    lenient = config.model_copy(update={"max_rejected_share": 0.95})
+    lenient = config.updated({"data.max_rejected_share": 0.95})
     profile = load(store, lenient, str(tmp_path / "a.parquet"))
     assert (profile.loaded, profile.rejected) == (1, {"customer_id is missing": 10})
 
@@ -958,7 +958,7 @@ def test_an_append_says_which_events_it_has_already_with_other_content(
         path = written(tmp_path, "b.csv", f"{header}{changed}\n3,a,2024-01-04,,p\n")
         with pytest.raises(ChurnError, match=r"bronze.events with other content.*--replace"):
             load(store, config, path, mode="append")
-    lenient = config.model_copy(update={"max_rejected_share": 0.5})
+    lenient = config.updated({"data.max_rejected_share": 0.5})
     profile = load(store, lenient, path, mode="append")
     assert profile.rejected == {"event_id is in bronze.events with other content": 1}
     assert (profile.loaded, profile.already_loaded, profile.events) == (1, 0, 3)
@@ -985,7 +985,7 @@ def test_lines_that_an_open_quote_takes_along_are_counted_one_by_one(
             ChurnError, match=r"11 of 100 rows .* as in a.csv.*c0,2024-01-01.*19 inch"
         ):
             load(store, config, path)
-    lenient = config.model_copy(update={"max_rejected_share": 0.2})
+    lenient = config.updated({"data.max_rejected_share": 0.2})
     profile = load(store, lenient, path)
     assert (profile.loaded, sum(profile.rejected.values())) == (100 - lost, lost)
     assert len(rows(store, "bronze.rejected")) == lost
@@ -1066,7 +1066,7 @@ def test_every_line_is_loaded_or_set_aside_whatever_is_in_it(
 ) -> None:
     good = "c9,2024-01-01,p"  # so that there is something to load
     text = end.join(["customer_id,event_ts,product_id", good, *lines]) + (end if last else "")
-    lenient = config.model_copy(update={"max_rejected_share": 1.0})
+    lenient = config.updated({"data.max_rejected_share": 1.0})
     try:
         profile = load(store, lenient, written(tmp_path, "a.csv", text), mode="replace")
     except ChurnError as refused:
@@ -1080,7 +1080,7 @@ def test_a_quote_that_takes_megabytes_along_is_refused(
 ) -> None:
     lines = [f"c{n % 4000},2024-03-01 10:00:00,{n:060d}" for n in range(100_000)]
     lines[50_000] = 'c1,2024-03-01 10:00:00,"19 inch'
-    lenient = config.model_copy(update={"max_rejected_share": 1.0})
+    lenient = config.updated({"data.max_rejected_share": 1.0})
     path = written(tmp_path, "a.csv", "customer_id,event_ts,comment\n" + "\n".join(lines))
     with pytest.raises(
         ChurnError, match=r"lines can be told apart as rows: a quote does not close"
@@ -1091,7 +1091,7 @@ def test_a_quote_that_takes_megabytes_along_is_refused(
 def test_what_a_load_could_not_read_is_not_counted_by_the_next(
     tmp_path: Path, store: DeltaTables, config: Settings
 ) -> None:
-    lenient = config.model_copy(update={"max_rejected_share": 0.1})
+    lenient = config.updated({"data.max_rejected_share": 0.1})
     first = load(store, lenient, written(tmp_path, "a.csv", GOOD + "a,b,c,d\n"))
     second = load(store, lenient, written(tmp_path, "a.csv", GOOD), mode="replace")
     assert (first.rejected, second.rejected) == ({"not a row: too many columns": 1}, {})

@@ -23,7 +23,7 @@ MIDNIGHT = datetime.datetime(2024, 6, 30, tzinfo=UTC)
 CONNECTION = ibis.duckdb.connect()
 CONNECTION.raw_sql("SET TimeZone = 'UTC'")
 CONFIG = settings_module.load("local", Path(__file__).parents[2] / "settings.ini")
-HORIZON = datetime.timedelta(days=CONFIG.horizon_days)
+HORIZON = datetime.timedelta(days=CONFIG.data.horizon_days)
 LATER = DAY + HORIZON
 CUSTOMERS = [f"customer {number}" for number in range(5)]
 # the edges of every window, a microsecond around them, and anything between
@@ -86,7 +86,7 @@ def oracle(events: list[dict], signup: datetime.datetime, customer: str) -> dict
         "recency_tier": (silent > 7) + (silent > 30) + (silent > 90),
         "engagement_score": score,
         LABEL: int(not after),
-        "in_holdout_bucket": in_holdout_bucket(customer, CONFIG.holdout_share),
+        "in_holdout_bucket": in_holdout_bucket(customer, CONFIG.data.holdout_share),
     }
 
 

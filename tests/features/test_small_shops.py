@@ -34,7 +34,9 @@ def regular(names: list[str], days: int = 700, every: int = 10, until: int = 10*
 def names(count: int, held_out: bool | None = None) -> list[str]:
     every = (f"c{number}" for number in range(100 * count))
     chosen = (
-        name for name in every if held_out in (None, in_holdout_bucket(name, CONFIG.holdout_share))
+        name
+        for name in every
+        if held_out in (None, in_holdout_bucket(name, CONFIG.data.holdout_share))
     )
     return [name for name, _ in zip(chosen, range(count), strict=False)]
 
@@ -79,17 +81,18 @@ def test_a_young_shop_hears_which_horizon_its_history_carries(tmp_path: Path) ->
     shop = regular(names(300), days=100)
     said = told(shop, tmp_path)
     assert (
-        "(the first joined 2023-01-01): in settings.ini, lower horizon_days to 24 or less" in said
+        "(the first joined 2023-01-01): in settings.ini, lower data.horizon_days to 24 or less"
+        in said
     )
     today = datetime.date(2023, 4, 11)
     customers = DeltaTables(tmp_path).read("bronze.customers")
     for horizon, enough in ((24, True), (25, False)):
-        config = CONFIG.model_copy(update={"horizon_days": horizon})
+        config = CONFIG.updated({"data.horizon_days": horizon})
         days = features.feature_dates(today, config)
         if enough:
             features.check_reach(customers, days)
         else:
-            with pytest.raises(FeatureError, match="lower horizon_days to 24"):
+            with pytest.raises(FeatureError, match=r"lower data\.horizon_days to 24"):
                 features.check_reach(customers, days)
 
 
@@ -116,7 +119,7 @@ def test_nobody_in_the_holdout_and_nobody_else_are_told_by_name(tmp_path: Path) 
     said = told(shop, tmp_path / "none")
     assert said.startswith("none of the 60 customers of 2024-")
     assert said.endswith(
-        f"is in the holdout bucket (holdout_share = 0.2, a hash of customer_id): {MORE}"
+        f"is in the holdout bucket (data.holdout_share = 0.2, a hash of customer_id): {MORE}"
     )
     said = told(regular(names(60, held_out=True)), tmp_path / "all")
     assert said.startswith("nobody is left to train on: the 60 customers of ")
@@ -126,10 +129,10 @@ def test_nobody_in_the_holdout_and_nobody_else_are_told_by_name(tmp_path: Path) 
 def test_a_shop_that_everybody_left_or_nobody_leaves(tmp_path: Path) -> None:
     one = names(301)[-1:]
     said = told(regular(names(300), until=30) | regular(one), tmp_path / "left")
-    assert "fewer than 10 of each; raise horizon_days in settings.ini" in said
+    assert "fewer than 10 of each; raise data.horizon_days in settings.ini" in said
     said = told(regular(names(300)), tmp_path / "stayed")
     assert "0 churned and " in said
-    assert "fewer than 10 of each; lower horizon_days in settings.ini" in said
+    assert "fewer than 10 of each; lower data.horizon_days in settings.ini" in said
 
 
 def test_a_shop_of_a_few_hundred_is_enough(tmp_path: Path) -> None:

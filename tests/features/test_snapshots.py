@@ -21,7 +21,7 @@ TODAY = datetime.date(1998, 6, 1)
 @pytest.fixture(scope="module")
 def config() -> Settings:
     loaded = settings.load("local", ROOT / "settings.ini")
-    return loaded.model_copy(update={"snapshots": 2})
+    return loaded.updated({"data.snapshots": 2})
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def test_nothing_is_built_twice_from_the_same_inputs(store: DeltaTables, config:
 
 def test_new_events_and_changed_settings_build_again(store: DeltaTables, config: Settings) -> None:
     built(store, config)
-    seed = config.model_copy(update={"random_state": 7})  # no feature depends on it
+    seed = config.updated({"training.random_state": 7})  # no feature depends on it
     assert built(store, seed) == [False] * 3
-    share = config.model_copy(update={"holdout_share": 0.3})
+    share = config.updated({"data.holdout_share": 0.3})
     assert built(store, share) == [True] * 3
     store.append("bronze.events", ibis.memtable(events.cdnow()[0].slice(0, 1)))
     assert built(store, share) == [True] * 3
@@ -79,7 +79,7 @@ def test_a_build_that_was_cut_off_goes_on_where_it_was(
 
 
 def test_labels_appear_once_the_horizon_has_passed(store: DeltaTables, config: Settings) -> None:
-    early = TODAY - datetime.timedelta(days=config.horizon_days)
+    early = TODAY - datetime.timedelta(days=config.data.horizon_days)
     built(store, config, early)
     assert labelled(store, early) == 0
     assert built(store, config, TODAY) == [True, True, False]

@@ -110,7 +110,7 @@ def test_the_edges_of_every_window_are_where_the_definitions_put_them(
 ) -> None:
     lives: dict[str, Life] = {"nothing ever": ([], MIDNIGHT), "joins later": ([], MIDNIGHT)}
     lives["joins later"] = ([], MIDNIGHT + datetime.timedelta(microseconds=1))
-    for days in (0, 1, 7, 8, 30, 31, 90, 91, -CONFIG.horizon_days):
+    for days in (0, 1, 7, 8, 30, 31, 90, 91, -CONFIG.data.horizon_days):
         for microseconds in (-1_500_000, -1, 0, 1, 999_999):
             moment = MIDNIGHT - datetime.timedelta(days=days, microseconds=microseconds)
             event = {"event_ts": moment, "session_id": None, "product_id": None}
@@ -200,7 +200,7 @@ def test_the_feature_job_runs_on_spark_by_name_and_fetches_no_rows(
     assert detail["properties"]["delta.enableChangeDataFeed"] == "true"
     tags = spark_tables.history("gold.features").tags
     assert all(own["git_sha"] == "abc123" for own in tags)
-    share = CONFIG.holdout_share
+    share = CONFIG.data.holdout_share
     customers = dict.fromkeys(wanted["customer_id"].to_pylist())
     by_python = {name: in_holdout_bucket(name, share) for name in customers}
     by_spark = zip(

@@ -48,7 +48,7 @@ def noisy(seed: int, amount: float) -> np.ndarray:
 def test_nothing_worse_by_more_than_the_margin_is_promoted(
     seed: int, other: int, noise: float, rival_noise: float, margin: float
 ) -> None:
-    config = CONFIG.model_copy(update={"margin": margin})
+    config = CONFIG.updated({"gate.margin": margin})
     candidate = given(HOLDOUT, noisy(seed, noise), 2)
     champion = Answers(1, noisy(other, rival_noise))
     report = judge(candidate, champion, HOLDOUT, config)
@@ -126,16 +126,18 @@ def test_every_check_is_in_every_report_and_settings_know_each_by_name() -> None
 
 def test_an_advisory_check_warns_and_still_says_what_it_found() -> None:
     candidate = given(HOLDOUT, noisy(0, 0.4))
-    marked = {"advisory": ("champion_roc_auc", "champion_brier", "champion_calibration", "slices")}
+    marked = {
+        "gate.advisory": ("champion_roc_auc", "champion_brier", "champion_calibration", "slices")
+    }
     strict = judge(candidate, answers(HOLDOUT), HOLDOUT, CONFIG)
-    loose = judge(candidate, answers(HOLDOUT), HOLDOUT, CONFIG.model_copy(update=marked))
+    loose = judge(candidate, answers(HOLDOUT), HOLDOUT, CONFIG.updated(marked))
     assert strict.verdict == "FAIL" and loose.verdict == "PASS"
     assert {found.name for found in loose.warnings} == {found.name for found in strict.failures}
     assert "4 advisory" in loose._repr_html_() or len(loose.warnings) < 4
 
 
 def test_a_check_that_could_not_be_measured_refuses_even_when_it_is_advisory() -> None:
-    every = CONFIG.model_copy(update={"advisory": tuple(get_args(GateCheck))})
+    every = CONFIG.updated({"gate.advisory": tuple(get_args(GateCheck))})
     report = judge(Evidence(2, None, "no answer"), None, HOLDOUT, every)
     assert report.failures == [] and report.verdict == "FAIL"
 
@@ -218,15 +220,17 @@ def test_a_model_that_does_not_survive_nulls_is_found() -> None:
 def test_a_tie_leaves_production_unless_settings_say_otherwise() -> None:
     report = judge(evidence(HOLDOUT), answers(HOLDOUT), HOLDOUT, CONFIG)
     assert report.tie and report.passed and report.verdict == "TIE"
-    replacing = CONFIG.model_copy(update={"promote_on_tie": True, "margin": 0.0})
+    replacing = CONFIG.updated({"gate.promote_on_tie": True, "gate.margin": 0.0})
     again = judge(evidence(HOLDOUT), answers(HOLDOUT), HOLDOUT, replacing)
     assert again.tie and again.verdict == "PASS"
 
 
 def test_an_advisory_name_that_no_check_has_is_refused(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "settings.ini").read_text()
-    (tmp_path / "settings.ini").write_text(text.replace("advisory =", "advisory = slices, rocauc"))
-    with pytest.raises(settings_module.SettingsError, match=r"\[local\] advisory = 'rocauc'"):
+    (tmp_path / "settings.ini").write_text(
+        text.replace("gate.advisory =", "gate.advisory = slices, rocauc")
+    )
+    with pytest.raises(settings_module.SettingsError, match=r"\[local\] gate.advisory = 'rocauc'"):
         settings_module.load("local", tmp_path / "settings.ini")
 
 

@@ -44,7 +44,7 @@ def few_draws() -> Iterator[None]:
 
 def judged(ours: Basis | None, theirs: Basis | None, **more: Any) -> GateReport:
     """A candidate that answers as Production does, and far better than the bounds ask."""
-    config = CONFIG.model_copy(update={"horizon_days": ours.horizon_days if ours else 90})
+    config = CONFIG.updated({"data.horizon_days": ours.horizon_days if ours else 90})
     champion = Answers(1, np.asarray(good(HOLDOUT)), basis=theirs)
     return judge(evidence(HOLDOUT, basis=ours), champion, HOLDOUT, config, **more)
 
@@ -97,19 +97,19 @@ def test_a_model_of_a_sample_gives_way_and_the_report_says_so(ours: Basis, their
 
 
 def test_a_candidate_of_another_horizon_than_the_labels_is_refused_for_any_reason() -> None:
-    month = CONFIG.model_copy(update={"horizon_days": 30})
+    month = CONFIG.updated({"data.horizon_days": 30})
     report = judge(evidence(HOLDOUT, basis=OWN), None, HOLDOUT, month, replace_reason="please")
     assert sentence(report) == (
         "failed",
-        "version 2 predicts churn within 90 days, and the labels are of horizon_days = 30: train a "
-        "new version, or judge this one with horizon_days = 90 in settings.ini",
+        "version 2 predicts churn within 90 days, and the labels are of data.horizon_days = 30: train a "
+        "new version, or judge this one with data.horizon_days = 90 in settings.ini",
     )
 
 
 def test_a_best_version_of_another_horizon_holds_nobody_up() -> None:
     best = Answers(1, np.asarray(good(HOLDOUT)), basis=OWN)
     production = Answers(2, np.asarray(good(HOLDOUT)) * 0.999, basis=MONTH)
-    config = CONFIG.model_copy(update={"horizon_days": 30})
+    config = CONFIG.updated({"data.horizon_days": 30})
     report = judge(evidence(HOLDOUT, version=3, basis=MONTH), production, HOLDOUT, config, best)
     assert sentence(report, "best_so_far") == ("passed", "Production is the best version so far")
     assert report.best in (2, 3)
@@ -121,7 +121,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("shop")
     text = (ROOT / "settings.ini").read_text()
     own = "roc_auc, f1_score, precision, beats_single_column, beats_base_rate"
-    changes = {"snapshots": "2", "advisory": f"{own}, single_row_latency, batch_latency"}
+    changes = {"data.snapshots": "2", "gate.advisory": f"{own}, single_row_latency, batch_latency"}
     lines = (f"{key} = {value}" for key, value in changes.items())
     text = text.replace("[local]", "[local]\n" + "\n".join(lines))
     (folder / "settings.ini").write_text(text)
@@ -140,11 +140,11 @@ def run(config: Settings, name: str, **given: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def month(config: Settings) -> Settings:
-    """Version 1 at Production for 90 days; horizon_days is 30 now, and version 2 at Staging."""
+    """Version 1 at Production for 90 days; data.horizon_days is 30 now, and version 2 at Staging."""
     for name in JOBS:
         run(config, name)
     path = config.root / "settings.ini"
-    path.write_text(path.read_text().replace("[local]", "[local]\nhorizon_days = 30"))
+    path.write_text(path.read_text().replace("[local]", "[local]\ndata.horizon_days = 30"))
     for name in JOBS[:2]:
         run(config, name)
     return settings_module.load("local", path)
@@ -199,13 +199,13 @@ def test_scores_and_monitor_keep_to_the_horizon_of_the_version(month: Settings) 
     models, store = registry.connect(month), tables.connect(month)
     scorer = scoring.production(models, month, store)
     assert (scorer.version, scorer.basis) == (1, Basis(90, 0.2))
-    told = "version 1: it predicts churn within 90 days, and horizon_days is 30 now"
+    told = "version 1: it predicts churn within 90 days, and data.horizon_days is 30 now"
     assert scorer.warning(month) == told
     today = datetime.date(2025, 6, 24)
     refresher = metrics.Refresher(store, models, month, today, today)
-    assert refresher.settings_of(1).horizon_days == 90
-    assert refresher.settings_of(2).horizon_days == 30
-    assert refresher.settings_of(99).horizon_days == 30
+    assert refresher.settings_of(1).data.horizon_days == 90
+    assert refresher.settings_of(2).data.horizon_days == 30
+    assert refresher.settings_of(99).data.horizon_days == 30
     features = store.read("gold.features")
     assert call_list.prove(scorer, features, today, 30).feature_date is None
 
@@ -213,11 +213,11 @@ def test_scores_and_monitor_keep_to_the_horizon_of_the_version(month: Settings) 
 def test_labels_of_another_horizon_are_not_taken_for_those_of_this_one(month: Settings) -> None:
     store, day = tables.connect(month), datetime.date(2025, 4, 25)
     snapshots.check_labels(store, [day], month)
-    longer = month.model_copy(update={"horizon_days": 60})
+    longer = month.updated({"data.horizon_days": 60})
     with pytest.raises(FeatureError, match="has labels of 30 days for 2025-04-25"):
         snapshots.check_labels(store, [day], longer)
     # a version made again reads the table as it was then, whatever has been built since
-    quarter, day = month.model_copy(update={"horizon_days": 90}), datetime.date(2025, 3, 26)
+    quarter, day = month.updated({"data.horizon_days": 90}), datetime.date(2025, 3, 26)
     tags = registry.connect(month).version(1).tags
     snapshots.check_labels(store, [day], quarter, int(tags["delta_feature_version"]))
 
@@ -281,7 +281,7 @@ def test_simulated_events_are_a_sample_and_replace_cdnow_unasked(tmp_path: Path)
 def test_what_a_sample_led_to_goes_with_it_and_stays_readable(tmp_path: Path) -> None:
     store = tables.DeltaTables(tmp_path)
     bronze = events.ensure_bronze(store)
-    day, config = datetime.date(1998, 4, 2), CONFIG.model_copy(update={"snapshots": 1})
+    day, config = datetime.date(1998, 4, 2), CONFIG.updated({"data.snapshots": 1})
     list(snapshots.build(store, bronze, [day], datetime.date(1998, 7, 1), config))
     assert events.empty_derived(store, "CDNOW") == ""
     rows = store.read("gold.features").count().to_pyarrow().as_py()

@@ -122,13 +122,13 @@ def test_inverted_probabilities() -> None:
 
 def test_one_slice_is_ruined() -> None:
     found = sabotaged(lambda asked: good(asked).where(asked.recency_tier != 2, 1 - good(asked)))
-    assert found["slices"].startswith("more than slice_margin is lost in recency_tier 2 by ")
+    assert found["slices"].startswith("more than gate.slice_margin is lost in recency_tier 2 by ")
 
 
 def test_a_miscalibrated_model() -> None:
     found = sabotaged(lambda asked: good(asked) ** 0.3, threshold=0.8)
     assert set(found) == {"champion_brier", "champion_calibration"}
-    assert "brier_margin allows 0.005 more" in found["champion_brier"]
+    assert "gate.brier_margin allows 0.005 more" in found["champion_brier"]
 
 
 def test_trained_on_holdout_customers() -> None:
@@ -161,9 +161,12 @@ def test_a_slower_model() -> None:
         time.sleep(0.03)  # the latency is what is tested
         return good(asked)
 
-    strict = CONFIG.model_copy(update={"max_latency_ms": 30.0})
+    strict = CONFIG.updated({"gate.max_latency_ms": 30.0})
     found = refused(judge(evidence(HOLDOUT, slow), None, HOLDOUT, strict))
-    assert found["single_row_latency"] == "at most max_latency_ms milliseconds for one row, median"
+    assert (
+        found["single_row_latency"]
+        == "at most gate.max_latency_ms milliseconds for one row, median"
+    )
 
 
 def test_an_empty_holdout() -> None:
@@ -337,7 +340,7 @@ def test_the_best_version_so_far_is_read_from_the_reports(shop: Shop) -> None:
     assert shop.models.register(uri, {}) == 2
     first = given(HOLDOUT, np.asarray(good(HOLDOUT)), 1)
     second = given(HOLDOUT, np.asarray(blurred(HOLDOUT, 0.05)), 2)
-    wide = CONFIG.model_copy(update={"margin": 0.02})
+    wide = CONFIG.updated({"gate.margin": 0.02})
     report = judge(second, first, HOLDOUT, wide)
     assert (report.verdict, report.best) == ("PASS", 1)
     gate.record(report, shop.models, shop.store, 0, "abc123")
@@ -360,12 +363,16 @@ def last_promoted(rows: pd.DataFrame, config: settings.Settings, bounded: bool) 
 
 def test_small_losses_do_not_add_up() -> None:
     rows = make_holdout(3, 2_000)
-    wide = {"margin": 0.008, "brier_margin": 0.2, "calibration_margin": 0.5, "slice_margin": 0.5}
-    config = CONFIG.model_copy(update=wide)
+    wide = {"gate.margin": 0.008, "gate.brier_margin": 0.2, "gate.calibration_margin": 0.5} | {
+        "gate.slice_margin": 0.5
+    }
+    config = CONFIG.updated(wide)
     lost = [
         roc_auc_score(rows[LABEL], good(rows))
         - roc_auc_score(rows[LABEL], last_promoted(rows, config, bounded))
         for bounded in (True, False)
     ]
-    assert 0 < lost[0] <= config.margin
-    assert lost[1] > 2 * config.margin  # what comparing with Production alone would let through
+    assert 0 < lost[0] <= config.gate.margin
+    assert (
+        lost[1] > 2 * config.gate.margin
+    )  # what comparing with Production alone would let through

@@ -145,8 +145,8 @@ def test_a_profile_is_created_once_and_then_left_alone(workspace: Any) -> None:
 def test_what_differs_is_changed_and_nothing_else(workspace: Any) -> None:
     state, client = workspace
     databricks.ensure_profile(client, CONFIG)
-    changed = CONFIG.model_copy(
-        update={"monitor_emails": ("ann@example.org",), "monitor_granularity": "1 week"}
+    changed = CONFIG.updated(
+        {"monitoring.emails": ("ann@example.org",), "monitoring.granularity": "1 week"}
     )
     assert databricks.ensure_profile(client, changed) == "updated"
     assert state.calls[-1] == (

@@ -62,7 +62,9 @@ def test_lost_events_violate_in_their_first_week_and_fire_in_the_second(config: 
     frame = shop([100] * 10 + [30, 30])
     found = source_finding(ibis.memtable(frame), UNTIL, config)
     assert found.violations == (*[None] * 3, *[False] * 7, True, True)
-    assert fires(found.violations, config.alert_violations, config.alert_windows)
+    assert fires(
+        found.violations, config.monitoring.alert_violations, config.monitoring.alert_windows
+    )
     assert found.message.startswith("in the week from 2025-03-25, 30 events instead of 100: see")
     assert found.windows[-1] == datetime.date(2025, 3, 25)
 
@@ -82,7 +84,7 @@ def test_a_column_that_loses_its_values_is_named(config: Settings) -> None:
 
 
 def test_a_loss_that_lasts_is_no_measure_until_it_is_how_things_are(config: Settings) -> None:
-    span = 3 * config.alert_windows
+    span = 3 * config.monitoring.alert_windows
     said = violations(shop([100] * 10 + [30] * (span + 4)), config)
     assert said == [*[None] * 3, *[False] * 7, *[True] * span, *[False] * 4]
 

@@ -83,11 +83,11 @@ def shop(customers: int = 2_500, seed: int = 0) -> tuple:
 def make_settings(folder: Path) -> settings.Settings:
     """The project's settings with a gate that suits the shop."""
     changes = {
-        "snapshots": "3",
-        "min_roc_auc": "0.6",
-        "min_f1_score": "0.3",
-        "min_precision": "0.3",
-        "margin": "0.05",
+        "data.snapshots": "3",
+        "gate.min_roc_auc": "0.6",
+        "gate.min_f1_score": "0.3",
+        "gate.min_precision": "0.3",
+        "gate.margin": "0.05",
     }
     lines = (ROOT / "settings.ini").read_text().splitlines()
     kept = [line for line in lines if line.split(" =")[0] not in changes]

@@ -243,7 +243,7 @@ def test_a_copy_takes_its_evidence_along_and_happens_once(place: Settings) -> No
     judged(store, place.model_name, 1, None)
     models.tag(1, {"approval": "approved", "approved_by": "ann", "approved_for": "elsewhere/1"})
     promote(place, 1)
-    careful = there.model_copy(update={"require_approval": True})
+    careful = there.updated({"gate.require_approval": True})
     assert copy.copy(place, careful, "abc").state == "PENDING"
     theirs = registry.connect(careful)
     assert theirs.aliases() == {}
@@ -260,7 +260,7 @@ def test_a_copy_takes_its_evidence_along_and_happens_once(place: Settings) -> No
 
 def test_approval_waits_for_a_person_and_counts_for_one_version_only(place: Settings) -> None:
     models, store = make(place)
-    careful = place.model_copy(update={"require_approval": True})
+    careful = place.updated({"gate.require_approval": True})
     with pytest.raises(PromotionRefused, match="does not wait for approval"):
         promotion.approve(models, 1, "Ann")
     judged(store, place.model_name, 1, None)
@@ -320,7 +320,7 @@ def test_a_tie_moves_only_where_settings_say_so(local: Settings) -> None:
     judged(store, local.model_name, 2, 1, verdict="TIE")
     assert promote(local, 2).sentence.startswith("Tie: version 2 answers exactly as version 1")
     assert models.version_of("Production") == 1
-    assert promote(local.model_copy(update={"promote_on_tie": True}), 2).state == "PROMOTED"
+    assert promote(local.updated({"gate.promote_on_tie": True}), 2).state == "PROMOTED"
 
 
 def test_rollback_goes_back_one_step_at_a_time_and_refuses_what_never_served(
@@ -539,7 +539,7 @@ def test_a_rollback_killed_at_any_write_is_one_rollback_after_a_rerun(serving: S
 
 
 def test_an_approval_killed_at_any_write_is_none_until_it_is_whole(serving: Settings) -> None:
-    careful = serving.model_copy(update={"require_approval": True})
+    careful = serving.updated({"gate.require_approval": True})
     assert promote(careful, 2).state == "PENDING"
     for settings in killed_everywhere(careful, _approve):
         tags = registry.connect(settings).version(2).tags

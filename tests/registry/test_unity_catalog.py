@@ -187,7 +187,7 @@ def test_promote_promote_rollback_in_unity_catalog(workspace: tuple[Catalog, Set
 def test_approval_and_listing_in_unity_catalog(workspace: tuple[Catalog, Settings]) -> None:
     catalog, settings = workspace
     holdout(settings)
-    careful = settings.model_copy(update={"require_approval": True})
+    careful = settings.updated({"gate.require_approval": True})
     models, store = registry.connect(careful), tables.connect(careful)
     judged(store, settings.model_name, 3, None)
     assert promote(careful, 3).state == "PENDING"

@@ -53,7 +53,7 @@ def register(models: registry.Registry, trees: int, **tags: str) -> int:
 def judge(config: settings.Settings, version: int, verdict: str = "PASS", **changes: Any) -> None:
     """A row of gold.gate_reports as the gate leaves it; a version that fails does so by roc_auc."""
     low = {"name": "roc_auc", "value": 0.49, "bound": 0.8, "passed": verdict != "FAIL"}
-    report = {"checks": [low], "settings": {"horizon_days": config.horizon_days}}
+    report = {"checks": [low], "settings": {"horizon_days": config.data.horizon_days}}
     row = {
         "report_id": f"report-{version}-{verdict}",
         "created_at": datetime.datetime.now(datetime.UTC),

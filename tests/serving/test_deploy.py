@@ -59,7 +59,9 @@ def client_of(config: Settings) -> WorkspaceClient:
 
 
 def traffic(config: Settings) -> dict[str, int]:
-    routes = client_of(config).serving_endpoints.get(config.endpoint_name).config.traffic_config
+    routes = (
+        client_of(config).serving_endpoints.get(config.serving.endpoint_name).config.traffic_config
+    )
     return {route.served_model_name: route.traffic_percentage for route in routes.routes}
 
 
@@ -80,10 +82,12 @@ def test_a_new_version_takes_over_and_deploying_it_again_changes_nothing(served:
     done = deploy(served)
     assert (done.former_version, done.version, done.outcome) == (1, 2, "updated")
     assert traffic(served) == {"churn-prediction-gbm-2": 100}
-    version = client_of(served).serving_endpoints.get(served.endpoint_name).config.config_version
+    version = (
+        client_of(served).serving_endpoints.get(served.serving.endpoint_name).config.config_version
+    )
     again = deploy(served)
     assert str(again).endswith("version 2 already: nothing to change.")
-    found = client_of(served).serving_endpoints.get(served.endpoint_name)
+    found = client_of(served).serving_endpoints.get(served.serving.endpoint_name)
     assert found.config.config_version == version
 
 
@@ -103,7 +107,7 @@ def test_a_version_that_cannot_be_loaded_leaves_endpoint_and_alias_as_they_were(
 def test_a_failed_smoke_test_in_the_canary_puts_everything_back(served: Settings) -> None:
     models = registry.connect(served)
     at_production(served, 2)
-    strict = served.model_copy(update={"max_endpoint_latency_ms": 0.001})
+    strict = served.updated({"serving.max_endpoint_latency_ms": 0.001})
     with pytest.raises(DeploymentFailed, match="latency: 95 % of single rows within"):
         deploy(strict)
     assert models.version_of(PRODUCTION) == 1
@@ -113,13 +117,15 @@ def test_a_failed_smoke_test_in_the_canary_puts_everything_back(served: Settings
 def test_a_failed_deployment_is_in_the_history_and_leaves_the_inference_table_alone(
     served: Settings,
 ) -> None:
-    before = client_of(served).serving_endpoints.get(served.endpoint_name).ai_gateway
+    before = client_of(served).serving_endpoints.get(served.serving.endpoint_name).ai_gateway
     models, store = registry.connect(served), tables.connect(served)
     at_production(served, 2)
-    changes = {"inference_table_prefix": "other", "max_endpoint_latency_ms": 0.001}
+    changes = {"serving.inference_table_prefix": "other", "serving.max_endpoint_latency_ms": 0.001}
     with pytest.raises(DeploymentFailed, match="Production is version 1 again"):
-        deploy(served.model_copy(update=changes))
-    assert client_of(served).serving_endpoints.get(served.endpoint_name).ai_gateway == before
+        deploy(served.updated(changes))
+    assert (
+        client_of(served).serving_endpoints.get(served.serving.endpoint_name).ai_gateway == before
+    )
     newest = promotion.history(models, store)[0]
     assert (newest["action"], newest["from_version"], newest["to_version"]) == ("rollback", 2, 1)
     assert "its deployment failed" in newest["reason"]
@@ -153,7 +159,9 @@ def test_a_deployment_killed_in_its_canary_is_finished_by_the_next(served: Setti
     shares = zip(entities, (90, 10), strict=True)
     routes = [Route(served_model_name=each.name, traffic_percentage=n) for each, n in shares]
     client_of(served).serving_endpoints.update_config_and_wait(
-        served.endpoint_name, served_entities=entities, traffic_config=TrafficConfig(routes=routes)
+        served.serving.endpoint_name,
+        served_entities=entities,
+        traffic_config=TrafficConfig(routes=routes),
     )
     at_production(served, 2)
     done = deploy(served)
@@ -162,7 +170,9 @@ def test_a_deployment_killed_in_its_canary_is_finished_by_the_next(served: Setti
 
 
 def test_the_first_deployment_that_fails_leaves_no_endpoint(store: Settings) -> None:
-    fresh = store.model_copy(update={"endpoint_name": "fresh", "max_endpoint_latency_ms": 0.001})
+    fresh = store.updated(
+        {"serving.endpoint_name": "fresh", "serving.max_endpoint_latency_ms": 0.001}
+    )
     at_production(store, 1)
     with pytest.raises(DeploymentFailed, match="the endpoint, made for it, is removed"):
         deploy(fresh)
@@ -171,7 +181,7 @@ def test_the_first_deployment_that_fails_leaves_no_endpoint(store: Settings) -> 
 
 def test_a_wait_that_ends_says_what_was_awaited_and_shows_the_build_log(served: Settings) -> None:
     at_production(served, 2)
-    hurried = served.model_copy(update={"deploy_timeout_seconds": 1, "endpoint_name": "slow"})
+    hurried = served.updated({"serving.deploy_timeout_seconds": 1, "serving.endpoint_name": "slow"})
     client = client_of(served)
     waiting = deployer.Deployer(client, hurried)
     waiting.create(deployer.desired_entity(hurried, 2))
@@ -187,7 +197,7 @@ def test_the_endpoint_moves_along_with_a_rollback(served: Settings) -> None:
     models, store = registry.connect(served), tables.connect(served)
     moved = serving.move(served, models, store, 2)
     assert (moved.former_version, moved.version) == (1, 2)
-    nowhere = served.model_copy(update={"endpoint_name": "nowhere"})
+    nowhere = served.updated({"serving.endpoint_name": "nowhere"})
     assert serving.move(nowhere, models, store, 2) is None
 
 
@@ -253,7 +263,7 @@ def forced_rows(config: Settings) -> list[dict]:
         ),
         (
             {"report": '{"settings": {"horizon_days": 30}}'},
-            "within 30 days, and horizon_days is 90",
+            "within 30 days, and data.horizon_days is 90",
         ),
         ({"model_name": "another"}, "has no gate report"),
         ({"run_id": "of a model that was deleted and registered again"}, "has no gate report"),
@@ -291,7 +301,7 @@ def test_the_newest_report_counts(served: Settings) -> None:
 
 
 def test_a_version_that_is_not_approved_or_was_taken_out_is_not_deployed(served: Settings) -> None:
-    careful, number = served.model_copy(update={"require_approval": True}), another(served)
+    careful, number = served.updated({"gate.require_approval": True}), another(served)
     serving_store.judge(served, number)
     with pytest.raises(DeploymentRefused, match=f"`churn approve {number} --by NAME` gives it"):
         deploy(careful, version=number)
@@ -307,7 +317,7 @@ def test_approval_is_not_asked_for_what_was_promoted_before_the_setting(store: S
     models.client.create_registered_model("promoted")
     models.client.create_model_version("promoted", "s3://nobody/loads-it")
     serving_store.judge(promoted, 1, feature_date=date(2025, 1, 1), git_sha="abc")
-    careful = promoted.model_copy(update={"require_approval": True})
+    careful = promoted.updated({"gate.require_approval": True})
     assert "is not approved" in promotion.objection(models, kept, 1, careful)
     promotion.promote(models, kept, 1, promoted, "abc")
     assert promotion.objection(models, kept, 1, careful) == ""

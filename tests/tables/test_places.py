@@ -54,7 +54,11 @@ def place(folder: Path) -> settings.Settings:
     """Settings of a project in `folder`, small enough for a few customers."""
     folder.mkdir(parents=True)
     text = (ROOT / "settings.ini").read_text()
-    for key, value in {"snapshots": "2", "horizon_days": "30", "min_slice": "30"}.items():
+    for key, value in {
+        "data.snapshots": "2",
+        "data.horizon_days": "30",
+        "gate.min_slice": "30",
+    }.items():
         lines = (
             f"{key} = {value}" if line.startswith(f"{key} =") else line
             for line in text.splitlines()
