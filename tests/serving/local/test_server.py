@@ -177,7 +177,7 @@ MALFORMED: list[tuple[object, str]] = [
     (b"{", "the body is not JSON"),
     (b"\xff\xfe\xfa", "the body is not JSON"),
     (json.dumps({"inputs": GOOD}).encode("utf-16"), "the body is not JSON: 'utf-8' codec"),
-    (b'{"inputs": {}, "inputs": {}}', 'key "inputs" stands twice in one object'),
+    (b'{"inputs": {}, "inputs": {}}', 'key "inputs" is a duplicate in its object'),
     (raw("[" * 100 + "]" * 100), f"row 1, column {FIRST}: [[["),
     (b"[" * 100_000, "nested too deeply"),
     (raw("9" * 5_000), "the body is not JSON"),
@@ -205,7 +205,7 @@ MALFORMED: list[tuple[object, str]] = [
     ({"dataframe_split": {"columns": FEATURES, "data": [3]}}, "row 0: 3 is not a list of values"),
     (
         {"dataframe_split": {"columns": [*FEATURES, FIRST], "data": [[1] * 11]}},
-        f"column {FIRST} stands twice",
+        f"column {FIRST} is a duplicate",
     ),
     ({"dataframe_split": {**split()["dataframe_split"], "index": [1]}}, "index does not have one"),
     ({"inputs": {**{key: [1] for key in FEATURES}, FIRST: [1, 2]}}, "has 1 values, others have 2"),
