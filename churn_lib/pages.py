@@ -70,7 +70,7 @@ class Section:
 
     heading: str = ""
     paragraphs: Sequence[str] = ()
-    table: Markup = Markup()
+    table: Markup | str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     pictures: Sequence[Markup] = ()
     notes: Sequence[str] = ()  # paragraphs below all that
@@ -84,9 +84,9 @@ class Section:
         return fragment(self)
 
 # %% ../nbs/lib/pages.ipynb #034362b3
-def fragment(*parts: Markup | Section) -> Markup:
+def fragment(*parts: Markup | Section) -> str:
     "Parts for a notebook, with the style sheet."
-    return _render("fragment", parts, _style())
+    return str(_render("fragment", parts, _style()))
 
 
 def document(
@@ -94,4 +94,4 @@ def document(
     *parts: Markup | Section,
 ) -> str:
     "A whole HTML file, which needs nothing from elsewhere."
-    return _render("document", title, parts, _style())
+    return str(_render("document", title, parts, _style()))

@@ -7,10 +7,7 @@ __all__ = ['reason_text', 'CallList', 'call_list', 'Proof', 'labelled_holdout', 
            'lift_plot']
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #a5c5edad
-import base64
 import datetime
-import html
-import io
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +21,7 @@ from matplotlib.ticker import PercentFormatter
 from ..features import FEATURES, LABEL
 from .batch import Scorer, ScoringError
 from ..gate.probe import ask
+from ..pages import Section, fragment, picture, table
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #559f4799
 def reason_text(
@@ -50,27 +48,20 @@ class CallList:
     def _repr_html_(self) -> str:
         share = self.to_call / max(self.customers, 1)
         heading = f"{self.to_call:,} of {self.customers:,} customers to call ({share:.1%})"
-        note = (
-            f"<p>{self.alike:,} of them share the highest probability and are in the order of customer_id.</p>"
-            if self.alike > 1
-            else ""
-        )
+        note = f"{self.alike:,} of them share the highest probability and are in the order of customer_id."
         titles = ("rank", "customer", "probability", "decile", "reasons")
-        header = "".join(f"<th style='text-align:left'>{title}</th>" for title in titles)
-        rows = "".join(_line_html(line) for line in self.first.reset_index().to_dict("records"))
-        return f"<h4>{heading}</h4>{note}<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+        rows = [_line(line) for line in self.first.reset_index().to_dict("records")]
+        return fragment(Section(heading, [note] if self.alike > 1 else [], table(titles, rows)))
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #c4d52d3a
-def _line_html(line: dict[str, Any]) -> str:
-    cells = (
+def _line(line: dict[str, Any]) -> tuple[str, ...]:
+    return (
         str(line["rank"]),
         str(line["customer_id"]),
         f"{line['churn_probability']:.4f}",
         str(line["decile"]),
         reason_text(line["reasons"]),
     )
-    shown = "".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in cells)
-    return f"<tr>{shown}</tr>"
 
 
 def _count(rows: ibis.Table) -> int:
@@ -102,7 +93,7 @@ class Proof:
     probability: np.ndarray = field(repr=False)  # shape (rows,)
 
     def _repr_html_(self) -> str:
-        return _proof_html(self)
+        return _proof(self)._repr_html_()
 
 
 def labelled_holdout(
@@ -221,23 +212,21 @@ def lift_plot(
     return figure
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #ea1ec279
-def _image(figure: Figure) -> str:
-    packed = io.BytesIO()
-    figure.savefig(packed, format="png", dpi=90)
-    title = html.escape(figure.axes[0].get_title())
-    return f"<img alt='{title}' src='data:image/png;base64,{base64.b64encode(packed.getvalue()).decode()}'>"
+_NO_CHARTS = "No charts: no labels of both kinds, of the model's own horizon, were known on the day of the scores."
 
 
-def _proof_html(proof: Proof) -> str:
+def _proof(proof: Proof) -> Section:
     if proof.feature_date is None:
-        return (
-            "<p>No charts: no labels of both kinds, of the model's own horizon, were known on the day "
-            "of the scores.</p>"
-        )
+        return Section(paragraphs=[_NO_CHARTS])
     heading = (
         f"{len(proof.churned):,} held-out customers of {proof.feature_date}, whose labels are known"
     )
-    table = gains(proof.churned, proof.probability)
-    shares = dict.fromkeys(("called", "churn_rate", "gain"), "{:.1%}".format)
-    shown = table.to_html(border=0, formatters={**shares, "lift": "{:.3f}".format})
-    return f"<h4>{heading}</h4>{shown}{_image(gain_plot(proof))}{_image(lift_plot(proof))}"
+    found = gains(proof.churned, proof.probability)
+    rows = [
+        (str(decile), f"{called:.1%}", f"{rate:.1%}", f"{gain:.1%}", f"{lift:.3f}")
+        for decile, called, rate, gain, lift in found.itertuples()
+    ]
+    titles = ("decile", *found.columns)
+    charts = [("Gain", gain_plot(proof)), ("Lift", lift_plot(proof))]
+    pictures = [picture(chart, f"{name} on {proof.feature_date}", dpi=90) for name, chart in charts]
+    return Section(heading, table=table(titles, rows, numbers=titles), pictures=pictures)

@@ -7,7 +7,6 @@ __all__ = ['Ask', 'SMOKE_TEST', 'SmokeTestFailed', 'Sample', 'holdout_sample', '
            'smoke_test']
 
 # %% ../../nbs/lib/serving/smoke_test.ipynb #97fb4144
-import html
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import BadRequest, DatabricksError
 
 from ..features import FEATURES
+from ..pages import Section, fragment, table
 from ..registry import Registry
 from ..settings import ChurnError, Settings
 
@@ -165,8 +165,9 @@ class SmokeReport:
 
     def _repr_html_(self) -> str:
         verdict = "passed" if self.passed else "FAILED"
-        title = f"<h4>{html.escape(self.entity)} {verdict}</h4>"
-        return title + self.table().to_html(index=False)
+        titles = ("name", "passed", "sentence")
+        rows = [(check.name, str(check.passed), check.sentence) for check in self.checks]
+        return fragment(Section(f"{self.entity} {verdict}", table=table(titles, rows)))
 
 
 def smoke_test(

@@ -50,7 +50,7 @@ models = registry.connect(config)
 
 # %%
 found = rules.monitor(store, models, config, job.as_of, job.git_sha, tell=not job.rehearsal)
-monitoring_report.Card(found, config)
+monitoring_report.card(found, config)
 
 # %%
 job_context.task_values.set("verdict", found.verdict)

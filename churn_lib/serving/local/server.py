@@ -332,7 +332,6 @@ async def _send_answer(send: Send, status: int, answer: bytes, call: Call) -> No
 
 # %% ../../../nbs/lib/serving/local/server.ipynb #08bd698e
 import asyncio
-import html
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -340,6 +339,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -347,6 +347,7 @@ from starlette.requests import Request as ApiRequest
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route as ApiRoute
 
+from ...pages import Section, document, table
 from churn_lib.serving.local.api import (
     AiGateway,
     ApiError,
@@ -576,10 +577,7 @@ async def _told(
     return JSONResponse(error.body(), error.status, headers)
 
 # %% ../../../nbs/lib/serving/local/server.ipynb #f56bd1da
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>churn model server</title>
-<style>body{{font:16px/1.5 sans-serif;max-width:46em;margin:2em auto;padding:0 1em}}
-code,pre{{background:#f4f4f4;padding:.1em .3em}}pre{{padding:.8em;overflow:auto}}</style>
-<h1>churn model server</h1>
+_ASK = Markup("""<h1>churn model server</h1>
 <p>A local server with the REST API of Databricks serving endpoints. Every call except
 <code>/health</code> and this page needs <code>Authorization: Bearer TOKEN</code>; the token is in
 <code>serving/token</code> of the store.</p>
@@ -590,11 +588,10 @@ Content-Type: application/json
 <p>answers <code>{{"predictions": [0.31]}}</code>, one probability a row, with the version that answered in
 the header <code>served-model-name</code>. <code>dataframe_split</code>, <code>inputs</code> and
 <code>instances</code> are taken as MLflow's scoring server takes them. What the model's signature does not
-allow is refused with 400, row and column.</p>
-<h2>Calls</h2><table>{calls}</table>
-<h2>Errors</h2><p>JSON with <code>error_code</code> and <code>message</code>: 400 a field or value is wrong, 401
+allow is refused with 400, row and column.</p>""")
+_ERRORS = Markup("""<h2>Errors</h2><p>JSON with <code>error_code</code> and <code>message</code>: 400 a field or value is wrong, 401
 no token, 403 a wrong one, 404 unknown, 409 being updated or there already, 429 too many calls, 503 not
-loaded.</p></html>"""
+loaded.</p>""")
 
 
 def _docs_page(
@@ -606,5 +603,6 @@ def _docs_page(
         ("POST", "/serving-endpoints/{name}/served-models/{entity}/invocations"),
         ("GET", "/metrics"),
     ]
-    rows = (f"<tr><td>{method}<td><code>{html.escape(path)}</code>" for method, path in calls)
-    return _PAGE.format(base=html.escape(base), calls="".join(rows))
+    rows = [(method, Markup("<code>{}</code>").format(path)) for method, path in calls]
+    listed = Section("Calls", table=table(("method", "path"), rows), level=2)
+    return document("churn model server", _ASK.format(base=base), listed, _ERRORS)
