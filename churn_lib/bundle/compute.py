@@ -5,18 +5,16 @@
 # %% auto #0
 __all__ = ['COMPUTE', 'ComputeError', 'on_compute', 'choose_compute']
 
-# %% ../../nbs/lib/bundle/compute.ipynb #04981e98
+# %% ../../nbs/lib/bundle/compute.ipynb #247924b6
 from typing import Any
+
+from databricks.bundles.core import Bundle, job_mutator
+from databricks.bundles.jobs import Job
 
 from ..settings import ChurnError
 
-# %% ../../nbs/lib/bundle/compute.ipynb #79696868
-class ComputeError(ChurnError):
-    "The variable `compute` has a value that is none of its two; the message says which."
-
-
-COMPUTE = ("classic", "serverless")
-_NOTEBOOK = ("notebook_task", "python_wheel_task", "spark_python_task")
+# %% ../../nbs/lib/bundle/compute.ipynb #5aaf9d9e
+_RUN_CODE = ("notebook_task", "python_wheel_task", "spark_python_task")
 
 
 def _on_serverless(
@@ -24,8 +22,15 @@ def _on_serverless(
     environment: str | None,  # key of the job's environment
 ) -> dict[str, Any]:
     left = {key: part for key, part in task.items() if key not in ("job_cluster_key", "libraries")}
-    runs_code = any(kind in task for kind in _NOTEBOOK)
+    runs_code = any(kind in task for kind in _RUN_CODE)
     return {**left, "environment_key": environment} if runs_code and environment else left
+
+# %% ../../nbs/lib/bundle/compute.ipynb #f59fad92
+COMPUTE = ("classic", "serverless")
+
+
+class ComputeError(ChurnError):
+    "The variable `compute` has a value that is none of its two; the message says which."
 
 
 def on_compute(
@@ -42,10 +47,6 @@ def on_compute(
     keys = [item.get("environment_key") for item in job.get("environments") or []]
     tasks = [_on_serverless(task, keys[0] if keys else None) for task in job.get("tasks") or []]
     return {**{key: part for key, part in job.items() if key != "job_clusters"}, "tasks": tasks}
-
-# %% ../../nbs/lib/bundle/compute.ipynb #346d43d7
-from databricks.bundles.core import Bundle, job_mutator
-from databricks.bundles.jobs import Job
 
 # %% ../../nbs/lib/bundle/compute.ipynb #4431399e
 @job_mutator

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from churn_lib.bundle import BundleError
 from churn_lib.bundle.compute import choose_compute
 from churn_lib.bundle.files import place_of, read_sources
-from churn_lib.bundle.lint import Finding, changes, losses
+from churn_lib.bundle.lint import LintFinding, changes, losses
 from churn_lib.bundle.lint.check import LOSSES, check
 from churn_lib.bundle.lint.rules import cron_problem
 from churn_lib.cli.bundle import app
@@ -169,7 +169,7 @@ def bundle(pristine: Project, tmp_path: Path) -> Project:
     return Project(tmp_path / "project")
 
 
-def line_of(finding: Finding) -> str:
+def line_of(finding: LintFinding) -> str:
     """What is written where a finding points to."""
     return finding.path.read_text().splitlines()[finding.line - 1]
 
@@ -200,11 +200,11 @@ BREAKS = [
      "          job_cluster_key: main\n          run_if: NOW\n          notebook_task", "'NOW' is not allowed", "run_if"),
     ("depends_on:\n            - task_key: make", "depends_on: make", "a list is needed, found 'make'", "depends_on"),
     # names
-    ("- task_key: use\n          depends_on", "- task_key: make\n          depends_on", "task_key make stands twice in tasks", "- task_key: make"),
+    ("- task_key: use\n          depends_on", "- task_key: make\n          depends_on", "duplicate task_key make in tasks", "- task_key: make"),
     ("- task_key: next\n          depends_on", "- depends_on", "an item of tasks has no task_key", "depends_on"),
-    ("        - name: git_sha\n", "        - {name: git_sha, default: b}\n        - name: git_sha\n", "name git_sha stands twice in parameters", "- name: git_sha"),
-    ("      environments:", "        - job_cluster_key: main\n          new_cluster: {spark_version: 15.4.x-scala2.12}\n      environments:", "job_cluster_key main stands twice", "job_cluster_key"),
-    ("      max_concurrent_runs: 1", "      name: again", "line 50: key 'name' stands twice", ""),
+    ("        - name: git_sha\n", "        - {name: git_sha, default: b}\n        - name: git_sha\n", "duplicate name git_sha in parameters", "- name: git_sha"),
+    ("      environments:", "        - job_cluster_key: main\n          new_cluster: {spark_version: 15.4.x-scala2.12}\n      environments:", "duplicate job_cluster_key main", "job_cluster_key"),
+    ("      max_concurrent_runs: 1", "      name: again", "line 50: duplicate key 'name'", ""),
     # tasks
     ("            - task_key: use\n", "            - task_key: sue\n", "depends_on sue, which is no task of first; did you mean use", "sue"),
     ("        - task_key: make\n          job", "        - task_key: make\n          depends_on: [{task_key: use}]\n          job", "tasks wait for each other: ", "tasks:"),
@@ -613,7 +613,7 @@ def test_the_command_answers_in_json_and_exits_0_without_findings(
     done = CliRunner().invoke(app, ["check", "--json", "--target", "dev"])
     (found,) = json.loads(done.stdout)["findings"]
     assert (done.exit_code, found["path"]) == (1, "databricks.yml")
-    assert line_of(Finding(bundle.root / found["path"], found["line"], "")).endswith(": 9")
+    assert line_of(LintFinding(bundle.root / found["path"], found["line"], "")).endswith(": 9")
 
 
 def plan(**resources: str) -> dict[str, object]:

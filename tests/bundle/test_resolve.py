@@ -295,7 +295,7 @@ def test_an_unknown_job_is_named_with_the_known_ones(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"resources: {jobs: {a: {}, a: {}}}", "line 1: key 'a' stands twice"),
+        (b"resources: {jobs: {a: {}, a: {}}}", "line 1: duplicate key 'a'"),
         (b"resources: [", "not valid YAML"),
         (b"resources: \xff", "not valid YAML"),
         (b"just text", "keys and values are needed at the top, found 'just text'"),

@@ -115,7 +115,7 @@ REFUSED = {
         "job: tasks wait for each other: ",
     ),
     "unknown dependency": ({"tasks": [task("a", after=("z",))]}, "job.a: depends_on z"),
-    "task twice": ({"tasks": [task("a"), task("a")]}, "job: task_key a stands twice"),
+    "task twice": ({"tasks": [task("a"), task("a")]}, "job: duplicate task_key a"),
     "unknown task kind": (
         {"tasks": [{"task_key": "a", "spark_python_task": {"python_file": "x.py"}}]},
         "job.a: spark_python_task cannot run here",
@@ -146,7 +146,7 @@ REFUSED = {
     ),
     "parameter twice": (
         {"parameters": [{"name": "text", "default": "1"}] * 2, "tasks": [task("a")]},
-        "job: parameter text stands twice",
+        "job: duplicate parameter text",
     ),
     "reference to no parameter": (
         {"tasks": [task("a", base={"text": "{{job.parameters.x}}"})]},

@@ -5,40 +5,27 @@
 # %% auto #0
 __all__ = ['LOSSES', 'run_problems', 'check_target', 'check', 'actions', 'losses', 'changes']
 
-# %% ../../../nbs/lib/bundle/lint/check.ipynb #12f17b2f
-import json
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #1cfb0c95
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import resolve
+from ..files import BundleError, dig, listed, read_sources
 from . import rules
-from ..resolve import Bundle, UnsetError
-from ..files import BundleError, read_sources
-from churn_lib.bundle.lint.findings import (
-    Finding,
-    Problem,
-    dig,
-    jobs_of,
-    listed,
-    located,
-    merged_over_targets,
-)
-from ..plan import make_plan
 from .fields import outline_problems, resource_problems
-from .rules import schedule_problems
+from .findings import LintFinding, Problem, located, merged_over_targets
+from ..plan import job_graph, make_plan, reachable
+from ..resolve import Bundle, UnsetError, resolve
 from ...settings import ChurnError
 
-# %% ../../../nbs/lib/bundle/lint/check.ipynb #71cb44bd
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #2586c15c
 def _plan_problem(
     bundle: Bundle,
     key: str,  # of a job
 ) -> Problem | None:
-    declared = [
-        str(item.get("name")) for _, item in listed(dict(jobs_of(bundle))[key], "parameters")
-    ]
-    given = {"git_sha": "check"} if "git_sha" in declared and not bundle.git_sha else {}
+    names = [str(item.get("name")) for _, item in listed(bundle.job_bodies[key], "parameters")]
+    given = {"git_sha": "check"} if "git_sha" in names and not bundle.git_sha else {}
     try:
         make_plan(bundle, key, given)
     except UnsetError:
@@ -48,45 +35,40 @@ def _plan_problem(
         return getattr(error, "parts", ()) or ("resources", "jobs", key), problem
     return None
 
-
-def _reached(
-    jobs: dict[str, dict[str, Any]],
-    key: str,
-) -> set[str]:  # the job and all that it runs
-    found, waiting = {key}, [key]
-    while waiting:
-        for _, task in listed(jobs.get(waiting.pop()), "tasks"):
-            if (name := str(dig(task, "run_job_task", "job_id"))) not in found and name in jobs:
-                found.add(name)
-                waiting.append(name)
-    return found
-
-
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #e0ef4779
 def run_problems(
     bundle: Bundle,
     known: Iterable[Problem],  # what is found already
 ) -> Iterator[Problem]:
     "Jobs that `churn run` refuses for a reason not yet found, and notebooks that no job runs."
     wrong = {parts[2] for parts, _ in known if parts[:2] == ("resources", "jobs") and parts[2:]}
+    runs = job_graph(bundle)
     used: set[Path] = set()
-    jobs = dict(jobs_of(bundle))
-    for key, body in jobs.items():
+    for key, body in bundle.job_bodies.items():
         tasks = [task for _, task in listed(body, "tasks")]
-        bodies = [task["notebook_task"] for task in tasks if "notebook_task" in task]
-        used |= {bundle.root / str(dig(body, "notebook_path") or "") for body in bodies}
+        notebooks = [task["notebook_task"] for task in tasks if "notebook_task" in task]
+        used |= {bundle.root / str(dig(each, "notebook_path") or "") for each in notebooks}
         # what runs no notebook, a pipeline or a query, is right though it runs on Databricks alone
-        here = bool(bodies) or not tasks
-        if here and not wrong & _reached(jobs, key) and (problem := _plan_problem(bundle, key)):
+        here = bool(notebooks) or not tasks
+        untouched = not wrong & {key, *reachable(runs, key)}
+        if here and untouched and (problem := _plan_problem(bundle, key)):
             wrong.add(key)
             yield problem
+    yield from _idle_notebooks(bundle, used)
+
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #5a0ceeaa
+def _idle_notebooks(
+    bundle: Bundle,
+    used: set[Path],  # notebooks that a job names
+) -> Iterator[Problem]:
     if any(not path.is_file() for path in used):
         return  # a misspelt path, another finding, is why its notebook is idle
-    for folder in sorted({path.parent for path in used if path.is_file()}):
+    for folder in sorted({path.parent for path in used}):
         for path in sorted(set(folder.glob("*.ipynb")) - used):
             name = path.relative_to(bundle.root)
             yield (), f"no job runs {name}; add a task or move the notebook"
 
-# %% ../../../nbs/lib/bundle/lint/check.ipynb #4de771df
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #c125df0b
 _SOURCE_RULES = (
     outline_problems,
     rules.repeated_keys,
@@ -100,7 +82,7 @@ _RULES = (
     rules.reference_problems,
     rules.parameter_problems,
     rules.cluster_problems,
-    schedule_problems,
+    rules.schedule_problems,
     rules.target_problems,
     rules.run_as_problems,
     rules.permission_problems,
@@ -112,65 +94,60 @@ _RULES = (
     rules.settings_problems,
 )
 
-
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #583221aa
 def _as_finding(
     main: Path,  # databricks.yml
     error: ChurnError,  # why a file could not be read, or a bundle not be resolved
-) -> Finding:
-    text = str(error)
-    path, _, rest = text.partition(": ")
-    line = re.search(r"\bline (\d+)", text)
+) -> LintFinding:
+    message = str(error)
+    path, _, rest = message.partition(": ")
+    line = re.search(r"\bline (\d+)", message)
     named = path.endswith((".yml", ".yaml"))
-    file = Path(path) if named else main
-    said = (rest if named else text).removeprefix(f"line {line.group(1)}: " if line else "")
-    return Finding(file, int(line.group(1)) if line else 1, said)
+    detail = (rest if named else message).removeprefix(f"line {line[1]}: " if line else "")
+    return LintFinding(Path(path) if named else main, int(line[1]) if line else 1, detail)
 
-
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #ebf7b761
 def check_target(
     root: Path,  # folder of databricks.yml
     target: str,
-) -> list[Finding]:
+) -> list[LintFinding]:
     "What is wrong with one target."
-    main, found = root / "databricks.yml", []
+    main = root / "databricks.yml"
+    found: list[LintFinding] = []
     try:
         sources = read_sources(root, target)
-        found = [
-            finding
-            for rule in _SOURCE_RULES
-            for content, parts, message in rule(sources)
-            for finding in located(content, main, [(parts, message)])
-        ]
-        unknown = located(sources.content, main, rules.unknown_references(sources))
-        if unknown:
+        for rule in _SOURCE_RULES:
+            for content, parts, message in rule(sources):
+                found += located(content, main, [(parts, message)])
+        if unknown := located(sources.content, main, rules.unknown_references(sources)):
             return [*found, *unknown]
-        bundle = resolve.resolve(sources)
+        bundle = resolve(sources)
     except ChurnError as error:
         if parts := getattr(error, "parts", ()):
-            text = str(error).removeprefix(f"{main}: ")
-            return [*found, *located(sources.content, main, [(parts, text)])]
+            message = str(error).removeprefix(f"{main}: ")
+            return [*found, *located(sources.content, main, [(parts, message)])]
         return [_as_finding(main, error)]
     problems = [problem for rule in _RULES for problem in rule(bundle)]
     problems += run_problems(bundle, problems)
     return [*found, *located(bundle.written, main, problems)]
 
-# %% ../../../nbs/lib/bundle/lint/check.ipynb #e797c296
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #d00b317d
 def check(
     root: Path,  # folder of databricks.yml
     target: str | None = None,  # this one alone
-) -> list[Finding]:  # empty when all is well
+) -> list[LintFinding]:  # empty when all is well
     "What is wrong with a bundle, in the order of files and lines; raises `BundleError` on no such target."
+    main = root / "databricks.yml"
     try:
         names = read_sources(root, "local").targets
     except BundleError as error:
-        return [_as_finding(root / "databricks.yml", error)]
+        return [_as_finding(main, error)]
     if target is not None and target not in names:
-        raise BundleError(
-            f"{root / 'databricks.yml'} has no target {target!r}; it has {', '.join(names) or 'none'}"
-        )
+        raise BundleError(f"{main} has no target {target!r}; it has {', '.join(names) or 'none'}")
     chosen = [target] if target else names or ["local"]
     return merged_over_targets({name: check_target(root, name) for name in chosen})
 
-# %% ../../../nbs/lib/bundle/lint/check.ipynb #c6fd4af2
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #355aeea9
 LOSSES = ("delete", "recreate")
 
 
@@ -180,18 +157,17 @@ def actions(
     "The actions of a plan; raises `BundleError` when it is not one."
     entries = plan.get("plan") if isinstance(plan, dict) else None
     if not isinstance(entries, dict) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("action"), str)
-        for entry in entries.values()
+        isinstance(dig(entry, "action"), str) for entry in entries.values()
     ):
         raise BundleError("this is no plan: give what `databricks bundle plan -o json` prints")
     # what is gone already can be forgotten without a loss
     return {key: "skip" if entry.get("gone") else entry["action"] for key, entry in entries.items()}
 
-
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #55a55acd
 def losses(
     plan: Any,  # what `databricks bundle plan -o json` printed
     allowed: Iterable[str] = (),  # resources that may go, such as jobs.old_job
-) -> list[str]:  # resources that would be deleted or made anew
+) -> list[str]:  # resources that would be deleted or recreated
     "What a deployment would lose; permissions and grants, which are parts of a resource, are none."
     agreed = {f"resources.{name.removeprefix('resources.')}" for name in allowed}
     return [
@@ -200,7 +176,7 @@ def losses(
         if action in LOSSES and len(key.split(".")) <= 3 and key not in agreed
     ]
 
-
+# %% ../../../nbs/lib/bundle/lint/check.ipynb #209191cd
 def changes(
     plan: Any,  # what `databricks bundle plan -o json` printed
 ) -> list[str]:  # empty when the deployment would change nothing
