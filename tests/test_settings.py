@@ -1,5 +1,6 @@
 """settings.ini: what is accepted, and what is said about the rest."""
 
+import json
 import re
 from pathlib import Path
 
@@ -111,3 +112,91 @@ def test_the_fingerprint_changes_with_a_number_and_not_with_the_folder(ini: Path
     assert before == settings.fingerprint(settings.load("local", ROOT / "settings.ini"))
     change(ini, "gate.min_roc_auc", "0.81")
     assert settings.fingerprint(settings.load("local", ini)) != before
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("min_roc_auc", "gate.min_roc_auc"),
+        ("horizon_days", "data.horizon_days"),
+        ("monitor_today", "monitoring.today"),
+        ("training_threads", "training.threads"),
+        ("serving_secrets", "serving.secrets"),
+    ],
+)
+@pytest.mark.parametrize("section", ["DEFAULT", "production"])
+def test_a_name_from_before_the_groups_is_refused_with_the_one_it_has_now(
+    ini: Path, former: str, present: str, section: str
+) -> None:
+    ini.write_text(ini.read_text().replace(f"[{section}]\n", f"[{section}]\n{former} = 1\n"))
+    with pytest.raises(settings.SettingsError) as caught:
+        settings.load("production", ini)
+    assert str(caught.value) == f"{ini} [production] {former} is {present} now; rename it"
+
+
+def test_a_section_of_a_target_changes_a_key_of_a_group(ini: Path) -> None:
+    ini.write_text(ini.read_text().replace("[staging]\n", "[staging]\ngate.margin = 0.01\n"))
+    assert settings.load("staging", ini).gate.margin == 0.01
+    assert settings.load("production", ini).gate.margin == 0.005
+
+
+def test_every_key_is_in_the_file_with_its_meaning_above_it() -> None:
+    text = (ROOT / "settings.ini").read_text()
+    written = re.findall(r"(?m)^([a-z_0-9.]+) =", text.partition("[local]")[0])
+    assert written == list(settings.all_keys())
+    assert settings.commented(text) == text
+    stale = text.replace("# Least ROC-AUC on the holdout", "# The most ROC-AUC\n# on the holdout")
+    assert settings.commented(stale) == text
+    assert all(field.description for field in settings.all_keys().values())
+
+
+def test_no_two_keys_share_the_name_they_had_without_groups() -> None:
+    short = [name.rpartition(".")[2] for name in settings.all_keys()]
+    assert len(set(short)) == len(short)
+
+
+def test_changed_settings_are_checked_as_the_file_is() -> None:
+    config = settings.load("local", ROOT / "settings.ini")
+    assert config.updated({"gate.margin": 0.5, "catalog": "other"}).gate.margin == 0.5
+    with pytest.raises(ValueError, match=r"gate\.margin"):
+        config.updated({"gate.margin": 2})
+
+
+def test_a_key_is_explained_by_its_full_or_its_former_name(ini: Path) -> None:
+    change(ini, "monitoring.today", "data")
+    found = settings.explain("monitor_today", ini)
+    assert found["key"] == "monitoring.today"
+    assert found["allowed"] == "data | calendar"
+    assert found["values"] == {
+        "local": "data",
+        "dev": "data",
+        "staging": "data",
+        "production": "calendar",
+    }
+    assert settings.explain("gate.margin", ini)["allowed"] == "a number, at least 0, below 1"
+    with pytest.raises(settings.SettingsError, match=r"did you mean gate\.margin\?"):
+        settings.explain("gate.margn", ini)
+    with pytest.raises(settings.SettingsError, match="`churn settings` lists them"):
+        settings.explain("xyz", ini)
+
+
+def test_a_record_from_before_the_groups_is_read_under_the_names_of_now() -> None:
+    old = {"target": "local", "horizon_days": 30, "monitor_slices": ["tier"], "gone": 1}
+    assert settings.named_as_now(old) == {
+        "target": "local",
+        "data.horizon_days": 30,
+        "monitoring.slices": ["tier"],
+        "gone": 1,
+    }
+
+
+def test_the_reference_of_the_site_is_what_the_keys_say() -> None:
+    page = json.loads((ROOT / "nbs/reference/settings.ipynb").read_text())
+    shown = "".join(page["cells"][-1]["outputs"][0]["data"]["text/markdown"])
+    rows = settings.reference("local", ROOT / "settings.ini")
+    for row in rows:
+        if row["key"] != "store":  # a path of this machine
+            line = next(each for each in shown.splitlines() if f"| `{row['key']}` |" in each)
+            assert row["meaning"].replace("<", "&lt;") in line
+            assert row["value"] in line
+    assert len(shown.splitlines()) == len(rows) + 1
