@@ -179,11 +179,11 @@ def flags(
     profiles["window_date"] = start
     totals = profiles[profiles.column_name == ":table"]
     found = [
-        rules.broken_finding(drift, profiles),
-        rules.drift_finding(drift, config),
-        rules.drift_finding(drift, config, "label_drift"),
-        rules.quality_finding(totals, "estimated_quality"),
-        rules.quality_finding(totals, "quality"),
+        rules.broken_signal(drift, profiles),
+        rules.drift_signal(drift, config),
+        rules.drift_signal(drift, config, "label_drift"),
+        rules.quality_signal(totals, "estimated_quality"),
+        rules.quality_signal(totals, "quality"),
     ]
     return {each.cause: bool(each.violations[-1]) for each in found}, len(rows)
 
@@ -191,9 +191,9 @@ def flags(
 NEEDS_LABELS = ("label_drift", "quality")
 
 
-def findings_at(
+def signals_at(
     week: int, history: list[tuple[dict[str, bool], int]], config: settings.Settings
-) -> list[alerts.Finding]:
+) -> list[alerts.Signal]:
     """What is known in a week: labels of the last 13 windows are not."""
     days = tuple(START + datetime.timedelta(weeks=each) for each in range(week + 1))
     found = []
@@ -201,9 +201,9 @@ def findings_at(
         known: list[bool | None] = [seen[cause] for seen, _ in history[: week + 1]]
         if cause in NEEDS_LABELS:
             known[max(0, week + 1 - LATE) :] = [None] * min(LATE, week + 1)
-        found.append(alerts.Finding(cause, tuple(known), days, cause))
+        found.append(alerts.Signal(cause, tuple(known), days, cause))
     counts = pd.DataFrame({"window_date": days, "count": [rows for _, rows in history[: week + 1]]})
-    return [*found, rules.volume_finding(counts, config)]
+    return [*found, rules.volume_signal(counts, config)]
 
 
 def live(
@@ -223,7 +223,7 @@ def live(
     fired = []
     rule = (config.monitoring.alert_violations, config.monitoring.alert_windows)
     for week in range(weeks):
-        causes = [each.cause for each in alerts.firing(findings_at(week, history, config), *rule)]
+        causes = [each.cause for each in alerts.firing(signals_at(week, history, config), *rule)]
         if causes:
             fired.append((week, alerts.verdict(causes), causes))
     return fired

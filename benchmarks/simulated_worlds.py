@@ -14,7 +14,7 @@ import pyarrow as pa
 from churn_lib.data import CUSTOMERS, EVENTS
 from churn_lib.data.simulation import DRIFTS, Population, simulate_customers, simulate_events
 from churn_lib.features import snapshot
-from churn_lib.monitoring.rules import source_finding
+from churn_lib.monitoring.rules import source_signal
 from churn_lib.settings import Settings
 
 CUSTOMERS_IN_ALL, BEFORE = 6_000, datetime.timedelta(days=3 * 365)
@@ -57,5 +57,5 @@ class Shop:
 
     def source_violates(self, week: int) -> bool:
         """What the monitor makes of the events of the week before."""
-        found = source_finding(self.events, self.day(week), self.config)
+        found = source_signal(self.events, self.day(week), self.config)
         return bool(found.violations[-1])

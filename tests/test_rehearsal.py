@@ -137,7 +137,7 @@ def test_a_rehearsed_monitor_tells_nobody(
 ) -> None:
     folder, config = place
     store = tables.connect(config)
-    raised = alerts.Finding("quality", (True,) * 3, tuple(map(_day, range(3))), "quality is lost")
+    raised = alerts.Signal("quality", (True,) * 3, tuple(map(_day, range(3))), "quality is lost")
     alerts.update(store, [raised], config.model_name, 1, 2, 3)
     run_job("06_monitor", folder, monkeypatch, rehearsal=True)
     assert receiver.bodies == []

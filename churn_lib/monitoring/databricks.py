@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['PROFILED', 'BASELINE', 'TIMESTAMP', 'PREDICTION', 'LABEL', 'MODEL', 'DataQualityError', 'wanted', 'differences',
-           'ensure_profile', 'check_library', 'refresh_profile', 'as_profiled', 'write_tables', 'bring_up_to_date']
+           'ensure_profile', 'check_library', 'refresh_profile', 'as_profiled', 'write_tables', 'update_profile']
 
 # %% ../../nbs/lib/monitoring/databricks.ipynb #efd2a769
+import os
 from importlib import metadata
 from typing import Any
 
+import ibis
+import pandas as pd
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import (
     AlreadyExists,
@@ -32,6 +35,11 @@ from databricks.sdk.service.dataquality import (
 )
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
+from ..features import FEATURES
+from .metrics import Refresher
+from .rules import Verdict
+from .windows import ANSWER, Window
+from ..registry import workspace
 from ..settings import ChurnError, Settings
 
 # %% ../../nbs/lib/monitoring/databricks.ipynb #6506d63f
@@ -81,10 +89,10 @@ _CHANGEABLE = ("baseline_table_name", "inference_log", "slicing_exprs", "notific
 
 def differences(
     found: DataProfilingConfig,
-    asked: DataProfilingConfig,
+    desired: DataProfilingConfig,
 ) -> list[str]:  # names of fields
     "What has to be changed in an existing profile."
-    now, then = found.as_dict(), asked.as_dict()
+    now, then = found.as_dict(), desired.as_dict()
     return [name for name in _CHANGEABLE if (now.get(name) or None) != (then.get(name) or None)]
 
 
@@ -92,26 +100,26 @@ def ensure_profile(
     client: WorkspaceClient,
     settings: Settings,
 ) -> str:  # created, updated or unchanged
-    "Create the profile of the predictions, or bring it in line with the settings."
+    "Create the profile of the predictions, or update it to the settings."
     table_id, schema_id = _ids(client, settings)
-    asked = wanted(settings, schema_id)
-    monitor = Monitor("table", table_id, data_profiling_config=asked)
+    desired = wanted(settings, schema_id)
+    monitor = Monitor("table", table_id, data_profiling_config=desired)
     found = _found(client, table_id)
     if found is None:
         try:
-            _speaking(client.data_quality.create_monitor, monitor)
+            _call(client.data_quality.create_monitor, monitor)
             return "created"
-        except (AlreadyExists, ResourceConflict):  # somebody else was quicker
+        except (AlreadyExists, ResourceConflict):  # another run was quicker
             found = _found(client, table_id)
     config = found.data_profiling_config if found else None
-    changed = differences(config, asked) if config else list(_CHANGEABLE)
+    changed = differences(config, desired) if config else list(_CHANGEABLE)
     if changed:
         mask = ",".join(f"data_profiling_config.{name}" for name in changed)
-        _speaking(client.data_quality.update_monitor, "table", table_id, monitor, mask)
+        _call(client.data_quality.update_monitor, "table", table_id, monitor, mask)
     return "updated" if changed else "unchanged"
 
 # %% ../../nbs/lib/monitoring/databricks.ipynb #f93131b6
-def check_library(client: Any) -> None:
+def check_library(client: WorkspaceClient) -> None:
     "Raise `DataQualityError` when the SDK has no `data_quality`."
     if not hasattr(client, "data_quality"):
         raise DataQualityError(
@@ -126,7 +134,7 @@ def _absent(error: DatabricksError) -> bool:  # the service itself, not a monito
     )
 
 
-def _speaking(call: Any, *arguments: Any) -> Any:
+def _call(call: Any, *arguments: Any) -> Any:
     try:
         return call(*arguments)
     except PermissionDenied as error:
@@ -147,8 +155,8 @@ def _ids(client: WorkspaceClient, settings: Settings) -> tuple[str, str]:  # of 
     check_library(client)
     name = f"{settings.catalog}.{PROFILED}"
     try:
-        table = _speaking(client.tables.get, name)
-        schema = _speaking(client.schemas.get, name.rpartition(".")[0])
+        table = _call(client.tables.get, name)
+        schema = _call(client.schemas.get, name.rpartition(".")[0])
     except NotFound:
         raise DataQualityError(f"there is no table {name} yet: run monitoring_job first") from None
     return str(table.table_id), str(schema.schema_id)
@@ -156,7 +164,7 @@ def _ids(client: WorkspaceClient, settings: Settings) -> tuple[str, str]:  # of 
 
 def _found(client: WorkspaceClient, table_id: str) -> Monitor | None:
     try:
-        return _speaking(client.data_quality.get_monitor, "table", table_id)
+        return _call(client.data_quality.get_monitor, "table", table_id)
     except NotFound:
         return None
 
@@ -185,14 +193,14 @@ def _wait_until_active(client: WorkspaceClient, table_id: str, limit: float, pau
         )
 
 
-_PAUSE = 5.0  # seconds between two questions
+_PAUSE = 5.0  # seconds between two requests
 
 
 def refresh_profile(
     client: WorkspaceClient,
     settings: Settings,
     limit: float = 600,  # seconds to wait for a new profile
-    pause: float | None = None,  # seconds between questions; five when None
+    pause: float | None = None,  # seconds between requests; five when None
 ) -> str:  # started or running
     "Start a refresh of the profile, unless one is under way."
     table_id, _ = _ids(client, settings)
@@ -201,25 +209,10 @@ def refresh_profile(
     if any(each.state in _BUSY for each in running):
         return "running"
     try:
-        _speaking(client.data_quality.create_refresh, "table", table_id, Refresh("table", table_id))
-    except ResourceConflict:  # started by somebody else since we asked
+        _call(client.data_quality.create_refresh, "table", table_id, Refresh("table", table_id))
+    except ResourceConflict:  # another run has started it meanwhile
         return "running"
     return "started"
-
-# %% ../../nbs/lib/monitoring/databricks.ipynb #a4230ff9
-import os
-from typing import Any
-
-
-import ibis
-import pandas as pd
-
-from ..features import FEATURES
-from .metrics import Refresher
-from .windows import ANSWER, Window
-from ..registry import workspace
-from ..settings import Settings
-from .rules import Verdict
 
 # %% ../../nbs/lib/monitoring/databricks.ipynb #dedeef12
 def as_profiled(
@@ -252,10 +245,10 @@ def write_tables(
         tables.overwrite(BASELINE, ibis.memtable(rows.assign(window_date=day)), tags=tags)
 
 # %% ../../nbs/lib/monitoring/databricks.ipynb #3936cf0c
-def bring_up_to_date(
+def update_profile(
     verdict: Verdict,  # of the monitor that has just run
     settings: Settings,
-    client: Any = None,  # a workspace; the one this runs in when None
+    client: WorkspaceClient | None = None,  # a workspace; the one this runs in when None
 ) -> str:  # a sentence
     "Write the tables and keep the platform's profile of them; a sentence says what was done."
     if client is None and "DATABRICKS_RUNTIME_VERSION" not in os.environ:
@@ -268,6 +261,6 @@ def bring_up_to_date(
         client = client or workspace()
         done = ensure_profile(client, settings)
         started = refresh_profile(client, settings)
-    except DataQualityError as error:  # our own metrics stand without it
+    except DataQualityError as error:  # our own metrics do not need it
         return f"No profile by Databricks: {error}."
     return f"Profile of {settings.catalog}.{PROFILED} {done}, refresh {started}."

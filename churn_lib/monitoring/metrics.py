@@ -9,12 +9,20 @@ __all__ = ['QUALITY', 'ESTIMATED', 'DRIFT_SCHEMA', 'PROFILE_SCHEMA', 'SOURCE', '
 # %% ../../nbs/lib/monitoring/metrics.ipynb #26ebaf70
 import datetime
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
+import ibis
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+
+from ..features import FEATURES, LABEL
+from ..features.slices import value_slices
+from . import requests
 from churn_lib.monitoring.drift import (
     STATISTICS,
     Distribution,
@@ -23,15 +31,24 @@ from churn_lib.monitoring.drift import (
     judge_columns,
     profile,
 )
-from ..features import LABEL
-from .windows import ANSWER, COLUMNS, Baseline, Window, is_numeric
-from churn_lib.monitoring.quality import (
-    Measured,
-    estimate_quality,
-    losses,
-    measure_quality,
+from .quality import Measured, estimate_quality, losses, measure_quality
+from churn_lib.monitoring.windows import (
+    ANSWER,
+    COLUMNS,
+    DECISION,
+    DRIFT_METRICS,
+    PROFILE_METRICS,
+    Baseline,
+    MonitoringError,
+    Window,
+    is_numeric,
+    read_baseline,
+    read_rows,
+    windows,
 )
+from ..registry import PRODUCTION, Registry, RegistryError, basis
 from ..settings import Settings
+from ..tables import TableError, Tables
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #c91f25fd
 _TEST = pa.struct([("statistic", pa.float64()), ("pvalue", pa.float64())])
@@ -199,7 +216,7 @@ def drift_rows(
     )
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #e51c4f72
-def _said(lost: list, known: bool) -> str:
+def _quality(lost: list, known: bool) -> str:
     return "unknown" if not known else "lost" if lost else "held"
 
 
@@ -234,13 +251,13 @@ def quality_row(
         **{f"measured_{name}": asdict(found) for name, found in measured.items()},
         **{f"estimated_{name}": asdict(found) for name, found in estimated.items()},
         **{f"estimate_error_{n}": estimated[n].value - measured[n].value for n in both},
-        "quality": _said(lost, bool(measured)),
-        "estimated_quality": _said(doubted, bool(estimated)),
-        "quality_detail": _told(lost, "is") or _told(doubted, "is expected to be"),
+        "quality": _quality(lost, bool(measured)),
+        "estimated_quality": _quality(doubted, bool(estimated)),
+        "quality_detail": _detail(lost, "is") or _detail(doubted, "is expected to be"),
     }
 
 
-def _told(lost: list, verb: str) -> str:
+def _detail(lost: list, verb: str) -> str:
     return "; ".join(
         f"{loss.metric} {verb} {loss.value:.3f}, {loss.reference:.3f} on the holdout"
         for loss in lost
@@ -263,40 +280,6 @@ def profile_rows(
         kind = "double" if is_numeric(name) else "string"
         rows.append({**common, "column_name": name, "data_type": kind, **profile(found)})
     return rows
-
-# %% ../../nbs/lib/monitoring/metrics.ipynb #5f18b1bb
-import datetime
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
-
-from . import requests
-
-import ibis
-import numpy as np
-import pandas as pd
-import pyarrow as pa
-
-from .drift import Distribution, distribution
-from ..features import FEATURES, LABEL
-from ..features.slices import value_slices
-from churn_lib.monitoring.windows import (
-    ANSWER,
-    DECISION,
-    DRIFT_METRICS,
-    PROFILE_METRICS,
-    Baseline,
-    MonitoringError,
-    Window,
-    is_numeric,
-    read_baseline,
-    read_rows,
-    windows,
-)
-from ..registry import PRODUCTION, Registry, RegistryError, basis
-from ..settings import Settings
-from ..tables import TableError
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #96a5aefe
 def _labelled_days(window: Window, as_of: Any, horizon_days: int) -> int:
@@ -329,7 +312,7 @@ def due(
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #f858db3e
 def read_metrics(
-    tables: Any,
+    tables: Tables,
     name: str,  # PROFILE_METRICS or DRIFT_METRICS
 ) -> pd.DataFrame:  # empty before the first monitor
     "A table of metrics, oldest window first."
@@ -369,10 +352,10 @@ def slices(
 class Refresher:
     "Computes windows; keeps what several of them need."
 
-    tables: Any
+    tables: Tables
     registry: Registry
     settings: Settings
-    today: datetime.date  # the day to stand on
+    today: datetime.date  # reference date
     as_of: datetime.date  # the day up to which events are known, and so labels
     git_sha: str = ""
     problems: list[str] = field(default_factory=list)  # what could not be compared, and why

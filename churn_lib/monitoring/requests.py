@@ -17,6 +17,7 @@ import pandas as pd
 
 from ..features import FEATURES
 from ..settings import Settings
+from ..tables import Tables
 from ..serving.smoke_test import SMOKE_TEST
 
 # %% ../../nbs/lib/monitoring/requests.ipynb #d4d4ec49
@@ -29,7 +30,7 @@ def table_name(
 
 
 def read(
-    tables: Any,  # the tables of a catalog
+    tables: Tables,  # the tables of a catalog
     settings: Settings,  # serving.inference_table_prefix
     until: datetime.date,  # requests before this day
 ) -> ibis.Table | None:  # None without a log
@@ -39,8 +40,8 @@ def read(
         return None
     log = tables.read(name)
     end = datetime.datetime(until.year, until.month, until.day, tzinfo=datetime.UTC)
-    asked = log.client_request_id.fill_null("") != SMOKE_TEST
-    return log.filter(asked, log.request_time < ibis.literal(end, "timestamp('UTC', 6)"))
+    regular = log.client_request_id.fill_null("") != SMOKE_TEST
+    return log.filter(regular, log.request_time < ibis.literal(end, "timestamp('UTC', 6)"))
 
 # %% ../../nbs/lib/monitoring/requests.ipynb #38eaf895
 def health(
@@ -98,7 +99,7 @@ def answered_days(
     log: ibis.Table,  # as `read` gives it
     production: int | None,  # the version at Production
 ) -> list[tuple[int, datetime.date]]:  # model version and day
-    "Who has answered, and when; a log that does not tell versions is of the one at Production."
+    "Who has answered, and when; a log without versions is of the one at Production."
     if "model_version" not in log.columns:
         log = log.mutate(model_version=ibis.literal(production, "int64"))
     answered = log.filter(log.status_code.cast("int64") == 200, log.model_version.notnull())

@@ -29,6 +29,7 @@ from churn_lib.monitoring.quality import (
 )
 from ..registry import Registry
 from ..settings import ChurnError, Settings
+from ..tables import Tables
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #4cef2662
 class MonitoringError(ChurnError):
@@ -69,7 +70,7 @@ def bounds(
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #4cf3ef2d
 def _scored_days(
-    tables: Any,
+    tables: Tables,
     settings: Settings,  # model_name
     as_of: datetime.date,
 ) -> list[tuple[int, datetime.date]]:  # model version and feature date
@@ -83,11 +84,11 @@ def _scored_days(
 
 
 def windows(
-    tables: Any,
+    tables: Tables,
     settings: Settings,  # model_name, monitoring.granularity and serving.inference_table_prefix
     as_of: datetime.date,  # predictions for later days do not count, nor do requests from this day on
     production: int
-    | None = None,  # the version at Production: who answers when the log does not tell
+    | None = None,  # the version at Production: which answers when the log has no versions
 ) -> list[Window]:  # oldest first
     "The windows that have predictions; where these have ceased, those with answers of an endpoint."
     scored = _scored_days(tables, settings, as_of)
@@ -199,7 +200,7 @@ def _movements(
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #4e865e30
 def read_baseline(
-    tables: Any,
+    tables: Tables,
     registry: Registry,
     number: int,  # model version
 ) -> Baseline:
@@ -253,7 +254,7 @@ _KEYS = ["customer_id", "feature_date"]
 
 
 def _labels(
-    tables: Any,
+    tables: Tables,
     day: datetime.date,
     as_of: datetime.date,
     settings: Settings,  # data.horizon_days
@@ -266,7 +267,7 @@ def _labels(
 
 
 def _scored(
-    tables: Any,
+    tables: Tables,
     window: Window,
     settings: Settings,  # model_name
 ) -> pd.DataFrame:  # customer_id, feature_date, churn_probability, features
@@ -282,7 +283,7 @@ def _scored(
     return rows.sort_values("scored_at").drop_duplicates(_KEYS, keep="last", ignore_index=True)
 
 
-def _asked(tables: Any, window: Window, settings: Settings) -> pd.DataFrame:  # as `_scored`
+def _online(tables: Tables, window: Window, settings: Settings) -> pd.DataFrame:  # as `_scored`
     log = requests.read(tables, settings, window.end)
     rows = requests.unpack(log, window.days, window.model_version)
     again = rows.customer_id.notna() & rows.duplicated(_KEYS)  # the newest answer comes first
@@ -290,7 +291,7 @@ def _asked(tables: Any, window: Window, settings: Settings) -> pd.DataFrame:  # 
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #5e1c0a13
 def read_rows(
-    tables: Any,
+    tables: Tables,
     window: Window,
     as_of: datetime.date,  # what is known today
     settings: Settings,  # with the horizon of the window's version
@@ -298,7 +299,7 @@ def read_rows(
     pd.DataFrame
 ):  # customer_id, feature_date, features, churn_probability, churned (null: unknown)
     "What was predicted in a window, with its features and with labels that have come."
-    rows = (_asked if window.online else _scored)(tables, window, settings)
+    rows = (_online if window.online else _scored)(tables, window, settings)
     labels = {day: _labels(tables, day, as_of, settings) for day in window.days}
     came = [found.assign(feature_date=day) for day, found in labels.items() if found is not None]
     if came:

@@ -45,11 +45,11 @@ models = registry.connect(config)
 # %% [markdown]
 # ## Verdict
 #
-# A rehearsal computes for this notebook only and tells nobody. Every window that is new, still growing or has got its labels is computed; then the rule looks at the
+# A rehearsal computes for this notebook only and sends nothing. Every window that is new, still growing or has got its labels is computed; then the rule looks at the
 # latest ones. A dot is a window: green is quiet, red violates, a ring is not known.
 
 # %%
-found = rules.monitor(store, models, config, job.as_of, job.git_sha, tell=not job.rehearsal)
+found = rules.monitor(store, models, config, job.as_of, job.git_sha, notify=not job.rehearsal)
 monitoring_report.card(found, config)
 
 # %%
@@ -103,7 +103,7 @@ monitoring_report.serving(report)
 # %% [markdown]
 # ## Alerts
 #
-# Open ones; `churn monitor acknowledge ALERT_ID` says that somebody takes care.
+# Open ones; `churn monitor acknowledge ALERT_ID` acknowledges one.
 
 # %%
 monitoring_report.open_alerts(report)
@@ -115,4 +115,4 @@ monitoring_report.open_alerts(report)
 
 # %%
 if not job.rehearsal:
-    print(databricks.bring_up_to_date(found, config))
+    print(databricks.update_profile(found, config))

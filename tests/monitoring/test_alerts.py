@@ -18,10 +18,10 @@ from churn_lib.tables import DeltaTables
 FLAGS = st.lists(st.sampled_from([True, False, None]), max_size=12)
 
 
-def finding(*violations: bool | None, cause: str = "drift") -> alerts.Finding:
+def signal(*violations: bool | None, cause: str = "drift") -> alerts.Signal:
     """A cause, day by day."""
     days = tuple(datetime.date(2025, 1, 1) + datetime.timedelta(n) for n in range(len(violations)))
-    return alerts.Finding(cause, violations, days, f"{cause} found")
+    return alerts.Signal(cause, violations, days, f"{cause} found")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def tables(tmp_path: Path) -> DeltaTables:
     return DeltaTables(tmp_path)
 
 
-def update(tables: DeltaTables, *found: alerts.Finding, version: int = 1) -> list[str]:
+def update(tables: DeltaTables, *found: alerts.Signal, version: int = 1) -> list[str]:
     """Ids of the alerts that are open afterwards."""
     standing = alerts.update(tables, found, "churn", version, 2, 3)
     return [alert.alert_id for alert in standing]
@@ -50,45 +50,45 @@ def test_what_fires_has_not_recovered(flags: list[bool | None]) -> None:
 
 def test_a_cause_is_raised_once_however_often_it_is_seen(tables: DeltaTables) -> None:
     for _ in range(3):
-        assert update(tables, finding(False, True, True)) == ["drift-v1-2025-01-03"]
+        assert update(tables, signal(False, True, True)) == ["drift-v1-2025-01-03"]
     assert alerts.events(tables).event.tolist() == ["RAISED"]
 
 
 def test_a_new_version_closes_the_alerts_of_the_old_one(tables: DeltaTables) -> None:
-    update(tables, finding(True, True))
-    assert update(tables, finding(False), version=2) == []
+    update(tables, signal(True, True))
+    assert update(tables, signal(False), version=2) == []
     assert alerts.events(tables).event.tolist() == ["RAISED", "RECOVERED"]
 
 
 def test_an_alert_about_the_source_outlives_the_version_that_predicted(tables: DeltaTables) -> None:
-    lost = finding(True, True, cause="source")
+    lost = signal(True, True, cause="source")
     update(tables, lost)
     (raised,) = alerts.open_alerts(tables, "churn")
     update(tables, lost, version=2)
     assert [a.alert_id for a in alerts.open_alerts(tables, "churn")] == [raised.alert_id]
-    update(tables, finding(True, False, False, cause="source"), version=2)
+    update(tables, signal(True, False, False, cause="source"), version=2)
     assert alerts.open_alerts(tables, "churn") == []
 
 
 def test_no_data_is_raised_at_once_and_closed_by_data(tables: DeltaTables) -> None:
-    assert update(tables, finding(True, cause="no_data")) == ["no_data-v1-2025-01-01"]
-    assert update(tables, finding(False, cause="no_data"), version=2) == []
+    assert update(tables, signal(True, cause="no_data")) == ["no_data-v1-2025-01-01"]
+    assert update(tables, signal(False, cause="no_data"), version=2) == []
 
 
 def test_an_acknowledged_alert_stays_silent_until_it_has_recovered(tables: DeltaTables) -> None:
-    update(tables, finding(True, True))
+    update(tables, signal(True, True))
     alerts.acknowledge(tables, "churn", "drift-v1-2025-01-02", "ann", "known campaign")
     alerts.acknowledge(tables, "churn", "drift-v1-2025-01-02", "bob")
-    assert update(tables, finding(True, True, True)) == ["drift-v1-2025-01-02"]
+    assert update(tables, signal(True, True, True)) == ["drift-v1-2025-01-02"]
     assert alerts.notify(tables, "churn") == []
     assert alerts.events(tables).event.tolist() == ["RAISED", "ACKNOWLEDGED"]
-    assert update(tables, finding(True, True, False, False)) == []
-    assert update(tables, finding(*[True] * 6)) == ["drift-v1-2025-01-06"]
+    assert update(tables, signal(True, True, False, False)) == []
+    assert update(tables, signal(*[True] * 6)) == ["drift-v1-2025-01-06"]
 
 
 def test_alerts_of_another_model_are_left_alone(tables: DeltaTables) -> None:
-    update(tables, finding(True, True))
-    alerts.update(tables, [finding(False, False)], "another", 1, 2, 3)
+    update(tables, signal(True, True))
+    alerts.update(tables, [signal(False, False)], "another", 1, 2, 3)
     assert len(alerts.open_alerts(tables, "churn")) == 1
 
 
@@ -133,7 +133,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Receiver]]:
 
 
 def test_a_webhook_gets_each_alert_once(tables: DeltaTables, receiver: type[Receiver]) -> None:
-    update(tables, finding(True, True), finding(True, True, cause="volume"))
+    update(tables, signal(True, True), signal(True, True, cause="volume"))
     for _ in range(2):
         assert alerts.notify(tables, "churn") == []
     told = {body["alert_id"]: body for body in receiver.bodies}
@@ -147,7 +147,7 @@ def test_a_webhook_that_stumbles_is_asked_again(
     tables: DeltaTables, receiver: type[Receiver]
 ) -> None:
     receiver.statuses += [503, 429]
-    update(tables, finding(True, True))
+    update(tables, signal(True, True))
     assert alerts.notify(tables, "churn") == []
     assert len(receiver.bodies) == 3
 
@@ -156,7 +156,7 @@ def test_a_webhook_that_is_down_costs_no_alert_and_leaks_no_address(
     tables: DeltaTables, receiver: type[Receiver]
 ) -> None:
     receiver.statuses += [500] * 4
-    update(tables, finding(True, True))
+    update(tables, signal(True, True))
     (problem,) = alerts.notify(tables, "churn")
     assert "answered 500 to drift-v1-2025-01-02" in problem
     assert "s3cret" not in problem
@@ -167,9 +167,9 @@ def test_a_webhook_that_is_down_costs_no_alert_and_leaks_no_address(
 def test_a_webhook_that_does_not_answer_is_given_up_and_asked_by_the_next_monitor(
     tables: DeltaTables, receiver: type[Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts, "_PATIENCE", 0.2)
+    monkeypatch.setattr(alerts, "_TIMEOUT", 0.2)
     receiver.hangs = "before"
-    update(tables, finding(True, True))
+    update(tables, signal(True, True))
     (problem,) = alerts.notify(tables, "churn")
     assert "cannot be reached (ReadTimeout)" in problem
     receiver.hangs = ""
@@ -181,7 +181,7 @@ def test_a_webhook_whose_answer_never_ends_has_been_told(
     tables: DeltaTables, receiver: type[Receiver]
 ) -> None:
     receiver.hangs = "after"
-    update(tables, finding(True, True))
+    update(tables, signal(True, True))
     assert alerts.notify(tables, "churn") == []
     assert len(receiver.bodies) == 1
 
@@ -191,7 +191,7 @@ def test_an_address_that_nobody_listens_at_is_a_problem_not_a_crash(
 ) -> None:
     monkeypatch.setenv(alerts.WEBHOOK, "http://127.0.0.1:9/hook/s3cret")
     monkeypatch.setitem(alerts._ATTEMPTS, "wait", lambda state: 0)
-    update(tables, finding(True, True))
+    update(tables, signal(True, True))
     (problem,) = alerts.notify(tables, "churn")
     assert "cannot be reached" in problem and "s3cret" not in problem
 
@@ -201,7 +201,7 @@ def test_an_address_that_is_none_is_told_without_being_shown(
     tables: DeltaTables, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setenv(alerts.WEBHOOK, address)
-    update(tables, finding(True, True))
+    update(tables, signal(True, True))
     (problem,) = alerts.notify(tables, "churn")
     assert "CHURN_ALERT_WEBHOOK is no address" in problem and "s3cret" not in problem
 
@@ -209,7 +209,7 @@ def test_an_address_that_is_none_is_told_without_being_shown(
 def test_a_monitor_that_dies_after_telling_tells_again_and_says_which(
     tables: DeltaTables, receiver: type[Receiver]
 ) -> None:
-    update(tables, finding(True, True))
+    update(tables, signal(True, True))
 
     def dies(address: str, alert: alerts.Alert) -> None:
         alerts.post(address, alert)

@@ -212,14 +212,14 @@ def test_the_job_writes_both_tables_and_looks_after_the_profile(
     )
     found = SimpleNamespace(refresher=refresher, model_version=3)
     monkeypatch.setattr(databricks, "_PAUSE", 0.01)
-    said = databricks.bring_up_to_date(found, CONFIG, client)
-    assert said == f"Profile of {TABLE} created, refresh started."
+    message = databricks.update_profile(found, CONFIG, client)
+    assert message == f"Profile of {TABLE} created, refresh started."
     profiled = refresher.tables.read(databricks.PROFILED)
     baseline = refresher.tables.read(databricks.BASELINE)
     assert profiled.schema() == baseline.schema()
     assert set(INFERENCE_COLUMNS) <= set(profiled.columns)
     assert profiled.count().to_pyarrow().as_py() == 2
-    assert databricks.bring_up_to_date(found, CONFIG, client).endswith("refresh running.")
+    assert databricks.update_profile(found, CONFIG, client).endswith("refresh running.")
     assert profiled.count().to_pyarrow().as_py() == 2
 
 
@@ -233,4 +233,4 @@ INFERENCE_COLUMNS = (
 
 def test_elsewhere_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABRICKS_RUNTIME_VERSION", raising=False)
-    assert databricks.bring_up_to_date(SimpleNamespace(), CONFIG).startswith("Not on")
+    assert databricks.update_profile(SimpleNamespace(), CONFIG).startswith("Not on")

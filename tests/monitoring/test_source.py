@@ -13,7 +13,7 @@ import pytest
 from churn_lib import settings
 from churn_lib.monitoring import Alert
 from churn_lib.monitoring.alerts import fires
-from churn_lib.monitoring.rules import findings, retraining_is_due, source_finding
+from churn_lib.monitoring.rules import retraining_is_due, signals, source_signal
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
 
@@ -37,7 +37,7 @@ def shop(by_week: list[int], seed: int = 0) -> pd.DataFrame:
 
 
 def violations(frame: pd.DataFrame, config: Settings) -> list[bool | None]:
-    found = source_finding(ibis.memtable(frame), UNTIL, config)
+    found = source_signal(ibis.memtable(frame), UNTIL, config)
     assert len(found.violations) == len(found.windows)
     return list(found.violations)
 
@@ -60,7 +60,7 @@ def test_a_shop_as_ever_is_quiet_however_small(
 
 def test_lost_events_violate_in_their_first_week_and_fire_in_the_second(config: Settings) -> None:
     frame = shop([100] * 10 + [30, 30])
-    found = source_finding(ibis.memtable(frame), UNTIL, config)
+    found = source_signal(ibis.memtable(frame), UNTIL, config)
     assert found.violations == (*[None] * 3, *[False] * 7, True, True)
     assert fires(
         found.violations, config.monitoring.alert_violations, config.monitoring.alert_windows
@@ -77,9 +77,9 @@ def test_a_source_that_runs_dry_has_weeks_of_nothing(config: Settings) -> None:
 def test_a_column_that_loses_its_values_is_named(config: Settings) -> None:
     frame = shop([100] * 10)
     frame.loc[frame.event_ts >= "2025-03-19", "product_id"] = None
-    found = source_finding(ibis.memtable(frame), UNTIL, config)
+    found = source_signal(ibis.memtable(frame), UNTIL, config)
     assert found.violations[-3:] == (False, True, True)
-    told = "in the week from 2025-03-25, 100% of the events have no product_id: mend the source"
+    told = "in the week from 2025-03-25, 100% of the events have no product_id: fix the source"
     assert found.message == told
 
 
@@ -108,7 +108,7 @@ def test_a_source_that_has_run_dry_is_found_by_the_calendar(
     store.overwrite("bronze.events", ibis.memtable(shop([100] * 10)))
     for later, fired in ((0, False), (7, False), (14, True)):
         today = UNTIL + datetime.timedelta(days=later)
-        found = {each.cause: each for each in findings(store, config, today, 1, [])}
+        found = {each.cause: each for each in signals(store, config, today, 1, [])}
         assert found["source"].fires(2, 3) == fired
     assert "0 events instead of 100" in found["source"].message
 

@@ -465,7 +465,7 @@ def test_a_broken_column_and_a_drop_of_volume_are_found_and_start_no_training(
     assert {"volume", "broken_column"} <= causes
     assert "estimated_quality" not in causes
     (message,) = [each.message for each in found.causes if each.cause == "broken_column"]
-    assert "total_sessions" in message and "mend the source" in message
+    assert "total_sessions" in message and "fix the source" in message
     assert not found.retrain
 
 
