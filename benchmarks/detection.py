@@ -241,7 +241,7 @@ def weeks_of(name: str) -> int:
 def measured_code(config: settings.Settings) -> str:
     """Changes with the worlds, with the code that watches them and with the settings."""
     modules = (alerts, drift, windows, quality, rules, window_metrics)
-    modules += (features.definitions, simulated_worlds, simulation)
+    modules += (features.definitions, features.snapshots, simulated_worlds, simulation)
     parts = [Path(__file__).read_text(), *map(inspect.getsource, modules), str(config)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .features import FEATURES, LABEL
-from .features.definitions import in_holdout_bucket
+from .features.holdout import in_holdout_bucket
 from .model import ChurnModel, make_estimator
 from .settings import Settings, load
 from .tables import Tables, connect
@@ -39,10 +39,10 @@ def scratch_folder() -> Path:  # empty
 # %% ../nbs/lib/testing.ipynb #916cf8b9
 def scratch_settings(
     target: str = "local",  # a section of settings.ini
-    **changes: Any,  # settings that differ
+    changes: dict[str, Any] | None = None,  # full names of keys and their values
 ) -> Settings:
     "The settings of a target whose store is a folder that is removed when the process ends."
-    return load(target).model_copy(update={"store": scratch_folder(), **changes})
+    return load(target).updated({"store": scratch_folder(), **(changes or {})})
 
 # %% ../nbs/lib/testing.ipynb #301992f5
 def churn_probability(

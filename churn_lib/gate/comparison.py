@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 
 from .. import statistics
 from ..features.slices import slice_table, slices
-from ..training.metrics import classification_metrics, single_column_auc
+from ..features.snapshots import single_column_roc_auc
+from ..training.metrics import classification_metrics
 from .probe import Answers, Evidence
 from ..features import FEATURES, LABEL
 from ..settings import Settings
@@ -163,7 +164,7 @@ class Case:
     @cached_property
     def single_columns(self) -> pd.Series:
         "ROC-AUC of each feature alone, best first."
-        return single_column_auc(self.holdout)
+        return single_column_roc_auc(self.holdout)
 
     @cached_property
     def slices(self) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from . import alerts, requests
 from .alerts import Alert, Signal
 from .drift import judge_columns
 from ..features import FEATURES, LABEL, coverage, resolve_as_of
-from ..features.definitions import Coverage
+from ..features.dates import Coverage
 from .metrics import Refresher, read_metrics, refresh, whole
 from .windows import DRIFT_METRICS, PROFILE_METRICS, Window, windows
 from ..registry import PRODUCTION, Registry

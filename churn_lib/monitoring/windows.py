@@ -20,7 +20,7 @@ from churn_lib.monitoring.drift import (
     distribution,
     natural_movement,
 )
-from ..features import FEATURES, LABEL, snapshot
+from ..features import FEATURES, LABEL, holdout_rows, snapshot, training_rows
 from churn_lib.monitoring.quality import (
     Calibration,
     Measured,
@@ -165,20 +165,12 @@ def is_numeric(column: str) -> bool:
     return column not in CATEGORIES
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #af26b4ae
-def _labelled(
-    features: ibis.Table,  # gold.features at the version the model was made from
-    days: list[datetime.date],
-    holdout: bool,  # customers in the holdout bucket, or all others
+def _answered(
+    labelled: ibis.Table,  # of gold.features
+    model: Any,
+    threshold: float,
 ) -> pd.DataFrame:
-    rows = features.filter(
-        features.feature_date.isin(days),
-        features[LABEL].notnull(),
-        features.in_holdout_bucket == holdout,
-    )
-    return rows.select("feature_date", *FEATURES, LABEL).to_pandas()
-
-
-def _answered(rows: pd.DataFrame, model: Any, threshold: float) -> pd.DataFrame:
+    rows = labelled.select("feature_date", *FEATURES, LABEL).to_pandas()
     probability = model.predict(rows[FEATURES].astype("float64"))
     decided = (probability >= threshold).astype(int)
     return rows.assign(**{ANSWER: probability, DECISION: decided})
@@ -216,8 +208,8 @@ def read_baseline(
     days = [datetime.date.fromisoformat(day) for day in tags["training_feature_dates"].split(",")]
     last = datetime.date.fromisoformat(tags["holdout_feature_date"])
     threshold, model = float(tags.get("decision_threshold", 0.5)), registry.load(number)
-    training = _answered(_labelled(features, days, False), model, threshold)
-    holdout = _answered(_labelled(features, [last], True), model, threshold)
+    training = _answered(training_rows(features, days), model, threshold)
+    holdout = _answered(holdout_rows(features, last), model, threshold)
     return make_baseline(number, training, holdout, threshold)
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #60478e10

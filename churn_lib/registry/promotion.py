@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REPORTS', 'SHARED', 'FORCED', 'PENDING', 'APPROVED', 'PromotionRefused', 'GateFailed', 'latest_report',
-           'passing_report', 'newest_holdout', 'evidence', 'approver', 'approve', 'Decision', 'refuse_rolled_back',
-           'objection', 'move_production', 'waiting', 'promote', 'rollback', 'history']
+           'passing_report', 'evidence', 'approver', 'approve', 'Decision', 'refuse_rolled_back', 'objection',
+           'move_production', 'waiting', 'promote', 'rollback', 'history']
 
 # %% ../../nbs/lib/registry/promotion.ipynb #6fba7c14
 import json
@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from . import promotion_log
-from ..features import LABEL
+from ..features import newest_holdout
 from .promotion_log import Follow, Ledger, Move, MoveLost
 from .models import PRODUCTION, STAGING, Registry, basis
 from ..settings import ChurnError, Settings, named_as_now
@@ -104,22 +104,13 @@ def passing_report(
     return row
 
 # %% ../../nbs/lib/registry/promotion.ipynb #7230fbe8
-def newest_holdout(
-    tables: Tables,
-) -> date | None:  # None when nothing has a label yet
-    "The feature date of the newest labelled holdout rows."
-    features = tables.read("gold.features")
-    held_out = features.filter(features.in_holdout_bucket, features[LABEL].notnull())
-    return held_out.feature_date.max().to_pyarrow().as_py()
-
-
 def _outdated(
     row: dict[str, Any],  # of gold.gate_reports
     tables: Tables,
     champion: int | None,  # what is at Production now
     git_sha: str,  # of the running code
 ) -> str:  # why the report proves nothing today; empty when it does
-    version, newest = row["model_version"], newest_holdout(tables)
+    version, newest = row["model_version"], newest_holdout(tables.read("gold.features"))
     if row["git_sha"] != git_sha:
         return f"was judged by the code of commit {row['git_sha']}, and this is {git_sha}"
     if row["feature_date"] != newest:

@@ -7,6 +7,7 @@ __all__ = ['Ask', 'SMOKE_TEST', 'SmokeTestFailed', 'Sample', 'holdout_sample', '
            'smoke_test']
 
 # %% ../../nbs/lib/serving/smoke_test.ipynb #97fb4144
+import datetime
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ import pandas as pd
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import BadRequest, DatabricksError
 
-from ..features import FEATURES
+from ..features import FEATURES, holdout_rows
 from ..pages import Section, fragment, table
 from ..registry import Registry
 from ..settings import ChurnError, Settings
@@ -46,9 +47,8 @@ def holdout_sample(
     tags = registry.version(version).tags
     number, day = tags.get("delta_feature_version"), tags.get("holdout_feature_date")
     features = store.read("gold.features", int(number) if number else None)
-    chosen = features.filter(features.in_holdout_bucket)
-    if day:
-        chosen = chosen.filter(chosen.feature_date == ibis.date(day))
+    judged_on = datetime.date.fromisoformat(day) if day else None
+    chosen = holdout_rows(features, judged_on, labelled=False)
     ordered = chosen.order_by(ibis.desc("feature_date"), "customer_id").limit(
         settings.serving.smoke_rows
     )

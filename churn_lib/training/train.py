@@ -36,7 +36,15 @@ from mlflow.types import ColSpec, DataType, Schema
 from threadpoolctl import threadpool_limits
 
 from ..data import sample_of
-from ..features import FEATURES, LABEL, feature_dates, newest_snapshot
+from churn_lib.features import (
+    FEATURES,
+    LABEL,
+    feature_dates,
+    holdout_rows,
+    newest_snapshot,
+    to_frame,
+    training_rows,
+)
 from ..features.slices import sliced_features
 from .metrics import classification_metrics, measure
 from .plots import figures
@@ -77,21 +85,6 @@ class DataSet:
         )
 
 # %% ../../nbs/lib/training/train.ipynb #5a64343b
-def _rows(
-    features: ibis.Table,  # gold.features
-    days: list[datetime.date],  # snapshots
-    holdout: bool,  # customers in the holdout bucket, or all others
-) -> pd.DataFrame:  # in the order of feature_date and customer_id, so that training is repeatable
-    chosen = features.filter(
-        features.feature_date.isin(days),
-        features[LABEL].notnull(),
-        features.in_holdout_bucket == holdout,
-    )
-    rows = chosen.order_by("feature_date", "customer_id").to_pandas()
-    rows[FEATURES] = rows[FEATURES].astype("float64")
-    return rows.astype({LABEL: "int64"})[["customer_id", "feature_date", *FEATURES, LABEL]]
-
-
 _LEAST = 10  # rows of each class; the gate asks for as many in the holdout
 
 
@@ -158,8 +151,10 @@ def read_data_set(
         raise TrainingError("gold.features is empty: run 01_feature_engineering first")
     day = as_of or newest
     _, holdout_day, *training_days = feature_dates(day, settings)
-    training = _rows(features, training_days, holdout=False)
-    holdout = _rows(features, [holdout_day], holdout=True)
+    training, holdout = (
+        to_frame(rows).astype({LABEL: "int64"})
+        for rows in (training_rows(features, training_days), holdout_rows(features, holdout_day))
+    )
     known = features.filter(features[LABEL].notnull()).feature_date.value_counts(name="rows")
     counts = {row["feature_date"]: row["rows"] for row in known.to_pyarrow().to_pylist()}
     _require(training, training_days, counts, "training", settings.data.holdout_share)

@@ -130,7 +130,7 @@ pd.concat({kind: row.to_pandas().iloc[0] for kind, row in spread.items()}, axis=
 
 # %%
 labelled = max((each.feature_date for each in built if each.labelled), default=None)
-snapshots.single_column_roc_auc(written.filter(written.feature_date == labelled)).round(4)
+snapshots.check_leakage(written.filter(written.feature_date == labelled)).round(4).to_frame()
 
 # %% [markdown]
 # ## Hand over

@@ -34,7 +34,7 @@ delta_feature_version: int = -1  # version of gold.features to train on; -1: the
 import pandas as pd
 
 from churn_lib import settings, tables
-from churn_lib.training import card, metrics, train
+from churn_lib.training import card, train
 from churn_lib import registry
 from churn_lib.features import snapshots
 from churn_lib import job_context
@@ -63,7 +63,7 @@ data.summary()
 # The bar to clear: how well each single column ranks churn on the holdout, all by itself.
 
 # %%
-metrics.single_column_auc(data.holdout).round(4).rename("roc_auc").to_frame()
+snapshots.single_column_roc_auc(data.holdout).round(4).to_frame()
 
 # %% [markdown]
 # ## Training

@@ -40,7 +40,7 @@ from churn_lib.gate import probe
 from churn_lib.training import card
 from churn_lib.registry import promotion, promotion_log
 from churn_lib import registry
-from churn_lib.features import snapshots
+from churn_lib.features import read_holdout, snapshots
 from churn_lib import job_context
 
 # %%
@@ -79,7 +79,7 @@ pd.DataFrame({"version": compared}).join(pd.DataFrame(known).T)
 feature_version = store.version("gold.features")
 features = store.read("gold.features", feature_version)
 share = min(each.holdout_share for each in bases.values())
-holdout, holdout_day = probe.read_holdout(features, config, job.as_of, share)
+holdout, holdout_day = read_holdout(features, config, job.as_of, share)
 snapshots.check_labels(store, [holdout_day] if holdout_day else [], config, feature_version)
 pd.DataFrame(
     {

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from churn_lib import settings as settings_module
 from churn_lib.data import events as events_module
 from churn_lib.features import FEATURES, LABEL, snapshot
-from churn_lib.features.definitions import in_holdout_bucket
+from churn_lib.features.holdout import in_holdout_bucket
 
 UTC = datetime.UTC
 DAY = datetime.date(2024, 6, 30)

@@ -13,7 +13,8 @@ from churn_lib import features
 from churn_lib import settings as settings_module
 from churn_lib.data import events
 from churn_lib.features import snapshots
-from churn_lib.features.definitions import FeatureError, in_holdout_bucket
+from churn_lib.features.definitions import FeatureError
+from churn_lib.features.holdout import in_holdout_bucket
 from churn_lib.settings import ChurnError
 from churn_lib.tables import DeltaTables
 from churn_lib.training import train
@@ -57,7 +58,7 @@ def prepare(shop: Shop, folder: Path) -> train.DataSet:
     features.check_reach(store.read("bronze.customers"), days)
     built = list(snapshots.build(store, events.ensure_bronze(store), days, today, CONFIG))
     table = store.read("gold.features", built[-1].version)
-    snapshots.single_column_roc_auc(table.filter(table.feature_date == days[1]))
+    snapshots.check_leakage(table.filter(table.feature_date == days[1]))
     return train.read_data_set(table, built[-1].version, CONFIG)
 
 

@@ -18,7 +18,7 @@ from churn_lib import settings as settings_module
 from churn_lib import tables
 from churn_lib.data import events as events_module
 from churn_lib.features import FEATURES, LABEL, snapshot
-from churn_lib.features.definitions import in_holdout_bucket
+from churn_lib.features.holdout import in_holdout_bucket
 from churn_lib.tables import DeltaTables
 from churn_lib.tables.spark import SparkTables
 from tests.conftest import run_job

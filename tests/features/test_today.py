@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from churn_lib import features
 from churn_lib.data import events as events_module
 from churn_lib.features import coverage
-from churn_lib.features.definitions import Coverage, FeatureError
+from churn_lib.features.dates import Coverage
+from churn_lib.features.definitions import FeatureError
 
 CONNECTION = ibis.duckdb.connect()
 CONNECTION.raw_sql("SET TimeZone = 'UTC'")
