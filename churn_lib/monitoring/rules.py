@@ -48,12 +48,9 @@ def drift_signal(
     "Which windows have drifted from the baseline, in any column."
     rows = rows[(rows.drift_type == "BASELINE") & (rows.column_name != ":table")]
     rows = rows[(rows.column_name == LABEL) == (cause == "label_drift")]
-    starts, violations, message = [], [], ""
+    rule, starts, violations, message = settings.monitoring, [], [], ""
+    limits = (rule.max_population_stability_index, rule.max_js_distance)
     for start, window in rows.groupby("window_date"):
-        limits = (
-            settings.monitoring.max_population_stability_index,
-            settings.monitoring.max_js_distance,
-        )
         drifted = window[judge_columns(window, *limits).drifted]
         starts.append(start)
         violations.append(bool(len(drifted)))
@@ -61,7 +58,7 @@ def drift_signal(
             message = f"{_names(drifted)} drifted from the training data"
     return Signal(cause, tuple(violations), tuple(starts), message)
 
-
+# %% ../../nbs/lib/monitoring/rules.ipynb #41d7ae5c
 def _names(drifted: pd.DataFrame) -> str:  # the strongest first, at most four
     effect = drifted.population_stability_index.fillna(drifted.js_distance)
     names = drifted.column_name[effect.sort_values(ascending=False).index].tolist()
@@ -125,7 +122,7 @@ def volume_signal(
     message = f"{counts[few[-1]]:,} rows instead of {usual[few[-1]]:,.0f}" if few else ""
     return Signal("volume", violations, tuple(counts.index), message)
 
-
+# %% ../../nbs/lib/monitoring/rules.ipynb #62a649bf
 _NOTHING = (
     "there are no predictions and no answers of an endpoint: run scoring_job or ask the endpoint"
 )
@@ -173,7 +170,7 @@ def _weeks(
 
 _FAR, _RARE = 2.5, 0.001  # standard errors, probability
 
-
+# %% ../../nbs/lib/monitoring/rules.ipynb #8a9d1f2d
 def _lost(
     week: pd.Series,  # of `_weeks`
     usual: pd.DataFrame,  # weeks like it should be
@@ -182,10 +179,8 @@ def _lost(
     expected, came = usual.events.median(), int(week.events)
     # customers do several things in a visit, so weeks may differ by more than single events would
     error = np.sqrt(max(expected, usual.events.var()))
-    if (
-        came < (1 - settings.monitoring.max_volume_drop) * expected
-        and expected - came > _FAR * error
-    ):
+    least = (1 - settings.monitoring.max_volume_drop) * expected
+    if came < least and expected - came > _FAR * error:
         advice = "see whether some got lost on the way, acknowledge this if customers do less"
         return f"{came:,} events instead of {expected:,.0f}: {advice}"
     for name in _OPTIONAL:
@@ -197,7 +192,7 @@ def _lost(
             return f"{missing / came:.0%} of the events have no {name}: fix the source"
     return ""
 
-
+# %% ../../nbs/lib/monitoring/rules.ipynb #6123420e
 def source_signal(
     events: ibis.Table,  # bronze.events
     until: datetime.date,  # the day after the newest week
@@ -344,7 +339,7 @@ def _ceased(made: Sequence[Window]) -> list[str]:
     silent = f"scoring_job has predicted nothing since {max(scored)}"
     return [f"{silent}: watched are the endpoint's answers"]
 
-
+# %% ../../nbs/lib/monitoring/rules.ipynb #91418c81
 def _known_quality(found: list[Signal]) -> str:
     windows = [value for each in found if each.cause == "quality" for value in each.violations]
     known = [value for value in windows if value is not None]
@@ -390,7 +385,7 @@ def read_verdict(
         tuple(dict.fromkeys(filter(None, [*_ceased(made), strays, *problems]))),
     )
 
-
+# %% ../../nbs/lib/monitoring/rules.ipynb #b1e91948
 def monitor(
     tables: Tables,
     registry: Registry,
@@ -407,11 +402,9 @@ def monitor(
     refresher = Refresher(tables, registry, settings, day, known, git_sha)
     refresh(refresher)
     found = read_verdict(tables, registry, settings, as_of, refresher)
-    name, rule = (
-        settings.model_name,
-        (settings.monitoring.alert_violations, settings.monitoring.alert_windows),
-    )
-    alerts.update(tables, found.signals, name, found.model_version, *rule, git_sha)
+    rule, name = settings.monitoring, settings.model_name
+    m, n = rule.alert_violations, rule.alert_windows
+    alerts.update(tables, found.signals, name, found.model_version, m, n, git_sha)
     unsent = alerts.notify(tables, name, git_sha) if notify else []
     problems = [covered.strays, *refresher.problems, *unsent]
     return read_verdict(tables, registry, settings, as_of, refresher, problems)

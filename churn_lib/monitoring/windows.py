@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PREDICTIONS', 'DRIFT_METRICS', 'PROFILE_METRICS', 'ANSWER', 'DECISION', 'COLUMNS', 'CATEGORIES', 'MonitoringError',
-           'Window', 'bounds', 'windows', 'Baseline', 'is_numeric', 'read_baseline', 'make_baseline', 'read_rows']
+           'is_numeric', 'Window', 'bounds', 'windows', 'Baseline', 'read_baseline', 'make_baseline', 'read_rows']
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #658d1ef3
 import datetime
@@ -43,6 +43,11 @@ COLUMNS = [*FEATURES, ANSWER, DECISION, LABEL]
 # few values that have names rather than sizes
 CATEGORIES = {"recency_tier", DECISION, LABEL}
 
+
+def is_numeric(column: str) -> bool:
+    "Whether the size of a column's values means something."
+    return column not in CATEGORIES
+
 # %% ../../nbs/lib/monitoring/windows.ipynb #284701c4
 @dataclass(frozen=True, order=True)
 class Window:
@@ -54,7 +59,7 @@ class Window:
     days: tuple[datetime.date, ...] = ()  # feature dates with predictions
     online: bool = False  # whether they are answers of an endpoint
 
-
+# %% ../../nbs/lib/monitoring/windows.ipynb #348cdb75
 def bounds(
     day: datetime.date,
     granularity: str,  # 1 day, 1 week (from Monday) or 1 month
@@ -82,13 +87,12 @@ def _scored_days(
     rows = found.itertuples(index=False)
     return [(int(version), pd.Timestamp(moment).date()) for version, moment in rows]
 
-
+# %% ../../nbs/lib/monitoring/windows.ipynb #2b1ab3ae
 def windows(
     tables: Tables,
     settings: Settings,  # model_name, monitoring.granularity and serving.inference_table_prefix
     as_of: datetime.date,  # predictions for later days do not count, nor do requests from this day on
-    production: int
-    | None = None,  # the version at Production: which answers when the log has no versions
+    production: int | None = None,  # the version at Production, where the log names none
 ) -> list[Window]:  # oldest first
     "The windows that have predictions; where these have ceased, those with answers of an endpoint."
     scored = _scored_days(tables, settings, as_of)
@@ -138,31 +142,20 @@ class Baseline:
         settings: Settings,  # max_population_stability_index and max_js_distance
     ) -> dict[str, float]:
         "Column to the effect that counts as drift on a day."
-        first = self.trained_on[0]
+        first, rule = self.trained_on[0], settings.monitoring
         middle = sum((each - first).days for each in self.trained_on) / len(self.trained_on)
         measured = (self.judged_on - first).days - middle
         reach = ((day - first).days - middle) / measured if measured > 0 else 1.0
         limits = {}
         for name, movement in self.movements.items():
-            numeric = is_numeric(name)
             least = (
-                settings.monitoring.max_population_stability_index
-                if numeric
-                else settings.monitoring.max_js_distance
+                rule.max_population_stability_index if is_numeric(name) else rule.max_js_distance
             )
             # answers and labels are held against the holdout, and that the model knew its training
             # rows is no movement in time: there is nothing to carry on
             expected = movement.expected(max(1.0, reach) if name in FEATURES else 1.0)
             limits[name] = max(least, expected)
         return limits
-
-
-_SAMPLE = 50_000  # rows of a snapshot that show how far snapshots are apart
-
-
-def is_numeric(column: str) -> bool:
-    "Whether the size of a column's values means something."
-    return column not in CATEGORIES
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #af26b4ae
 def _answered(
@@ -174,6 +167,9 @@ def _answered(
     probability = model.predict(rows[FEATURES].astype("float64"))
     decided = (probability >= threshold).astype(int)
     return rows.assign(**{ANSWER: probability, DECISION: decided})
+
+# %% ../../nbs/lib/monitoring/windows.ipynb #eec8bb9c
+_SAMPLE = 50_000  # rows of a snapshot that show how far snapshots are apart
 
 
 def _movements(
@@ -257,7 +253,7 @@ def _labels(
     rows = snapshot(events, customers, day, as_of, settings)
     return rows.select("customer_id", LABEL).to_pandas()
 
-
+# %% ../../nbs/lib/monitoring/windows.ipynb #22612740
 def _scored(
     tables: Tables,
     window: Window,
@@ -287,9 +283,7 @@ def read_rows(
     window: Window,
     as_of: datetime.date,  # what is known today
     settings: Settings,  # with the horizon of the window's version
-) -> (
-    pd.DataFrame
-):  # customer_id, feature_date, features, churn_probability, churned (null: unknown)
+) -> pd.DataFrame:  # _KEYS, FEATURES, churn_probability, churned (null: unknown)
     "What was predicted in a window, with its features and with labels that have come."
     rows = (_online if window.online else _scored)(tables, window, settings)
     labels = {day: _labels(tables, day, as_of, settings) for day in window.days}
