@@ -40,7 +40,7 @@ def fires(
     known = [violated for violated in violations if violated is not None][-n:]
     return bool(known) and known[-1] and sum(known) >= m
 
-
+# %% ../../nbs/lib/monitoring/alerts.ipynb #251cdfb4
 def recovers(
     violations: Sequence[bool | None],  # window by window, oldest first
     m: int,  # quiet windows it takes
@@ -65,7 +65,7 @@ SEVERITY = {
 # these need no second window: a clock has run out, a source is broken
 _AT_ONCE = ("no_data",)
 
-
+# %% ../../nbs/lib/monitoring/alerts.ipynb #b933837e
 @dataclass(frozen=True)
 class Signal:
     "What the windows of one model version say about one cause."
@@ -91,7 +91,7 @@ def firing(
         causes.pop("estimated_quality", None)
     return [causes[cause] for cause in SEVERITY if cause in causes]
 
-
+# %% ../../nbs/lib/monitoring/alerts.ipynb #68822ad7
 def verdict(
     causes: Sequence[str],  # the causes that fire
 ) -> str:  # retrain, no_data, investigate or ok
@@ -117,7 +117,7 @@ _SCHEMA = pa.schema(
     ]
 )
 
-
+# %% ../../nbs/lib/monitoring/alerts.ipynb #7d06c2d5
 @dataclass(frozen=True)
 class Alert:
     "A cause that was raised, and what has become of it."
@@ -143,7 +143,7 @@ def events(
         return _SCHEMA.empty_table().to_pandas()
     return tables.read(TABLE).order_by("at").to_pandas()
 
-
+# %% ../../nbs/lib/monitoring/alerts.ipynb #5ca8a00e
 def still_open(
     log: pd.DataFrame,  # events of one model, oldest first
 ) -> list[Alert]:  # raised and not recovered, oldest first
@@ -165,7 +165,7 @@ def open_alerts(
     log = events(tables)
     return still_open(log[log.model_name == model_name])
 
-
+# %% ../../nbs/lib/monitoring/alerts.ipynb #3ebec9eb
 def _alert(alert_id: str, first: pd.Series, rows: pd.DataFrame) -> Alert:
     return Alert(
         alert_id,
@@ -292,7 +292,7 @@ _ATTEMPTS: dict[str, Any] = {
     "reraise": True,
 }
 
-
+# %% ../../nbs/lib/monitoring/alerts.ipynb #b28d27ad
 def as_text(alert: Alert) -> str:
     "The alert as one line."
     return (
@@ -300,7 +300,7 @@ def as_text(alert: Alert) -> str:
         f"window {alert.window_date}: {alert.message} ({alert.alert_id})"
     )
 
-
+# %% ../../nbs/lib/monitoring/alerts.ipynb #9795afd4
 def payload(alert: Alert) -> dict[str, Any]:  # JSON-ready
     "The alert as a webhook gets it."
     names = ("alert_id", "cause", "severity", "model_name", "model_version", "message")

@@ -63,7 +63,7 @@ def _gap(
     order = np.argsort(values, kind="stable")  # two sorted runs: a merge
     return values[order], np.cumsum(steps[order])
 
-
+# %% ../../nbs/lib/monitoring/drift.ipynb #6bf8af23
 def _compare_numbers(
     window: Distribution,
     baseline: Distribution,
@@ -97,7 +97,7 @@ def _binned(
     counts = np.bincount(bins, weights=distribution.counts, minlength=len(edges) + 1)
     return np.append(counts, distribution.nulls)
 
-
+# %% ../../nbs/lib/monitoring/drift.ipynb #303862e5
 def _aligned(
     window: Distribution,
     baseline: Distribution,
@@ -122,7 +122,7 @@ def shares(
         counts = _aligned(window, baseline)
     return counts / counts.sum(axis=1, keepdims=True)
 
-
+# %% ../../nbs/lib/monitoring/drift.ipynb #c476a9a2
 def population_stability_index(
     pair: np.ndarray,  # shape (2, bins): shares
 ) -> float:  # 0 or more; 0.1 is a small shift, 0.2 a large one
@@ -198,7 +198,7 @@ def _pvalue(row: Any) -> float:  # of the test that applies
             return 1.0 if pvalue is None or pd.isna(pvalue) else float(pvalue)
     return np.nan
 
-
+# %% ../../nbs/lib/monitoring/drift.ipynb #9cb7713b
 def effects(
     rows: pd.DataFrame,  # drift metrics of any origin
 ) -> pd.Series:  # population stability index, else Jensen-Shannon distance
@@ -237,9 +237,7 @@ def judge_columns(
     )
 
 # %% ../../nbs/lib/monitoring/drift.ipynb #23fe5150
-_MARGIN = 1.25
-
-
+_MARGIN = 1.25  # of a season
 _FURTHEST = 3.0  # as often as it was measured, a trend is carried on
 
 
@@ -247,7 +245,7 @@ def _effect(now: Distribution, then: Distribution) -> float:
     found = compare(now, then)
     return float(effects(pd.DataFrame([found])).fillna(0).iloc[0])
 
-
+# %% ../../nbs/lib/monitoring/drift.ipynb #31478c9f
 def _steady(
     effect: float,  # of `now` on `then`
     now: Distribution,
@@ -262,7 +260,7 @@ def _steady(
     # near zero, eight squares of the distance are the index, in bits (Endres and Schindelin 2003)
     return float(np.sqrt(max(0.0, effect**2 - chance / (8 * np.log(2)))))
 
-
+# %% ../../nbs/lib/monitoring/drift.ipynb #1d0f4f8e
 @dataclass(frozen=True)
 class Movement:
     "How far a column moves by itself: population stability index or Jensen-Shannon distance."
@@ -280,7 +278,7 @@ class Movement:
         carried = self.steady * min(reach, _FURTHEST) ** self.power
         return max(self.trend, carried, _MARGIN * self.season)
 
-
+# %% ../../nbs/lib/monitoring/drift.ipynb #009977e8
 def natural_movement(
     training: Sequence[pd.Series],  # one column in each training snapshot
     holdout: pd.Series,  # the same column in the holdout
@@ -315,7 +313,7 @@ def _moments(found: Distribution) -> dict[str, Any]:  # of a numeric column with
         "median": quantiles[2],
     }
 
-
+# %% ../../nbs/lib/monitoring/drift.ipynb #c1873e22
 def profile(found: Distribution) -> dict[str, Any]:
     "Count, nulls, zeros, distinct values and, for a number, mean, spread and quantiles."
     zeros = int(found.counts[found.values == 0].sum()) if found.numeric else 0

@@ -52,7 +52,7 @@ def _rates(counts: np.ndarray) -> np.ndarray:  # (..., 4) to (..., 3): f1, preci
         axis=-1,
     )
 
-
+# %% ../../nbs/lib/monitoring/quality.ipynb #2a0759c2
 def decisions(
     counts: np.ndarray,  # true positives, false positives, false negatives, true negatives
     random_state: int = 42,
@@ -78,7 +78,7 @@ def _probabilities(
         "calibration_gap": _bounded(mean_estimate(gap, CONFIDENCE), lowest=-1.0),
     }
 
-
+# %% ../../nbs/lib/monitoring/quality.ipynb #d410d1f9
 def confusion(
     y: np.ndarray,  # labels, or probabilities of being 1, shape (rows,)
     decided: np.ndarray,  # whether each row was called a churner
@@ -90,7 +90,7 @@ def confusion(
     counts = np.array([hit, called - hit, true - hit, len(y) - called - true + hit])
     return np.maximum(counts, 0.0)  # expectations add up only to rounding
 
-
+# %% ../../nbs/lib/monitoring/quality.ipynb #c61a3bea
 def measure_quality(
     y: np.ndarray,  # 1 churned, 0 stayed, shape (rows,)
     probability: np.ndarray,  # churn probability of each row
@@ -114,7 +114,7 @@ class Calibration:
         "Share of rows with such answers that churned."
         return self.regression.predict(np.asarray(probability, dtype=float))
 
-
+# %% ../../nbs/lib/monitoring/quality.ipynb #d6be415a
 def calibrate(
     y: np.ndarray,  # holdout labels
     probability: np.ndarray,  # the model's answers on the holdout
@@ -138,7 +138,7 @@ def _expected_auc(
     won = np.sum(churn * below) + np.sum(churn * stay - own) / 2
     return float(won / pairs) if pairs > 0 else None
 
-
+# %% ../../nbs/lib/monitoring/quality.ipynb #c09e0975
 def _auc_error(area: float, positives: float, negatives: float) -> float:
     "Standard error of ROC-AUC (Hanley and McNeil 1982)."
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
@@ -173,7 +173,7 @@ class Loss:
     reference: float  # on the holdout
     allowed: float  # what may be lost
 
-
+# %% ../../nbs/lib/monitoring/quality.ipynb #d63f0277
 def losses(
     found: dict[str, Measured],  # of a window
     reference: dict[str, Measured],  # of the holdout
@@ -187,7 +187,7 @@ def losses(
         now, then = found[name], reference[name].value
         if (
             name == "calibration_gap"
-        ):  # either sign is wrong, and the holdout's own gap is no excuse
+        ):  # either sign is wrong, and the holdout's own gap does not matter
             worse = now.low > limit or now.high < -limit
         else:
             worse = now.high < then - limit
