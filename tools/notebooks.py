@@ -4,12 +4,15 @@
 metadata. One call is enough, a second changes nothing. Without `prepare` the same is only checked, of a
 copy so that nothing here changes: are the notebooks clean and the job notebooks without outputs, does the
 package equal their export, do the paired scripts of the job notebooks say the same, is there exactly one
-cell tagged `parameters` in each job notebook.
+cell tagged `parameters` in each job notebook, are the cells of the library short, with examples that show
+their output.
 """
 
+import ast
 import copy
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -231,6 +234,70 @@ def tag_problems(source: Path) -> Iterator[str]:
             yield f"{JOBS / path.name} has {tagged} cells tagged parameters; it needs one"
 
 
+LONGEST = 40  # lines of an exported cell
+SHORT = 15  # lines that at least half of them have at most
+SHOWN = (
+    ast.Name,
+    ast.Attribute,
+    ast.Subscript,
+    ast.Tuple,
+    ast.List,
+    ast.Dict,
+    ast.Compare,
+    ast.BinOp,
+)
+
+
+def directive(source: str) -> str:
+    """What the first line of a cell tells nbdev: export, hide, default_exp; empty when nothing."""
+    found = re.match(r"#\|\s*(\w+)", source)
+    return found[1] if found else ""
+
+
+def shows(source: str) -> bool:
+    """Whether a cell surely has an output: it ends in an expression that is no call."""
+    plain = re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)
+    body = ast.parse(plain).body
+    ends = body[-1].value if body and isinstance(body[-1], ast.Expr) else None
+    return isinstance(ends, SHOWN) and not source.rstrip().endswith(";")
+
+
+def is_import(source: str) -> bool:
+    """Whether a cell only imports."""
+    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+
+
+def cell_problems(source: Path) -> Iterator[str]:
+    """Cells that are too long or empty, outputs on the wrong cell, pages of the library without example."""
+    lengths, examples = [], 0
+    for path in sorted((source / "nbs").rglob("*.ipynb")):
+        name, shown = path.relative_to(source), 0
+        if ".ipynb_checkpoints" in path.parts or JOBS in name.parents:
+            continue
+        cells = [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
+        for cell in cells:
+            text, place = cell.source, f"{name} cell {cell.id}"
+            if not text.strip():
+                yield f"{place} is empty; delete it"
+            elif directive(text) == "export" and not is_import(text):
+                lengths.append(len(text.splitlines()) - 1)
+                if cell.outputs:
+                    yield f"{place} exports and has the output of another cell; run the notebook again"
+                if lengths[-1] > LONGEST:
+                    yield f"{place} exports {lengths[-1]} lines; split it, {LONGEST} are the most"
+            elif not directive(text) and not is_import(text):
+                shown += bool(cell.outputs)
+                examples += Path("nbs/lib") in name.parents
+                if shows(text) and not cell.outputs:
+                    yield f"{place} ends in an expression and shows nothing; run the notebook again"
+        if Path("nbs/lib") in name.parents and not shown:
+            yield f"{name} has no example whose output shows; add one"
+    if lengths and sum(length <= SHORT for length in lengths) * 2 < len(lengths):
+        yield f"nbs/lib: fewer than half of {len(lengths)} exported cells have {SHORT} lines or less"
+    if examples < len(lengths):
+        yield f"nbs/lib: {examples} examples for {len(lengths)} exported cells; there is one for each"
+
+
 def settings_problems(source: Path) -> Iterator[str]:
     """Comments of settings.ini that are not what its keys mean."""
     path = source / "settings.ini"
@@ -264,7 +331,10 @@ def problems(source: Path) -> Iterator[str]:
 def main() -> int:
     """Do what was asked for and print every problem; 1 when there is one."""
     try:
-        found = prepare(ROOT) if sys.argv[1:] == ["prepare"] else list(problems(ROOT))
+        if sys.argv[1:] == ["prepare"]:
+            found = prepare(ROOT)
+        else:
+            found = list(cell_problems(ROOT) if sys.argv[1:] == ["cells"] else problems(ROOT))
     except PairError as error:
         found = [str(error).replace(f"{ROOT}/", "")]
     except subprocess.CalledProcessError as error:  # it has said why

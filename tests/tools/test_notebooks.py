@@ -148,3 +148,91 @@ def test_no_notebook_or_text_names_a_path_of_a_machine() -> None:
         text = path.read_text()
         for trace in ("/home/", "/root/", "site-packages", str(ROOT)):
             assert trace not in text, f"{path} shows {trace}"
+
+
+# --- the cells of the library ----------------------------------------------------------------------
+
+
+def page(folder: Path, *cells: nbformat.NotebookNode, name: str = "nbs/lib/page.ipynb") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell{number}"
+    notebooks.write_notebook(path, nbformat.v4.new_notebook(cells=list(cells)))
+    return folder
+
+
+def cell(source: str, output: str = "") -> nbformat.NotebookNode:
+    shown = [new_output("execute_result", {"text/plain": output}, execution_count=None)]
+    return new_code_cell(source, outputs=shown if output else [])
+
+
+EXPORT = cell("#| export\ndef double(x):\n    return 2 * x")
+EXAMPLE = cell("double(2)", "4")
+
+
+def lines(count: int) -> str:
+    return "#| export\n" + "\n".join(f"a{number} = {number}" for number in range(count))
+
+
+def test_a_short_cell_with_an_example_that_shows_its_output_is_right(tmp_path: Path) -> None:
+    imports = cell("#| export\n" + "\n".join(f"import a{number}" for number in range(60)))
+    page(tmp_path, imports, EXPORT, EXAMPLE, cell(lines(notebooks.SHORT)), cell("a1", "1"))
+    assert list(notebooks.cell_problems(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "problem"),
+    [
+        ([EXPORT, EXAMPLE, cell("  \n")], "nbs/lib/page.ipynb cell cell2 is empty; delete it"),
+        (
+            [cell(EXPORT.source, "4"), EXAMPLE],
+            "nbs/lib/page.ipynb cell cell0 exports and has the output of another cell; "
+            "run the notebook again",
+        ),
+        (
+            [EXPORT, EXAMPLE, EXAMPLE, cell(lines(41))],
+            "nbs/lib/page.ipynb cell cell3 exports 41 lines; split it, 40 are the most",
+        ),
+        (
+            [EXPORT, EXAMPLE, cell("x = double(3)\nx, 2")],
+            "nbs/lib/page.ipynb cell cell2 ends in an expression and shows nothing; "
+            "run the notebook again",
+        ),
+        (
+            [EXPORT, cell("assert double(2) == 4")],
+            "nbs/lib/page.ipynb has no example whose output shows; add one",
+        ),
+        (
+            [EXPORT, cell(lines(3)), EXAMPLE],
+            "nbs/lib: 1 examples for 2 exported cells; there is one for each",
+        ),
+        (
+            [EXPORT, cell(lines(16)), cell(lines(16)), EXAMPLE, EXAMPLE, EXAMPLE],
+            "nbs/lib: fewer than half of 3 exported cells have 15 lines or less",
+        ),
+    ],
+)
+def test_a_cell_that_does_not_suit_a_reader_is_found(
+    tmp_path: Path, cells: list[nbformat.NotebookNode], problem: str
+) -> None:
+    page(tmp_path, *(cell(each.source, "4" if each.outputs else "") for each in cells))
+    assert list(notebooks.cell_problems(tmp_path)) == [problem]
+
+
+def test_pages_outside_the_library_need_no_example_of_their_own(tmp_path: Path) -> None:
+    page(tmp_path, new_markdown_cell("# Words"), name="nbs/how-to/read.ipynb")
+    assert list(notebooks.cell_problems(tmp_path)) == []
+    page(tmp_path, cell("1, 2"), name="nbs/how-to/run.ipynb")
+    assert len(list(notebooks.cell_problems(tmp_path))) == 1
+
+
+def test_a_comment_of_the_settings_that_is_not_the_meaning_of_its_key_is_found(
+    project: Path,
+) -> None:
+    path = project / "settings.ini"
+    path.write_text((ROOT / "settings.ini").read_text().replace("# Least F1", "# Greatest F1"))
+    number = path.read_text().splitlines().index("# Greatest F1 on the holdout") + 1
+    assert list(notebooks.settings_problems(project)) == [
+        f"settings.ini:{number} is not what nbs/lib/settings.ipynb says; run make prepare"
+    ]
