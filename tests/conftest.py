@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +38,14 @@ LONG_FIRST = (
     "registry/test_promotion.py",
 )
 WITHOUT_SPARK = "CHURN_TEST_SPARK=0 leaves out what needs Spark"
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Poll until the condition holds; the test fails when it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Bundle', 'BundleError', 'Plan', 'PlanError', 'Step', 'find_root', 'load', 'make_plan', 'run_plan']
 
-# %% ../../nbs/lib/bundle/index.ipynb #de04a852
+# %% ../../nbs/lib/bundle/index.ipynb #7e9d0c29
 from .files import BundleError
-from .resolve import Bundle, find_root, load
 from .plan import Plan, PlanError, Step, make_plan
+from .resolve import Bundle, find_root, load
 from .run import run_plan
 
 _all_ = [

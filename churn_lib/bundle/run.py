@@ -5,21 +5,44 @@
 # %% auto #0
 __all__ = ['Kernels', 'ExecutionError', 'execute', 'TaskRun', 'JobRun', 'Reporter', 'Run', 'run_plan']
 
-# %% ../../nbs/lib/bundle/run.ipynb #c47e17ea
+# %% ../../nbs/lib/bundle/run.ipynb #65c80375
 import contextlib
+import json
 import os
 import re
+import secrets
+import shutil
 import signal
+import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from functools import cache
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-# %% ../../nbs/lib/bundle/run.ipynb #2b639a64
+from churn_lib.bundle.plan import (
+    BAD,
+    Plan,
+    PlanError,
+    Step,
+    as_text,
+    check_values,
+    compare,
+    decide,
+    fill,
+    references,
+)
+from ..job_context import job_environment, read_values, write_values
+
+# %% ../../nbs/lib/bundle/run.ipynb #003dc82e
 class Kernels:
     "What a run has started, to be stopped together."
 
@@ -27,29 +50,29 @@ class Kernels:
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         self._stops: dict[str, Callable[[], None]] = {}
-        self._asked: set[str] = set()  # tasks that were told to stop
+        self._stopping: set[str] = set()  # tasks that are to stop
 
     def begin(self, task_key: str) -> None:
         "A task starts an attempt: what stopped the one before is forgotten."
         with self._lock:
             self._stops.pop(task_key, None)
-            self._asked.discard(task_key)
+            self._stopping.discard(task_key)
 
     def is_stopped(self, task_key: str) -> bool:
-        "Whether the task, or the whole run, was told to stop."
-        return self.stopped.is_set() or task_key in self._asked
+        "Whether the task, or the whole run, is to stop."
+        return self.stopped.is_set() or task_key in self._stopping
 
     def add(self, task_key: str, stop: Callable[[], None]) -> None:
         "Remember how the work of a task is stopped."
         with self._lock:
             self._stops[task_key] = stop
-        if self.is_stopped(task_key):  # told before there was anything to stop
+        if self.is_stopped(task_key):  # since before there was anything to stop
             stop()
 
     def stop(self, task_key: str) -> None:
         "Stop the work of one task."
         with self._lock:
-            self._asked.add(task_key)
+            self._stopping.add(task_key)
             stop = self._stops.get(task_key)
         if stop:
             stop()
@@ -60,29 +83,27 @@ class Kernels:
         for task_key in list(self._stops):
             self.stop(task_key)
 
-
-def _kill(
-    client: Any,  # a PapermillNotebookClient
-) -> None:  # its kernel, and everything that kernel has started
+# %% ../../nbs/lib/bundle/run.ipynb #1ab8dcce
+def _kill(client: Any) -> None:  # the kernel of a PapermillNotebookClient and what it has started
     group = getattr(getattr(client.km, "provisioner", None), "pgid", None)
     if group and group != os.getpgid(0):  # kernels lead a process group of their own
         with contextlib.suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
 
-# %% ../../nbs/lib/bundle/run.ipynb #769e0ebb
+# %% ../../nbs/lib/bundle/run.ipynb #f44d3a14
 class ExecutionError(Exception):
     "A notebook did not run to its end; the message says where and why."
 
 
 class _Kernel:
-    "The kernel of one execution: what it is started with, the cell it is in, and what its process has become."
+    "The kernel of one execution: what it is started with, its cell, and its process."
 
     def __init__(
         self,
         output: Path,  # where the executed notebook goes
         folder: Path,  # the kernel's
         environment: dict[str, str],  # the kernel's
-        before_cell: Callable[[int], None],  # told the index of a cell that begins
+        before_cell: Callable[[int], None],  # called with the index of a cell that begins
     ):
         self.output, self.folder, self.environment = output, folder, environment
         self.log = output.with_suffix(".log")
@@ -109,7 +130,7 @@ class _Kernel:
         if any(part.get("source") == "ask_exit" for part in payload):
             self.left = self.left or self.cell
 
-# %% ../../nbs/lib/bundle/run.ipynb #8767e003
+# %% ../../nbs/lib/bundle/run.ipynb #25dfb316
 _OF_EVERY_KERNEL = "[IPKernelApp] WARNING | Kernel is running over TCP"
 
 
@@ -120,7 +141,7 @@ def _last_lines(kernel: _Kernel) -> str:
     return f"last log lines: {' | '.join(last)}" if last else "it has logged nothing"
 
 
-def _fate(process: Any) -> str:
+def _exit_reason(process: Any) -> str:
     code = process.poll() if process else None
     if code is None:
         return "its process is gone"
@@ -129,115 +150,28 @@ def _fate(process: Any) -> str:
     hint = ", as the system does when memory runs out" if code == -signal.SIGKILL else ""
     return f"killed by {signal.Signals(-code).name}{hint}"
 
-
+# %% ../../nbs/lib/bundle/run.ipynb #02141bd8
 def _death(
     kernel: _Kernel,
     error: Exception,  # by which it was noticed
 ) -> str:  # where and how it died, in one line
     last = _last_lines(kernel)
     if not kernel.cell:
-        words = " ".join(str(error).split())
-        return f"the kernel of {kernel.output} died before the first cell: {words}; {last}"
-    return f"the kernel died in cell [{kernel.cell}] of {kernel.output}: {_fate(kernel.process)}; {last}"
+        detail = " ".join(str(error).split())
+        return f"the kernel of {kernel.output} died before the first cell: {detail}; {last}"
+    where = f"cell [{kernel.cell}] of {kernel.output}"
+    return f"the kernel died in {where}: {_exit_reason(kernel.process)}; {last}"
 
-
+# %% ../../nbs/lib/bundle/run.ipynb #b377c410
 def _early_end(
     cell: int,  # its number, as `[1]` counts
     output: Path,  # the executed notebook
     how: str,  # exit() or SystemExit
 ) -> str:
-    return (
-        f"cell [{cell}] of {output} ended the notebook with {' '.join(how.split())}; "
-        "a job runs to its end or raises an error"
-    )
-
-# %% ../../nbs/lib/bundle/run.ipynb #9e3be104
-@cache
-def _engine() -> str:  # the name by which papermill knows our engine
-    # imported here: papermill takes two seconds, and most commands run no notebook
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-    from papermill.clientwrap import PapermillNotebookClient
-    from papermill.engines import NBClientEngine, papermill_engines
-    from traitlets import default
-
-    class Manager(AsyncKernelManager):
-        "Starts the Python that runs here, whatever kernels somebody has installed under its name."
-
-        @default("kernel_spec_manager")
-        def _only_our_own(self) -> KernelSpecManager:
-            return KernelSpecManager(parent=self, kernel_dirs=[])
-
-    class Engine(NBClientEngine):
-        "papermill's own engine, with an environment, a folder and a log for the kernel."
-
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
-            kernel = options["kernel"]
-            client = PapermillNotebookClient(
-                nb_man,
-                kernel_name=kernel_name,
-                kernel_manager_class=Manager,
-                timeout=None,
-                startup_timeout=options["start_timeout"],
-                # else the last lines of a process that dies may be lost on their way
-                extra_arguments=["--IPKernelApp.capture_fd_output=False"],
-                on_cell_execute=kernel.begins,
-                on_cell_executed=kernel.ends,
-            )
-            kernel.client = client
-            options["on_client"](client)
-            # what libraries write past Python goes to a file, not across the live lines
-            with (
-                open(kernel.log, "ab") as log,
-                tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-            ):
-                # without what somebody has IPython do at its start
-                environment = {**kernel.environment, "IPYTHONDIR": folder}
-                return client.execute(
-                    env=environment, cwd=str(kernel.folder), stdout=log, stderr=log
-                )
-
-    papermill_engines.register("churn", Engine)
-    return "churn"
-
-# %% ../../nbs/lib/bundle/run.ipynb #6b98df23
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+    where = f"cell [{cell}] of {output} ended the notebook with {' '.join(how.split())}"
+    return f"{where}; a job runs to its end or raises an error"
 
 
-def _write_html(
-    notebook: Path,  # an executed notebook
-) -> None:
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(
-        # nothing in a report is fetched from elsewhere
-        mathjax_url="",
-        require_js_url="",
-        jquery_url="",
-        mermaid_js_url="",
-        embed_images=True,
-    )
-    page, _ = exporter.from_filename(str(notebook))
-    part = notebook.with_suffix(".html.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(notebook.with_suffix(".html"))
-
-
-def _failure(
-    error: Any,  # a PapermillExecutionError
-    notebook: Path,  # the executed notebook
-) -> str:  # last frames of the traceback, and where to look
-    if error.ename == "SystemExit":
-        return _early_end(error.exec_count, notebook, f"SystemExit: {error.evalue}")
-    from churn_lib.registry import explain  # MLflow takes seconds to import
-
-    frames = [_ANSI.sub("", frame) for frame in error.traceback]
-    told = "\n".join(frames[-3:]) or f"{error.ename}: {error.evalue}"
-    told = explain(error.ename, error.evalue) or told
-    return f"{told}\nin cell [{error.exec_count}] of {notebook}"
-
-# %% ../../nbs/lib/bundle/run.ipynb #3792b2dc
 def _check_end(
     kernel: _Kernel,
     cells: list[Any],  # of the executed notebook
@@ -249,7 +183,96 @@ def _check_end(
     if kernel.left:
         raise ExecutionError(_early_end(kernel.left, kernel.output, "exit()"))
 
-# %% ../../nbs/lib/bundle/run.ipynb #9eb01921
+# %% ../../nbs/lib/bundle/run.ipynb #15d2c87e
+@cache
+def _manager() -> Any:  # a class that starts the Python that runs here
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    class Manager(AsyncKernelManager):
+        "Ignores kernels that somebody has installed under the same name."
+
+        @default("kernel_spec_manager")
+        def _only_our_own(self) -> KernelSpecManager:
+            return KernelSpecManager(parent=self, kernel_dirs=[])
+
+    return Manager
+
+# %% ../../nbs/lib/bundle/run.ipynb #47e03dd5
+def _run_cells(notebook: Any, name: str, kernel: _Kernel, options: dict[str, Any]) -> Any:
+    from papermill.clientwrap import PapermillNotebookClient
+
+    client = PapermillNotebookClient(
+        notebook,
+        kernel_name=name,
+        kernel_manager_class=_manager(),
+        timeout=None,
+        startup_timeout=options["start_timeout"],
+        # else the last lines of a process that dies may be lost on their way
+        extra_arguments=["--IPKernelApp.capture_fd_output=False"],
+        on_cell_execute=kernel.begins,
+        on_cell_executed=kernel.ends,
+    )
+    kernel.client = client
+    options["on_client"](client)
+    # what libraries write past Python goes to a file, not across the live lines
+    with (
+        open(kernel.log, "ab") as log,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+    ):
+        # without what somebody has IPython do at its start
+        environment = {**kernel.environment, "IPYTHONDIR": folder}
+        return client.execute(env=environment, cwd=str(kernel.folder), stdout=log, stderr=log)
+
+# %% ../../nbs/lib/bundle/run.ipynb #b36242ac
+@cache
+def _engine() -> str:  # the name by which papermill knows our engine
+    # imported here: papermill takes two seconds, and most commands run no notebook
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class Engine(NBClientEngine):
+        "papermill's own engine, with an environment, a folder and a log for the kernel."
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **options: Any) -> Any:
+            return _run_cells(nb_man, kernel_name, options["kernel"], options)
+
+    papermill_engines.register("churn", Engine)
+    return "churn"
+
+# %% ../../nbs/lib/bundle/run.ipynb #82a22490
+def _write_html(
+    notebook: Path,  # an executed notebook
+) -> None:
+    from nbconvert import HTMLExporter
+
+    # nothing in a report is fetched from elsewhere
+    fetched = ("mathjax_url", "require_js_url", "jquery_url", "mermaid_js_url")
+    exporter = HTMLExporter(**dict.fromkeys(fetched, ""), embed_images=True)
+    page, _ = exporter.from_filename(str(notebook))
+    part = notebook.with_suffix(".html.part")
+    part.write_text(page, encoding="utf-8")
+    part.replace(notebook.with_suffix(".html"))
+
+# %% ../../nbs/lib/bundle/run.ipynb #82711c87
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def _failure(
+    error: Any,  # a PapermillExecutionError
+    notebook: Path,  # the executed notebook
+) -> str:  # last frames of the traceback, and where to look
+    if error.ename == "SystemExit":
+        return _early_end(error.exec_count, notebook, f"SystemExit: {error.evalue}")
+    from churn_lib.registry import explain  # MLflow takes seconds to import
+
+    frames = [_ANSI.sub("", frame) for frame in error.traceback]
+    detail = "\n".join(frames[-3:]) or f"{error.ename}: {error.evalue}"
+    detail = explain(error.ename, error.evalue) or detail
+    return f"{detail}\nin cell [{error.exec_count}] of {notebook}"
+
+# %% ../../nbs/lib/bundle/run.ipynb #879a0147
 def execute(
     notebook: Path,  # a notebook
     output: Path,  # where the executed notebook goes; its HTML and its log beside it
@@ -257,7 +280,7 @@ def execute(
     environment: dict[str, str],  # environment of the kernel
     kernels: Kernels,  # lets others stop it
     task_key: str,  # under which it can be stopped
-    on_cell: Callable[[int, int], None] = lambda number, total: None,  # told of each cell
+    on_cell: Callable[[int, int], None] = lambda number, total: None,  # called for each cell
 ) -> None:
     "Run a notebook in its own folder and keep its report; raises `ExecutionError`."
     import papermill
@@ -288,37 +311,7 @@ def execute(
         if output.exists():
             _write_html(output)
 
-# %% ../../nbs/lib/bundle/run.ipynb #55fe8577
-import contextlib
-import json
-import os
-import secrets
-import shutil
-import sys
-import threading
-import time
-import traceback
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-
-from ..job_context import job_environment, read_values, write_values
-from churn_lib.bundle.plan import (
-    BAD,
-    Plan,
-    PlanError,
-    Step,
-    as_text,
-    check_values,
-    compare,
-    decide,
-    fill,
-    references,
-)
-
-# %% ../../nbs/lib/bundle/run.ipynb #90085c8c
+# %% ../../nbs/lib/bundle/run.ipynb #c3e5014f
 @dataclass
 class TaskRun:
     "What became of one task."
@@ -330,7 +323,7 @@ class TaskRun:
     notebook: str | None = None  # path of the executed notebook
     error: str | None = None
 
-
+# %% ../../nbs/lib/bundle/run.ipynb #3e62c3de
 @dataclass
 class JobRun:
     "What became of a job; `tasks` in the order of the plan."
@@ -346,9 +339,9 @@ class JobRun:
         "Whether no task failed, was stopped or was skipped."
         return self.state == "SUCCESS"
 
-# %% ../../nbs/lib/bundle/run.ipynb #7a8e2fa6
+# %% ../../nbs/lib/bundle/run.ipynb #82d8590c
 class Reporter:
-    "Is told how a run goes; this one keeps quiet."
+    "Run callbacks; the default does nothing."
 
     def begun(self, plan: Plan) -> None:
         "The run begins; jobs that it runs in turn do not come here."
@@ -365,46 +358,35 @@ class Reporter:
     def finished(self) -> None:
         "The run is over, however it went; what `begun` has opened is closed here."
 
-# %% ../../nbs/lib/bundle/run.ipynb #8ffef749
-class _Guarded(Reporter):
-    "Passes on what happens until the reporter fails: a display never decides the fate of a run."
+# %% ../../nbs/lib/bundle/run.ipynb #8855d83b
+class _Guarded:
+    "Passes on what happens until the reporter fails: a display never decides how a run ends."
 
     def __init__(self, reporter: Reporter):
-        self.reporter: Reporter | None = reporter
+        self._reporter: Reporter | None = reporter
         self._lock = threading.Lock()
+
+    def __getattr__(
+        self, name: str
+    ) -> Callable[..., None]:  # begun, started, cell, ended, finished
+        return partial(self._pass_on, name)
 
     def _pass_on(self, name: str, *values: Any) -> None:
         try:
-            getattr(self.reporter or Reporter(), name)(*values)
+            getattr(self._reporter or Reporter(), name)(*values)
         except (Exception, SystemExit) as error:
             with self._lock:
-                failed, self.reporter = self.reporter, None
+                failed, self._reporter = self._reporter, None
             if failed is None:
                 return
             with contextlib.suppress(Exception, SystemExit):  # gives the terminal back
                 failed.finished()
             detail = " ".join(f"{type(error).__name__}: {error}".split())
+            message = f"churn: the progress display failed ({detail}); the run goes on\n"
             with contextlib.suppress(Exception):
-                sys.stderr.write(
-                    f"churn: the progress display failed ({detail}); the run goes on\n"
-                )
+                sys.stderr.write(message)
 
-    def begun(self, plan: Plan) -> None:
-        self._pass_on("begun", plan)
-
-    def started(self, run_id: str, step: Step) -> None:
-        self._pass_on("started", run_id, step)
-
-    def cell(self, run_id: str, step: Step, number: int, total: int) -> None:
-        self._pass_on("cell", run_id, step, number, total)
-
-    def ended(self, run_id: str, step: Step, task: TaskRun) -> None:
-        self._pass_on("ended", run_id, step, task)
-
-    def finished(self) -> None:
-        self._pass_on("finished")
-
-# %% ../../nbs/lib/bundle/run.ipynb #f10e28b4
+# %% ../../nbs/lib/bundle/run.ipynb #77aca583
 class Run:
     "One run of a plan."
 
@@ -412,7 +394,7 @@ class Run:
         self,
         plan: Plan,
         runs: Path,  # folder of all runs
-        reporter: Reporter,
+        reporter: _Guarded,
         kernels: Kernels,
     ):
         self.plan, self.runs, self.reporter, self.kernels = plan, runs, reporter, kernels
@@ -425,7 +407,7 @@ class Run:
         self.began = time.monotonic()
 
     def save(self, state: str = "RUNNING") -> JobRun:
-        "Write `run.json` as the run stands."
+        "Write `run.json` with the present state of the run."
         seconds = round(time.monotonic() - self.began, 3)
         result = JobRun(self.plan.job, self.folder.name, state, seconds, list(self.tasks.values()))
         text = json.dumps({**asdict(result), "parameters": self.plan.parameters}, indent=2)
@@ -434,7 +416,7 @@ class Run:
         part.replace(self.folder / "run.json")
         return result
 
-# %% ../../nbs/lib/bundle/run.ipynb #35b8a468
+# %% ../../nbs/lib/bundle/run.ipynb #db077201
 def _known(
     run: Run,
     spec: dict[str, Any],  # body of a task
@@ -446,8 +428,7 @@ def _known(
             values = read_values(run.values, parts[1])
             if parts[3] not in values:
                 raise PlanError(f"task {parts[1]} has set no value {parts[3]!r} in this run")
-            value = values[parts[3]]
-            known[".".join(parts)] = as_text(value)
+            known[".".join(parts)] = as_text(values[parts[3]])
     return known
 
 
@@ -460,7 +441,7 @@ def _filled(
     known = _known(run, spec)
     return {key: fill(as_text(value), known) for key, value in (spec.get(name) or {}).items()}
 
-# %% ../../nbs/lib/bundle/run.ipynb #c00623a5
+# %% ../../nbs/lib/bundle/run.ipynb #b6f2d27e
 def _environment(
     run: Run,
     step: Step,
@@ -476,32 +457,20 @@ def _environment(
         environment.setdefault("CHURN_SETTINGS", str(settings))
     return environment
 
-
-def _run_notebook(
-    run: Run,
-    step: Step,
-) -> None:
+# %% ../../nbs/lib/bundle/run.ipynb #e3749f20
+def _run_notebook(run: Run, step: Step) -> None:
     assert step.notebook is not None
     task_key = step.task.task_key
     if read_values(run.values, task_key):  # of an attempt before this one
         write_values(run.values, task_key, {})
     values = {**_filled(run, step, "base_parameters"), **run.plan.parameters}
     check_values(step.notebook, values, task_key)
-    execute(
-        step.notebook,
-        run.folder / f"{task_key}.ipynb",
-        values,
-        _environment(run, step),
-        run.kernels,
-        task_key,
-        lambda number, total: run.reporter.cell(run.folder.name, step, number, total),
-    )
+    on_cell = partial(run.reporter.cell, run.folder.name, step)
+    output, environment = run.folder / f"{task_key}.ipynb", _environment(run, step)
+    execute(step.notebook, output, values, environment, run.kernels, task_key, on_cell)
 
-# %% ../../nbs/lib/bundle/run.ipynb #16dfcf34
-def _run_condition(
-    run: Run,
-    step: Step,
-) -> None:
+# %% ../../nbs/lib/bundle/run.ipynb #71dc7b12
+def _run_condition(run: Run, step: Step) -> None:
     spec = step.task.spec("condition_task")
     known = _known(run, spec)
     left, right = (fill(as_text(spec[side]), known) for side in ("left", "right"))
@@ -509,11 +478,8 @@ def _run_condition(
     run.outcomes[step.task.task_key] = outcome
     run.tasks[step.task.task_key].values = {"outcome": outcome}
 
-
-def _run_job(
-    run: Run,
-    step: Step,
-) -> None:
+# %% ../../nbs/lib/bundle/run.ipynb #cda48c5c
+def _run_job(run: Run, step: Step) -> None:
     assert step.job is not None
     parameters = {**step.job.parameters, **_filled(run, step, "job_parameters")}
     kernels = Kernels()
@@ -524,47 +490,65 @@ def _run_job(
         where = run.runs / done.job / done.run_id
         raise ExecutionError(f"{done.job} ended {done.state}; see {where}")
 
-# %% ../../nbs/lib/bundle/run.ipynb #3862de5d
-_RUNNERS = {
+
+_RUNNERS: dict[str, Callable[[Run, Step], None]] = {
     "notebook_task": _run_notebook,
     "condition_task": _run_condition,
     "run_job_task": _run_job,
 }
 
-
-def _attempt(
+# %% ../../nbs/lib/bundle/run.ipynb #92d15b56
+@contextlib.contextmanager
+def _time_limit(
     run: Run,
     step: Step,
-) -> tuple[str, str | None]:  # state and error
+) -> Iterator[threading.Event]:  # set when the task was stopped because its time was up
     limit, expired = step.task.timeout_seconds, threading.Event()
-    run.kernels.begin(step.task.task_key)
 
     def stop() -> None:
         expired.set()
         run.kernels.stop(step.task.task_key)
 
-    clock = threading.Timer(limit, stop) if limit else None
-    if clock:
-        clock.daemon = True
+    clock = threading.Timer(limit, stop)
+    clock.daemon = True
+    if limit:
         clock.start()
-    state, problem = "SUCCESS", None
     try:
-        _RUNNERS[step.kind](run, step)
-    except (ExecutionError, PlanError) as error:
-        state, problem = "FAILED", str(error)
-    except Exception:  # a full disk, a bug of ours: the run still ends in a state
-        state, problem = "FAILED", traceback.format_exc(limit=-3)
+        yield expired
     finally:
-        if clock:
-            clock.cancel()
-    if expired.is_set() and state == "FAILED":
-        return "TIMEDOUT", f"stopped after timeout_seconds = {limit}"
-    if run.kernels.stopped.is_set() and state == "FAILED":
-        return "CANCELED", "stopped with the run"
-    return state, problem
+        clock.cancel()
 
-# %% ../../nbs/lib/bundle/run.ipynb #3b926ff3
-def _set_aside(
+# %% ../../nbs/lib/bundle/run.ipynb #72933858
+def _attempt(
+    run: Run,
+    step: Step,
+) -> tuple[str, str | None]:  # state and error
+    run.kernels.begin(step.task.task_key)
+    with _time_limit(run, step) as expired:
+        try:
+            _RUNNERS[step.kind](run, step)
+            return "SUCCESS", None
+        except (ExecutionError, PlanError) as error:
+            problem = str(error)
+        except Exception:  # a full disk, a bug of ours: the run still ends in a state
+            problem = traceback.format_exc(limit=-3)
+    if expired.is_set():
+        return "TIMEDOUT", f"stopped after timeout_seconds = {step.task.timeout_seconds}"
+    if run.kernels.stopped.is_set():
+        return "CANCELED", "stopped with the run"
+    return "FAILED", problem
+
+# %% ../../nbs/lib/bundle/run.ipynb #e41f2931
+def _again(
+    step: Step,
+    state: str,  # how the last attempt ended
+    attempt: int,  # its number, 1 for the first
+) -> bool:  # whether to try once more
+    retry = state == "FAILED" or (state == "TIMEDOUT" and step.task.retry_on_timeout)
+    return retry and (step.task.max_retries == -1 or attempt <= step.task.max_retries)
+
+
+def _keep_attempt(
     run: Run,
     task_key: str,
     attempt: int,  # 1 for the first
@@ -574,7 +558,7 @@ def _set_aside(
         if kept.exists():
             kept.rename(run.folder / f"{task_key}.attempt-{attempt}{suffix}")
 
-
+# %% ../../nbs/lib/bundle/run.ipynb #c500659e
 def _run_task(
     run: Run,
     step: Step,
@@ -586,7 +570,7 @@ def _run_task(
     while _again(step, state, attempt):
         if run.kernels.stopped.wait(step.task.min_retry_interval_millis / 1000):
             break
-        _set_aside(run, task.task_key, attempt)
+        _keep_attempt(run, task.task_key, attempt)
         attempt += 1
         state, error = _attempt(run, step)
     notebook = run.folder / f"{task.task_key}.ipynb"
@@ -596,16 +580,7 @@ def _run_task(
     task.state, task.error = state, error
     return task
 
-
-def _again(
-    step: Step,
-    state: str,  # how the last attempt ended
-    attempt: int,  # its number, 1 for the first
-) -> bool:  # whether to try once more
-    retry = state == "FAILED" or (state == "TIMEDOUT" and step.task.retry_on_timeout)
-    return retry and (step.task.max_retries == -1 or attempt <= step.task.max_retries)
-
-# %% ../../nbs/lib/bundle/run.ipynb #799ebb88
+# %% ../../nbs/lib/bundle/run.ipynb #72cc57a5
 def _dependency_states(
     run: Run,
     step: Step,
@@ -621,34 +596,32 @@ def _dependency_states(
         states.append("EXCLUDED" if before.state == "SUCCESS" and other else before.state)
     return states
 
+# %% ../../nbs/lib/bundle/run.ipynb #c62839b3
+_Running = dict[Future[TaskRun], Step]  # tasks that are under way
 
-def _start_ready(
-    run: Run,
-    pool: ThreadPoolExecutor,
-    running: dict[Future[TaskRun], Step],
-) -> None:
+
+def _start_ready(run: Run, pool: ThreadPoolExecutor, running: _Running) -> None:
     moved = True
-    while moved:  # a task that does not run may settle the ones after it
+    while moved:  # a task that does not run may decide about the ones after it
         moved = False
         for step in run.plan.steps:
             task = run.tasks[step.task.task_key]
             states = _dependency_states(run, step) if task.state == "PENDING" else None
             if states is None:
                 continue
-            verdict = decide(step.task.run_if, states)
             moved = True
-            if verdict == "RUN":
+            task.state = decide(step.task.run_if, states)
+            if task.state == "RUN":
                 task.state = "RUNNING"
                 running[pool.submit(_run_task, run, step)] = step
             else:
-                task.state = verdict
                 run.reporter.ended(run.folder.name, step, task)
 
-# %% ../../nbs/lib/bundle/run.ipynb #2f2b12fd
-def _finish(
+# %% ../../nbs/lib/bundle/run.ipynb #072035bd
+def _await_one(
     run: Run,
-    running: dict[Future[TaskRun], Step],
-) -> None:  # waits for one task to end and takes note of it
+    running: _Running,
+) -> None:  # one task to end, and report it
     limit = run.plan.timeout_seconds
     left = max(0.0, run.began + limit - time.monotonic()) if limit else None
     done, _ = wait(running, timeout=left, return_when=FIRST_COMPLETED)
@@ -659,65 +632,7 @@ def _finish(
         run.reporter.ended(run.folder.name, step, future.result())
 
 
-def _final_state(
-    run: Run,
-) -> str:  # of the job, from its last tasks
-    awaited = {
-        dependency.task_key for step in run.plan.steps for dependency in step.task.depends_on
-    }
-    states = {task.task_key: task.state for task in run.tasks.values()}
-    bad_last = [key for key, state in states.items() if state in BAD and key not in awaited]
-    if bad_last:
-        return "FAILED"
-    return "SUCCESS_WITH_FAILURES" if any(state in BAD for state in states.values()) else "SUCCESS"
-
-# %% ../../nbs/lib/bundle/run.ipynb #89e4efbd
-def _run_steps(
-    plan: Plan,
-    runs: Path,  # folder of all runs
-    reporter: Reporter,  # a guarded one
-    kernels: Kernels,
-) -> JobRun:
-    run = Run(plan, runs, reporter, kernels)
-    _reuse_values(run)
-    stopped = ""
-    running: dict[Future[TaskRun], Step] = {}
-    with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
-        try:
-            while not run.kernels.stopped.is_set():
-                _start_ready(run, pool, running)
-                run.save()
-                if not running:
-                    break
-                _finish(run, running)
-        except (KeyboardInterrupt, TimeoutError) as error:
-            stopped = "TIMEDOUT" if isinstance(error, TimeoutError) else "CANCELED"
-            run.kernels.stop_all()
-    if run.kernels.stopped.is_set():
-        stopped = stopped or "CANCELED"
-        _settle(run, running)
-    return run.save(stopped or _final_state(run))
-
-
-def run_plan(
-    plan: Plan,
-    runs: Path,  # folder of all runs
-    reporter: Reporter | None = None,  # is told how it goes; when it fails, the run goes on
-    kernels: Kernels | None = None,  # lets another thread stop the run
-) -> JobRun:
-    "Run a plan to its end; a failing task is a state in the answer, Ctrl-C too."
-    guarded = _Guarded(reporter or Reporter())
-    guarded.begun(plan)
-    try:
-        return _run_steps(plan, runs, guarded, kernels or Kernels())
-    finally:
-        guarded.finished()
-
-# %% ../../nbs/lib/bundle/run.ipynb #f8e8ffba
-def _settle(
-    run: Run,
-    running: dict[Future[TaskRun], Step],  # tasks that were under way
-) -> None:  # the states of a run that was stopped
+def _end_stopped(run: Run, running: _Running) -> None:  # the tasks of a run that was stopped
     for future, step in running.items():
         run.reporter.ended(run.folder.name, step, future.result())
     for step in run.plan.steps:
@@ -726,7 +641,15 @@ def _settle(
             task.state = "SKIPPED"
             run.reporter.ended(run.folder.name, step, task)
 
-# %% ../../nbs/lib/bundle/run.ipynb #56608738
+# %% ../../nbs/lib/bundle/run.ipynb #45e1ddbc
+def _final_state(run: Run) -> str:  # of the job, from its last tasks
+    awaited = {each.task_key for step in run.plan.steps for each in step.task.depends_on}
+    bad = [key for key, task in run.tasks.items() if task.state in BAD]
+    if any(key not in awaited for key in bad):
+        return "FAILED"
+    return "SUCCESS_WITH_FAILURES" if bad else "SUCCESS"
+
+# %% ../../nbs/lib/bundle/run.ipynb #3d6bf433
 def _earlier_values(
     run: Run,
     task_key: str,  # a task that does not take part
@@ -739,9 +662,7 @@ def _earlier_values(
     return None
 
 
-def _reuse_values(
-    run: Run,
-) -> None:
+def _reuse_values(run: Run) -> None:
     for step in run.plan.steps:
         absent = step.before - run.tasks.keys()
         named = {parts[1] for parts in references(step.task.spec(step.kind)) if parts[0] == "tasks"}
@@ -749,8 +670,49 @@ def _reuse_values(
             values = _earlier_values(run, task_key)
             if values is None and task_key in named:
                 shutil.rmtree(run.folder)
-                raise PlanError(
-                    f"{run.plan.job}.{step.task.task_key} needs values of {task_key}, which has not "
-                    "succeeded yet: run the whole job once"
-                )
+                problem = f"needs values of {task_key}, which has not succeeded yet"
+                place = f"{run.plan.job}.{step.task.task_key}"
+                raise PlanError(f"{place} {problem}: run the whole job once")
             write_values(run.values, task_key, values or {})
+
+# %% ../../nbs/lib/bundle/run.ipynb #c2f0bc89
+def _run_steps(
+    plan: Plan,
+    runs: Path,  # folder of all runs
+    reporter: _Guarded,
+    kernels: Kernels,
+) -> JobRun:
+    run = Run(plan, runs, reporter, kernels)
+    _reuse_values(run)
+    stopped = ""
+    running: _Running = {}
+    with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
+        try:
+            while not kernels.stopped.is_set():
+                _start_ready(run, pool, running)
+                run.save()
+                if not running:
+                    break
+                _await_one(run, running)
+        except (KeyboardInterrupt, TimeoutError) as error:
+            stopped = "TIMEDOUT" if isinstance(error, TimeoutError) else "CANCELED"
+            kernels.stop_all()
+    if kernels.stopped.is_set():
+        stopped = stopped or "CANCELED"
+        _end_stopped(run, running)
+    return run.save(stopped or _final_state(run))
+
+# %% ../../nbs/lib/bundle/run.ipynb #19c1ec1f
+def run_plan(
+    plan: Plan,
+    runs: Path,  # folder of all runs
+    reporter: Reporter | None = None,  # when it fails, the run goes on
+    kernels: Kernels | None = None,  # lets another thread stop the run
+) -> JobRun:
+    "Run a plan to its end; a failing task is a state in the answer, Ctrl-C too."
+    guarded = _Guarded(reporter or Reporter())
+    guarded.begun(plan)
+    try:
+        return _run_steps(plan, runs, guarded, kernels or Kernels())
+    finally:
+        guarded.finished()

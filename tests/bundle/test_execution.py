@@ -40,7 +40,7 @@ def failure(folder: Path, *sources: str, **more: str) -> str:
         ),
     ],
 )
-def test_a_process_that_ends_names_the_cell_its_fate_and_the_last_log_lines(
+def test_a_process_that_ends_names_the_cell_how_it_ended_and_the_last_log_lines(
     tmp_path: Path, source: str, fate: str
 ) -> None:
     told = failure(tmp_path, "'before'", source, AFTER)

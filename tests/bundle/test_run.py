@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import yaml
 from churn_lib import bundle
 from churn_lib.bundle import BundleError, Plan, PlanError, Step, make_plan, run_plan
 from churn_lib.bundle.run import JobRun, Reporter, TaskRun
+from tests.conftest import wait_for
 
 CHURN = Path(sys.executable).parent / "churn"
 ECHO = "from churn_lib import job_context as jobs\njobs.task_values.set('said', text)"
@@ -77,14 +77,6 @@ def task(key: str, notebook: str = "echo", after: tuple[str, ...] = (), **fields
 
 def by_key(done: JobRun) -> dict[str, TaskRun]:
     return {each.task_key: each for each in done.tasks}
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Poll until the condition holds; fail the test when it never does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:
@@ -495,7 +487,7 @@ class Broken(Reporter):
 
 @pytest.mark.parametrize("error", [KeyError("state"), OSError("gone"), SystemExit(1)])
 @pytest.mark.parametrize("place", ["begun", "started", "cell", "ended", "finished"])
-def test_a_display_that_fails_is_said_once_and_does_not_decide_the_fate_of_a_job(
+def test_a_display_that_fails_is_reported_once_and_does_not_decide_how_a_job_ends(
     project: Project, capsys: pytest.CaptureFixture[str], place: str, error: BaseException
 ) -> None:
     condition = {"op": "EQUAL_TO", "left": "1", "right": "1"}

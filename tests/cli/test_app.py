@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from nbformat.v4 import new_markdown_cell
 from churn_lib import cli
 from churn_lib.bundle import PlanError, Step, run_plan
 from churn_lib.bundle.run import ExecutionError, JobRun, Kernels, Reporter, TaskRun, execute
-from tests.conftest import CHURN, Project, after, bad, good, notebook_task, processes_of
+from tests.conftest import CHURN, Project, after, bad, good, notebook_task, processes_of, wait_for
 
 # It is in a cell, and has started a process of its own, once there is a file `hangs`.
 HANGS = """
@@ -27,14 +26,6 @@ subprocess.Popen(["sleep", "600"])
 pathlib.Path("hangs").touch()
 threading.Event().wait()
 """
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Poll until the condition holds; the test fails when it never does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def states(done: JobRun) -> dict[str, str]:

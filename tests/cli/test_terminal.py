@@ -5,14 +5,23 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import CHURN, ROOT, Project, after, bad, good, notebook_task, processes_of
+from tests.conftest import (
+    CHURN,
+    ROOT,
+    Project,
+    after,
+    bad,
+    good,
+    notebook_task,
+    processes_of,
+    wait_for,
+)
 from tests.terminals import Terminal
 
 WAITS = """
@@ -32,14 +41,6 @@ STATES = {
     "nested": "FAILED",
     LONG: "SUCCESS",
 }
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Poll until the condition holds; the test fails when it never does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def every_kind(project: Project) -> Project:
