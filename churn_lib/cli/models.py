@@ -152,7 +152,7 @@ def rollback(
         return print_json(next(moves))
     remarks = registry.basis(models, move.to_version, settings, store).remarks(settings)
     Console().print(
-        f"Version {move.to_version} is Production, in place of {move.from_version or 'none'}. "
+        f"Rolled back Production to version {move.to_version} (previous: version {move.from_version or 'none'}). "
         f"What was trained meanwhile stays a candidate."
         + "".join(f" Note: {remark}." for remark in remarks),
         soft_wrap=True,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRODUCTION', 'Registry', 'RegistryError', 'STAGING', 'basis', 'connect', 'explain', 'tracking_uri', 'use_experiment',
-           'versions', 'workspace']
+           'versions', 'versions_table', 'workspace']
 
-# %% ../../nbs/lib/registry/index.ipynb #b0d69ce8
+# %% ../../nbs/lib/registry/index.ipynb #4fcd52ce
 from churn_lib.registry.models import (
     PRODUCTION,
     Registry,
@@ -18,6 +18,7 @@ from churn_lib.registry.models import (
     tracking_uri,
     use_experiment,
     versions,
+    versions_table,
     workspace,
 )
 
@@ -32,5 +33,6 @@ _all_ = [
     "tracking_uri",
     "use_experiment",
     "versions",
+    "versions_table",
     "workspace",
 ]

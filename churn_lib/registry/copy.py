@@ -12,20 +12,63 @@ import ibis
 import pyarrow as pa
 
 from .. import tables as tables_module
-from . import models as registry, promotion_log
+from . import promotion_log
 from .promotion_log import Follow
 from churn_lib.registry.promotion import (
     REPORTS,
     Decision,
     PromotionRefused,
     move_production,
+    next_move,
     passing_report,
     refuse_rolled_back,
     waiting,
 )
-from .models import PRODUCTION, Registry
+from .models import PRODUCTION, Registry, basis, connect, tracking_uri
 from ..settings import Settings
 from ..tables import Tables
+
+# %% ../../nbs/lib/registry/copy.ipynb #4e2d31d9
+def _connect_both(
+    origin: Settings,
+    destination: Settings,
+) -> tuple[Registry, Registry]:
+    if origin.model_name == destination.model_name:
+        raise PromotionRefused(
+            f"{origin.target} and {destination.target} have the same model_name, "
+            f"{origin.model_name}: there is nothing to copy"
+        )
+    if tracking_uri(origin) != tracking_uri(destination):
+        raise PromotionRefused(
+            f"{origin.target} and {destination.target} are in two MLflow registries: "
+            "a version can be copied inside one only"
+        )
+    return connect(origin), connect(destination)
+
+# %% ../../nbs/lib/registry/copy.ipynb #2f753f31
+def _chosen(
+    registry: Registry,  # of the origin
+    version: int | None,  # what was asked for
+) -> int:
+    chosen = registry.version_of(PRODUCTION) if version is None else version
+    if chosen is None:
+        raise PromotionRefused(
+            f"{registry.model_name} has nothing at Production: run validation_job there first"
+        )
+    return int(registry.version(chosen).version)
+
+
+def _refuse_sample(
+    registry: Registry,  # of the origin
+    version: int,
+    settings: Settings,  # of the origin
+    tables: Tables,  # of the origin
+) -> None:
+    if sample := basis(registry, version, settings, tables).sample:
+        raise PromotionRefused(
+            f"version {version} of {registry.model_name} was trained on the sample {sample}: it is not "
+            f"copied to another environment; load your own events in {settings.target} and train on them"
+        )
 
 # %% ../../nbs/lib/registry/copy.ipynb #b7280bf0
 def _copied(
@@ -40,24 +83,6 @@ def _copied(
     number = origin.copy(version, destination)
     destination.tag(number, {"copied_from": address})
     return number
-
-# %% ../../nbs/lib/registry/copy.ipynb #084e34d0
-def _carry_evidence(
-    tables: Tables,  # of the destination
-    row: dict[str, Any],  # of gold.gate_reports in the origin
-    models: Registry,  # of the destination
-    number: int,  # version in the destination
-) -> None:
-    same = False
-    if tables.exists(REPORTS):
-        known = tables.read(REPORTS)
-        own = (known.report_id == row["report_id"]) & (known.model_version == number)
-        same = known.filter(own).count().to_pyarrow().as_py() > 0
-    if same:
-        return
-    # the champion it was compared with has a number in the other catalog only
-    changes = {"model_name": models.model_name, "model_version": number, "champion_version": None}
-    tables.append(REPORTS, ibis.memtable(_one_row({**row, **changes})))
 
 # %% ../../nbs/lib/registry/copy.ipynb #f4d0a905
 _INTEGERS = ("model_version", "champion_version", "delta_feature_version", "holdout_rows")
@@ -75,47 +100,23 @@ def _one_row(
 
     return pa.table({name: column(name, value) for name, value in row.items()})
 
-# %% ../../nbs/lib/registry/copy.ipynb #4e2d31d9
-def _chosen(
-    models: Registry,  # of the origin
-    version: int | None,  # what was asked for
-) -> int:
-    chosen = models.version_of(PRODUCTION) if version is None else version
-    if chosen is None:
-        raise PromotionRefused(
-            f"{models.model_name} has nothing at Production: run validation_job there first"
-        )
-    return int(models.version(chosen).version)
-
-
-def _refuse_sample(
-    models: Registry,  # of the origin
-    version: int,
-    settings: Settings,  # of the origin
-    tables: Tables,  # of the origin
+# %% ../../nbs/lib/registry/copy.ipynb #084e34d0
+def _carry_evidence(
+    tables: Tables,  # of the destination
+    row: dict[str, Any],  # of gold.gate_reports in the origin
+    registry: Registry,  # of the destination
+    number: int,  # version in the destination
 ) -> None:
-    if sample := registry.basis(models, version, settings, tables).sample:
-        raise PromotionRefused(
-            f"version {version} of {models.model_name} was trained on the sample {sample}: it is not "
-            f"copied to another environment; load your own events in {settings.target} and train on them"
-        )
-
-
-def _connect_both(
-    origin: Settings,
-    destination: Settings,
-) -> tuple[Registry, Registry]:
-    if origin.model_name == destination.model_name:
-        raise PromotionRefused(
-            f"{origin.target} and {destination.target} have the same model_name, "
-            f"{origin.model_name}: there is nothing to copy"
-        )
-    if registry.tracking_uri(origin) != registry.tracking_uri(destination):
-        raise PromotionRefused(
-            f"{origin.target} and {destination.target} are in two MLflow registries: "
-            "a version can be copied inside one only"
-        )
-    return registry.connect(origin), registry.connect(destination)
+    same = False
+    if tables.exists(REPORTS):
+        known = tables.read(REPORTS)
+        own = (known.report_id == row["report_id"]) & (known.model_version == number)
+        same = known.filter(own).count().to_pyarrow().as_py() > 0
+    if same:
+        return
+    # the champion it was compared with has a number in the other catalog only
+    changes = {"model_name": registry.model_name, "model_version": number, "champion_version": None}
+    tables.append(REPORTS, ibis.memtable(_one_row({**row, **changes})))
 
 # %% ../../nbs/lib/registry/copy.ipynb #828ba15e
 def copy(
@@ -132,7 +133,7 @@ def copy(
     _refuse_sample(theirs, number, origin, known)
     row = passing_report(theirs, known, number, destination)
     tables = tables_module.connect(destination)
-    seen = promotion_log.settle(ours, tables, follow)
+    seen = promotion_log.recover(ours, tables, follow)
     champion = ours.version_of(PRODUCTION)
     copied = _copied(theirs, number, ours)
     _carry_evidence(tables, row, ours, copied)
@@ -141,15 +142,8 @@ def copy(
     refuse_rolled_back(seen, copied)
     if decision := waiting(ours, copied, destination):
         return decision
-    move = promotion_log.next_move(
-        seen,
-        promoted_by=by or promotion_log.user(),
-        model_name=ours.model_name,
-        from_version=champion,
-        to_version=copied,
-        git_sha=git_sha,
-        report_id=row["report_id"],
-        action="copy",
-        reason=f"copied from {theirs.model_name} version {number}",
-    )
+    reason = f"copied from {theirs.model_name} version {number}"
+    facts = {"git_sha": git_sha, "report_id": row["report_id"], "reason": reason}
+    versions = {"from_version": champion, "to_version": copied}
+    move = next_move(ours, seen, by, action="copy", **versions, **facts)
     return move_production(ours, tables, move, seen, follow)

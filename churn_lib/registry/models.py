@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGING', 'PRODUCTION', 'PREVIOUS', 'TABLE_VERSIONS', 'RegistryError', 'StoreError', 'explain', 'explained',
            'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect', 'Basis', 'basis',
-           'versions']
+           'versions', 'versions_table']
 
 # %% ../../nbs/lib/registry/models.ipynb #9919f137
 import json
@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from ..job_context import bypass_proxies, forget_variables
@@ -45,6 +45,11 @@ from mlflow.utils.rest_utils import http_request
 
 from ..settings import ChurnError, Settings
 
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+
+    from churn_lib.tables import Tables
+
 # %% ../../nbs/lib/registry/models.ipynb #3e9641a6
 STAGING, PRODUCTION, PREVIOUS = "Staging", "Production", "Previous"
 
@@ -52,11 +57,11 @@ STAGING, PRODUCTION, PREVIOUS = "Staging", "Production", "Previous"
 class RegistryError(ChurnError):
     "The registry does not hold what was asked for; the message names model, version and alias."
 
-# %% ../../nbs/lib/registry/models.ipynb #7a6072f4
+
 class StoreError(ChurnError):
     "MLflow or the workspace cannot be used; the message says why and what puts it right."
 
-
+# %% ../../nbs/lib/registry/models.ipynb #7a6072f4
 # by what an error says; each goes on after the name of the store
 _FIXES = {
     "is locked": "is locked by another process: wait for it, or end it",
@@ -64,7 +69,7 @@ _FIXES = {
     "unable to open database": "cannot be opened: it has to be a file that this user may read and "
     "write, in a folder of that kind",
     "is not a database|disk image is malformed": "is damaged, or no SQLite database: put a copy of "
-    "it back, or move it away and start anew with `churn pipeline`",
+    "it back, or move it away and start again with `churn pipeline`",
     "disk is full": "cannot be written: the disk is full",
     "Can't locate revision": f"was written by a newer MLflow than {mlflow.__version__}: install that one",
     r"out-of-date database schema|no such (table|column)|table \w+ already exists": "has another schema "
@@ -80,12 +85,14 @@ _FIXES = {
     "MLFLOW_TRACKING_URI",
     "must be in the 'active' state": "has a deleted run here: `mlflow runs restore --run-id RUN_ID`",
 }
+
+# %% ../../nbs/lib/registry/models.ipynb #a6920776
 # of MLflow, SQLAlchemy and databricks-sdk
 _KINDS = {"MlflowException", "RestException", "OperationalError", "DatabaseError", "ArgumentError"}
 _KINDS |= {"CommandError", "Unauthenticated", "PermissionDenied", "NoSuchModuleError"}
 _KINDS |= {"UnsupportedModelRegistryStoreURIException"}
 
-# %% ../../nbs/lib/registry/models.ipynb #a6920776
+
 def _shown(
     uri: str,  # address of a store
 ) -> str:  # without a password
@@ -94,7 +101,7 @@ def _shown(
 
 def explain(
     kind: str,  # name of the error's class
-    text: str,  # what it says
+    text: str,  # its message
     uri: str = "",  # of the store, where it is known
 ) -> str:  # one line; empty for an error that the user cannot put right
     "What puts an error of MLflow, its database or the workspace right."
@@ -107,12 +114,11 @@ def explain(
         reason = known[1]
     for pattern, fix in _FIXES.items():
         if re.search(pattern, f"{kind}: {text}"):
-            return f"MLflow's store {_shown(uri)} {fix} ({_shown(reason[:200].strip())})".replace(
-                "  ", " "
-            )
+            message = f"MLflow's store {_shown(uri)} {fix} ({_shown(reason[:200].strip())})"
+            return message.replace("  ", " ")
     return ""
 
-
+# %% ../../nbs/lib/registry/models.ipynb #66812fc8
 @contextmanager
 def explained(
     uri: str = "",  # of the store
@@ -146,20 +152,25 @@ def _make_folder(
         ) from None
 
 
+def _open_database(
+    uri: str,  # address of an SQL store
+    engine: str,  # sqlite, postgresql, ...
+) -> None:
+    try:
+        made = sqlalchemy.create_engine(uri, connect_args=_CONNECT.get(engine, {}))
+    except ImportError as error:
+        raise StoreError(f"MLflow's store {_shown(uri)} needs a driver: {error}") from None
+    with made.connect() as connection:
+        sqlalchemy.inspect(connection).get_table_names()
+    made.dispose()
+
+# %% ../../nbs/lib/registry/models.ipynb #bff5dd21
 def _open_store(
     uri: str,  # address of the MLflow store
 ) -> None:
-    # MLflow tries again for minutes: what cannot work is found before it is asked
     scheme, engine = uri.partition("://")[0], uri.partition(":")[0].partition("+")[0]
     if engine in DATABASE_ENGINES:
-        arguments = _CONNECT.get(engine, {})
-        try:
-            made = sqlalchemy.create_engine(uri, connect_args=arguments)
-        except ImportError as error:
-            raise StoreError(f"MLflow's store {_shown(uri)} needs a driver: {error}") from None
-        with made.connect() as connection:
-            sqlalchemy.inspect(connection).get_table_names()
-        made.dispose()
+        _open_database(uri, engine)
     elif scheme in ("http", "https"):
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
@@ -171,7 +182,7 @@ def _open_store(
 
 def workspace(
     profile: str = "",  # of ~/.databrickscfg; empty: as the environment has it
-) -> Any:  # WorkspaceClient of databricks.sdk, which takes a second to import
+) -> "WorkspaceClient":
     "A client of the Databricks workspace; raises `StoreError` when there is no way into it."
     from databricks.sdk import WorkspaceClient  # takes a second to import
     from databricks.sdk.config import Config
@@ -223,7 +234,7 @@ def tracking_uri(
         return named
     return store_uri(settings.store)
 
-
+# %% ../../nbs/lib/registry/models.ipynb #c99918f4
 def _forget(
     name: str,  # of an environment variable
 ) -> None:
@@ -269,12 +280,10 @@ def _former_places(
     former = []
     for address in found:
         folder = _path(address)
-        if address == here.as_uri() or (
-            folder.exists() and here.exists() and folder.samefile(here)
-        ):
-            continue
-        # a folder without a database beside it was chosen by somebody for this experiment
-        if not folder.exists() or (folder.parent / "mlflow.db").exists():
+        same = folder.exists() and here.exists() and folder.samefile(here)
+        # a folder without a database beside it was chosen on purpose for this experiment
+        left = not folder.exists() or (folder.parent / "mlflow.db").exists()
+        if left and not same and address != here.as_uri():
             former.append(address)
     return former
 
@@ -312,27 +321,33 @@ def _rewrite(
         "UPDATE datasets SET dataset_source = replace(dataset_source, ?, ?)", (*paths,)
     )
 
+# %% ../../nbs/lib/registry/models.ipynb #edda7a1f
+def _rewrite_addresses(
+    database: sqlite3.Connection,  # of MLflow
+    here: Path,  # the store's folder of artifacts
+) -> list[str]:  # the addresses that were rewritten
+    try:
+        if not _former_places(database, here):
+            return []
+    except sqlite3.Error:  # no database of MLflow yet, or none that can be read: MLflow will say
+        return []
+    database.execute("BEGIN IMMEDIATE")
+    former = _former_places(database, here)  # another process may have been quicker
+    for address in former:
+        _rewrite(database, address, here)
+    database.execute("COMMIT")
+    return former
+
 
 def _follow_store(
     store: Path,  # folder of tables, MLflow and reports
 ) -> None:  # its addresses say where it is
-    path, here = store / "mlflow.db", store / "mlartifacts"
+    path = store / "mlflow.db"
     if not path.exists():
         return
     with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
         try:
-            if not _former_places(database, here):
-                return
-        except (
-            sqlite3.Error
-        ):  # no database of MLflow yet, or none that can be read: MLflow will say
-            return
-        try:
-            database.execute("BEGIN IMMEDIATE")
-            former = _former_places(database, here)  # another process may have been quicker
-            for address in former:
-                _rewrite(database, address, here)
-            database.execute("COMMIT")
+            former = _rewrite_addresses(database, store / "mlartifacts")
         except sqlite3.Error as error:
             raise RegistryError(
                 f"{path}: the store was moved, and its addresses cannot be rewritten: {error}"
@@ -342,8 +357,8 @@ def _follow_store(
         sys.stderr.write(f"store was {verb} from {old}; its addresses now say {store}\n")
 
 # %% ../../nbs/lib/registry/models.ipynb #07528bbc
-class Registry:
-    "The versions and aliases of one registered model."
+class _RegisteredModel:
+    "What the registry says of the model as a whole."
 
     def __init__(
         self,
@@ -381,6 +396,10 @@ class Registry:
         "The version that `alias` points at, or None when there is no such alias."
         return self.aliases().get(alias)
 
+# %% ../../nbs/lib/registry/models.ipynb #ad02dfd7
+class _Versions(_RegisteredModel):
+    "The versions of a model."
+
     def version(self, number: int) -> ModelVersion:
         "The version `number`; raises `RegistryError` when it does not exist."
         try:
@@ -410,28 +429,6 @@ class Registry:
             )
         return int(self.version(staged).version)
 
-    def register(self, model_uri: str, tags: dict[str, str]) -> int:
-        "Register a logged model as a new version; returns its number."
-        version = mlflow.register_model(model_uri, self.model_name, tags=tags)
-        return int(version.version)
-
-    def set_alias(self, alias: str, number: int) -> None:
-        "Point `alias` at the version `number`, in one step."
-        self.client.set_registered_model_alias(self.model_name, alias, str(number))
-
-    def tag(self, number: int, tags: dict[str, Any]) -> None:
-        "Set tags on the version `number`."
-        for key, value in tags.items():
-            self.client.set_model_version_tag(self.model_name, str(number), key, str(value))
-
-    def tag_model(self, key: str, value: Any) -> None:
-        "Set a tag on the model itself."
-        self.client.set_registered_model_tag(self.model_name, key, str(value))
-
-    def describe(self, number: int, markdown: str) -> None:
-        "Set the text that MLflow shows with the version `number`."
-        self.client.update_model_version(self.model_name, str(number), markdown)
-
     def numbers(self) -> list[int]:
         "Every version there is, in ascending order."
         return sorted(int(version.version) for version in self._search())
@@ -454,6 +451,32 @@ class Registry:
             found += page
         return found
 
+# %% ../../nbs/lib/registry/models.ipynb #8782133d
+class Registry(_Versions):
+    "The versions and aliases of one registered model."
+
+    def register(self, model_uri: str, tags: dict[str, str]) -> int:
+        "Register a logged model as a new version; returns its number."
+        version = mlflow.register_model(model_uri, self.model_name, tags=tags)
+        return int(version.version)
+
+    def set_alias(self, alias: str, number: int) -> None:
+        "Point `alias` at the version `number`, in one step."
+        self.client.set_registered_model_alias(self.model_name, alias, str(number))
+
+    def tag(self, number: int, tags: dict[str, Any]) -> None:
+        "Set tags on the version `number`."
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.model_name, str(number), key, str(value))
+
+    def tag_model(self, key: str, value: Any) -> None:
+        "Set a tag on the model itself."
+        self.client.set_registered_model_tag(self.model_name, key, str(value))
+
+    def describe(self, number: int, markdown: str) -> None:
+        "Set the text that MLflow shows with the version `number`."
+        self.client.update_model_version(self.model_name, str(number), markdown)
+
     def copy(self, number: int, destination: "Registry") -> int:
         "Copy the version `number` into another registered model; returns its number there."
         address = f"models:/{self.model_name}/{number}"
@@ -474,15 +497,19 @@ class Registry:
             ) from None
 
 # %% ../../nbs/lib/registry/models.ipynb #5d46b4ed
-def connect(
-    settings: Settings,  # names store, experiment and model
-) -> Registry:
-    "Point MLflow at the settings' store and answer with the registry of their model."
+def _quiet_mlflow() -> None:
     # migrations of a new SQLite file are not news
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # it logs the traceback of every error that it also raises
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
+
+
+def connect(
+    settings: Settings,  # names store, experiment and model
+) -> Registry:
+    "Point MLflow at the settings' store and answer with the registry of their model."
+    _quiet_mlflow()
     forget_variables("MLFLOW_", "_MLFLOW_")  # a run that is named in the shell is not ours
     bypass_proxies(os.environ)
     uri = tracking_uri(settings)
@@ -512,7 +539,7 @@ class Basis:
 
     horizon_days: int  # it predicts that no event follows within so many days
     holdout_share: float  # of the customers, held back from its training
-    sample: str = ""  # CDNOW or simulation; empty: somebody's own events
+    sample: str = ""  # CDNOW or simulation; empty: the user's own events
 
     @property
     def data(self) -> str:
@@ -520,21 +547,21 @@ class Basis:
         return f"the sample {self.sample}" if self.sample else "your own events"
 
     def remarks(self, settings: Settings) -> list[str]:
-        "What somebody who uses the version under `settings` should know."
-        told = []
+        "What users of the version under `settings` should know."
+        remarks = []
         if self.horizon_days != settings.data.horizon_days:
             now = f"data.horizon_days is {settings.data.horizon_days} now"
-            told.append(f"it predicts churn within {self.horizon_days} days, and {now}")
+            remarks.append(f"it predicts churn within {self.horizon_days} days, and {now}")
         if self.sample:
-            told.append(f"it was trained on {self.data}")
-        return told
+            remarks.append(f"it was trained on {self.data}")
+        return remarks
 
     def settings(self, now: Settings) -> Settings:
         "The settings, with the version's own horizon and holdout."
         own = {"horizon_days": self.horizon_days, "holdout_share": self.holdout_share}
         return now.model_copy(update={"data": now.data.model_copy(update=own)})
 
-
+# %% ../../nbs/lib/registry/models.ipynb #80ca691e
 def _recorded(registry: Registry, version: ModelVersion) -> dict[str, Any]:
     tags, run_id = dict(version.tags), version.run_id
     if {"horizon_days", "holdout_share"} <= tags.keys() or not run_id:
@@ -553,12 +580,12 @@ def _recorded(registry: Registry, version: ModelVersion) -> dict[str, Any]:
     except (MlflowException, OSError, ValueError):  # the run is gone, or another program's
         return tags
 
-
+# %% ../../nbs/lib/registry/models.ipynb #70a732ca
 def basis(
     registry: Registry,
     number: int,  # version
     settings: Settings,  # for what a version does not say
-    tables: Any = None,  # where bronze.events is, for versions that do not name their data
+    tables: "Tables | None" = None,  # where bronze.events is, for versions that do not name their data
 ) -> Basis:
     "What a version predicts and what it was trained on, as its tags or its run have it."
     version = registry.version(number)
@@ -599,20 +626,18 @@ def _row(
         metrics = registry.client.get_run(version.run_id).data.metrics if version.run_id else {}
     except MlflowException:  # the run was deleted, the version is still there
         metrics = {}
+    created = pd.Timestamp(version.creation_timestamp, unit="ms", tz="UTC")
+    tags = ("git_sha", *TABLE_VERSIONS, "horizon_days", "data_sample")
     return {
         "version": number,
         "aliases": sorted(alias for alias, target in aliases.items() if target == number),
-        "git_sha": version.tags.get("git_sha"),
-        **{name: version.tags.get(name) for name in TABLE_VERSIONS},
-        **{name: version.tags.get(name) for name in ("horizon_days", "data_sample")},
+        **{name: version.tags.get(name) for name in tags},
         **{name: metrics.get(name) for name in _HEADLINES},
-        "created": pd.Timestamp(version.creation_timestamp, unit="ms", tz="UTC").isoformat(
-            "T", "seconds"
-        ),
+        "created": created.isoformat("T", "seconds"),
         "run_id": version.run_id,
     }
 
-
+# %% ../../nbs/lib/registry/models.ipynb #2d47cd38
 def versions(
     registry: Registry,
 ) -> list[dict[str, Any]]:  # JSON-ready, newest version first
@@ -620,3 +645,11 @@ def versions(
     aliases = registry.aliases()
     rows = [_row(registry, version, aliases) for version in registry.all()]
     return sorted(rows, key=lambda row: -row["version"])
+
+
+def versions_table(
+    registry: Registry,
+) -> pd.DataFrame:  # one row for each version, newest first
+    "What a job shows of the versions there are."
+    columns = ["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", "created"]
+    return pd.DataFrame(versions(registry), columns=["version", *columns]).set_index("version")

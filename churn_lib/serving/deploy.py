@@ -482,7 +482,7 @@ def _restore_alias(task: Task, former: int, reason: str) -> None:
         task.registry.set_alias(task.alias, former)
         return
     why = f"its deployment failed: {reason.splitlines()[0][:300]}"
-    # by way of the ledger: history shows it, and the gate does not put it back by itself
+    # by way of the promotion log: history shows it, and the gate does not put it back by itself
     rollback(task.registry, task.store, why, task.git_sha, to=former, force=True)
 
 

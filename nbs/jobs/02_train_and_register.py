@@ -97,16 +97,7 @@ trained.figures["importance.png"]
 
 # %%
 model_version = 0 if job.rehearsal else train.register(models, trained)
-columns = [
-    "version",
-    "aliases",
-    "delta_feature_version",
-    "roc_auc",
-    "f1_score",
-    "precision",
-    "created",
-]
-pd.DataFrame(registry.versions(models), columns=columns).set_index("version")
+registry.versions_table(models)
 
 # %% [markdown]
 # ## Model card

@@ -56,7 +56,7 @@ models = registry.connect(config)
 store = tables.connect(config)
 moves = promotion_log.read(store, models.model_name)
 if not job.rehearsal:
-    moves = promotion_log.settle(models, store)  # finishes a move that a crash has cut short
+    moves = promotion_log.recover(models, store)  # finishes a move that a crash has cut short
 candidate_version = models.candidate(job.model_version)
 champion_version = models.version_of(registry.PRODUCTION)
 best_version = gate.best_so_far(store, models, champion_version)
@@ -158,13 +158,4 @@ print(sentence)
 # %%
 job_context.task_values.set("verdict", sentence)
 job_context.task_values.set("production_version", models.version_of(registry.PRODUCTION))
-columns = [
-    "version",
-    "aliases",
-    "delta_feature_version",
-    "roc_auc",
-    "f1_score",
-    "precision",
-    "created",
-]
-pd.DataFrame(registry.versions(models), columns=columns).set_index("version")
+registry.versions_table(models)

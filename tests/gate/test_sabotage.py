@@ -245,7 +245,7 @@ class Shop:
             for version in (champion, best)
         ]
         candidate = probe.examine(self.models, number, HOLDOUT, registry.STAGING)
-        recorded = promotion_log.settle(self.models, self.store).production
+        recorded = promotion_log.recover(self.models, self.store).production
         report = judge(candidate, asked[0], HOLDOUT, self.settings, asked[1], recorded)
         gate.record(report, self.models, self.store, 0, "abc123")
         return report
@@ -295,7 +295,7 @@ def test_a_version_that_cannot_be_deserialized(shop: Shop) -> None:
 def test_the_champion_is_gone(shop: Shop) -> None:
     first = shop.register(0.1)
     shop.judge(first)
-    assert "is Production" in shop.promote(first)
+    assert "to Production (no previous version)" in shop.promote(first)
     for pickled in (shop.settings.store / "mlartifacts").rglob("model.pkl"):
         pickled.unlink()
     found = refused(shop.judge(shop.register(0.0)))
@@ -318,7 +318,7 @@ def test_two_candidates_at_once(shop: Shop) -> None:
         shop.promote(3)
     assert shop.models.version_of(registry.PRODUCTION) == 2
     shop.judge(3)  # judged against the new Production, it may
-    assert "in place of 2" in shop.promote(3)
+    assert "(previous: version 2)" in shop.promote(3)
 
 
 def test_every_judgement_leaves_a_row_and_artifacts(shop: Shop) -> None:

@@ -192,7 +192,7 @@ def test_history_tells_promote_promote_rollback(place: Settings) -> None:
     first = judged(store, place.model_name, 1, None)
     assert promote(place, 1).state == "PROMOTED"
     second = judged(store, place.model_name, 2, 1)
-    assert promote(place, 2).sentence == "Version 2 is Production, in place of 1."
+    assert promote(place, 2).sentence == "Promoted version 2 to Production (previous: version 1)."
     assert models.aliases() == {"Production": 2, "Previous": 1}
     promotion.rollback(models, store, "too many letters", "abc", by="bob")
     assert models.aliases() == {"Production": 1, "Previous": 2}
@@ -367,7 +367,7 @@ def test_an_alias_that_is_gone_comes_back_by_the_command_that_the_gate_names(
     judged(store, local.model_name, 1, None)
     promote(local, 1)
     models.client.delete_registered_model_alias("churn", "Production")
-    assert promotion_log.settle(models, store).production == 1
+    assert promotion_log.recover(models, store).production == 1
     assert models.version_of("Production") is None  # nobody guesses why it is gone
     with pytest.raises(PromotionRefused, match="put one there with --to 1"):
         promotion.rollback(models, store, "somebody deleted it", "abc")
@@ -384,7 +384,7 @@ def test_a_model_that_was_registered_anew_inherits_no_alias(local: Settings) -> 
     models.client.delete_registered_model("churn")
     models.client.create_registered_model("churn")
     models.client.create_model_version("churn", "s3://nobody/another-model")
-    assert promotion_log.settle(models, store).production == 1
+    assert promotion_log.recover(models, store).production == 1
     assert models.aliases() == {}
 
 
@@ -580,7 +580,7 @@ def race(settings: Settings, version: int, start: Any, told: Any) -> None:
         who = f"user-{version}"
         answer = promotion.promote(models, store, version, settings, "abc", by=who)
         told.put((version, answer.state, answer.sentence))
-    except promotion_log.MoveLost as error:
+    except promotion_log.ConcurrentPromotionError as error:
         told.put((version, "LOST", str(error)))
 
 
