@@ -21,7 +21,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from .training import train
 from .bundle.run import ExecutionError, Kernels, execute
 from .features import FEATURES
 from .job_context import GitError, git, job_environment, read_values
@@ -30,7 +29,7 @@ from .registry import Registry
 from .registry.models import store_uri
 from .settings import ChurnError, Settings
 from .tables import Tables, connect
-from .training.train import Record
+from .training.record import Record, read_record, read_run
 
 # %% ../nbs/lib/reproduction.ipynb #747d61b5
 class ReproductionError(ChurnError):
@@ -205,7 +204,7 @@ def _train(
     values = read_values(scratch / "values", "train_and_register")
     client = mlflow.MlflowClient(store_uri(scratch / "store"))
     tags = client.get_run(values["run_id"]).data.tags
-    return train.read_run(client, values["run_id"], record.version, tags)
+    return read_run(client, values["run_id"], record.version, tags)
 
 # %% ../nbs/lib/reproduction.ipynb #085c2d58
 def rebuild(
@@ -349,7 +348,7 @@ def reproduce(
     version: int,
 ) -> Reproduction:
     "Make a version again and compare; raises `ReproductionError` when it cannot be made."
-    record = train.read_record(models, version)
+    record = read_record(models, version)
     # a copy from another environment was trained on that one's tables
     catalog = (record.settings or {}).get("catalog", settings.catalog)
     tables = connect(settings.model_copy(update={"catalog": catalog}))

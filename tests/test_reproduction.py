@@ -10,7 +10,6 @@ from pathlib import Path
 
 import ibis
 import numpy as np
-import pandas as pd
 import pytest
 
 from churn_lib import registry, tables
@@ -19,8 +18,7 @@ from churn_lib.data import simulation
 from churn_lib.job_context import git
 from churn_lib.provenance import checkout
 from churn_lib.reproduction import ReproductionError, _check, compare, first_difference
-from churn_lib.training import train
-from churn_lib.training.card import _resampled, intervals
+from churn_lib.training import read_record
 
 ROOT = Path(__file__).parent.parent
 CHURN = Path(sys.executable).parent / "churn"
@@ -129,11 +127,11 @@ def test_uncommitted_changes_are_part_of_the_record(project: Path) -> None:
         for path, text in committed.items():
             path.write_text(text)
         (project / "note.txt").unlink()
-    record = train.read_record(models_of(project), 2)
+    record = read_record(models_of(project), 2)
     assert record.tags["git_dirty"] == "true"
     assert record.tags["git_sha"].endswith("-dirty")
     assert b"learning_rate=0.07" in record.patch and b"note.txt" in record.patch
-    first = train.read_record(models_of(project), 1)
+    first = read_record(models_of(project), 1)
     assert first.predictions is not None and record.predictions is not None
     assert first_difference(first.predictions, record.predictions)
     assert reproduced(project, 2)["identical"] is True
@@ -141,7 +139,7 @@ def test_uncommitted_changes_are_part_of_the_record(project: Path) -> None:
 
 def test_what_differs_is_shown_first_customer_first_metric_or_model(project: Path) -> None:
     models, store = models_of(project), store_of(project)
-    record = train.read_record(models, 1)
+    record = read_record(models, 1)
     assert record.predictions is not None and record.environment is not None
     assert compare(models, store, record, record).identical
     changed = record.predictions.copy()
@@ -174,7 +172,7 @@ def test_a_commit_that_is_not_here_is_refused_in_one_line(project: Path) -> None
 
 @pytest.mark.parametrize("sha", ["", "unknown"])
 def test_a_version_made_outside_git_is_refused(project: Path, sha: str) -> None:
-    record = train.read_record(models_of(project), 1)
+    record = read_record(models_of(project), 1)
     made = replace(record, tags={**record.tags, "git_sha": sha})
     with pytest.raises(ReproductionError, match="version 1 was made outside git"):
         _check(made, store_of(project))
@@ -199,24 +197,3 @@ def test_the_patch_leaves_secrets_and_large_new_files_out(tmp_path: Path) -> Non
     git(clone, "apply", "uncommitted.patch")
     assert (clone / "a.py").read_text() == "new\n"
     assert (clone / "small.bin").read_bytes() == bytes(range(256))
-
-
-def test_resampled_metrics_are_those_of_repeated_rows() -> None:
-    rng = np.random.default_rng(3)
-    y = rng.integers(0, 2, 60).astype(float)
-    p = np.sort(rng.random(60).round(1))[::-1]  # with ties
-    counts = rng.multinomial(60, np.full(60, 1 / 60), size=4)
-    fast = _resampled(counts, y, p, 0.5)
-    for draw, times in enumerate(counts):
-        repeated = train.classification_metrics(np.repeat(y, times), np.repeat(p, times), 0.5)
-        for name, value in repeated.items():
-            assert fast[name][draw] == pytest.approx(value, abs=1e-12), name
-
-
-def test_an_interval_narrows_with_more_rows() -> None:
-    rng = np.random.default_rng(3)
-    y = rng.integers(0, 2, 4_000)
-    p = pd.Series(0.3 * y + rng.random(4_000)).rank(pct=True).to_numpy()
-    few, many = (intervals(y[:n], p[:n], 0.5, draws=200) for n in (400, 4_000))
-    assert ((few.low <= few.value) & (few.value <= few.high)).all()
-    assert ((many.high - many.low) < (few.high - few.low)).all()

@@ -46,7 +46,9 @@ def latest_report(
     if not tables.exists(REPORTS):
         return None
     reports, run_id = tables.read(REPORTS), registry.version(version).run_id
-    own = reports.filter(reports.model_name == registry.model_name, reports.model_version == version)
+    own = reports.filter(
+        reports.model_name == registry.model_name, reports.model_version == version
+    )
     if run_id:  # a model that was deleted and registered again gives its numbers to other versions
         own = own.filter(own.run_id == run_id)
     rows = own.order_by(own.created_at.desc()).limit(1).to_pyarrow().to_pylist()

@@ -18,7 +18,7 @@ from churn_lib.features.holdout import in_holdout_bucket
 from churn_lib.settings import ChurnError
 from churn_lib.tables import DeltaTables
 from churn_lib.training import train
-from churn_lib.training.train import TrainingError
+from churn_lib.training.record import TrainingError
 
 CONFIG = settings_module.load("local", Path(__file__).parents[2] / "settings.ini")
 START = pd.Timestamp("2023-01-01", tz="UTC")
