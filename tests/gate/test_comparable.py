@@ -282,7 +282,7 @@ def test_simulated_events_are_a_sample_and_replace_cdnow_unasked(tmp_path: Path)
 def test_what_a_sample_led_to_goes_with_it_and_stays_readable(tmp_path: Path) -> None:
     store = tables.DeltaTables(tmp_path)
     bronze = events.ensure_bronze(store)
-    day, config = datetime.date(1998, 4, 2), CONFIG.updated({"data.snapshots": 1})
+    day, config = datetime.date(1998, 4, 2), CONFIG
     list(snapshots.build(store, bronze, [day], datetime.date(1998, 7, 1), config))
     assert events.empty_derived(store, "CDNOW") == ""
     rows = store.read("gold.features").count().to_pyarrow().as_py()
