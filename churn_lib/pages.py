@@ -70,9 +70,9 @@ class Section:
 
     heading: str = ""
     paragraphs: Sequence[str] = ()
-    table: Markup | str = ""
+    table: Markup | str = field(default="", repr=False)
     facts: Mapping[str, str] = field(default_factory=dict)
-    pictures: Sequence[Markup] = ()
+    pictures: Sequence[Markup] = field(default=(), repr=False)
     notes: Sequence[str] = ()  # paragraphs below all that
     tone: str = ""  # passed, failed, warning or unknown
     level: int = 4  # of the heading

@@ -60,7 +60,7 @@ def _repository(
         "in a shallow one"
     )
 
-
+# %% ../nbs/lib/reproduction.ipynb #8eb8abab
 @contextmanager
 def _worktree(
     repository: Path,
@@ -84,7 +84,7 @@ def _apply(
         path.write_bytes(patch)
         git(worktree, "apply", "--whitespace=nowarn", str(path))
 
-
+# %% ../nbs/lib/reproduction.ipynb #a1d10fe3
 def _project(
     worktree: Path,
 ) -> Path:  # the folder that holds nbs
@@ -116,7 +116,7 @@ def _says(
         return [part.strip() for part in raw.split(",") if part.strip()] == [*map(_text, value)]
     return raw == _text(value)
 
-
+# %% ../nbs/lib/reproduction.ipynb #4f36f14f
 def _write_settings(
     source: Path,  # the commit's settings.ini
     recorded: dict[str, Any],  # settings of the run
@@ -141,7 +141,7 @@ def _link(source: str, destination: str) -> None:
     except OSError:  # another file system
         shutil.copy2(source, destination)
 
-
+# %% ../nbs/lib/reproduction.ipynb #3bb3bb10
 _SHA = re.compile("[0-9a-f]{7,40}")
 
 
@@ -187,7 +187,7 @@ def _environment(
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
 
-
+# %% ../nbs/lib/reproduction.ipynb #3e58f1c8
 def _train(
     record: Record,
     project: Path,  # the commit's files
@@ -239,7 +239,7 @@ def rebuild(
 def _bits(values: pd.Series) -> np.ndarray:
     return values.to_numpy(dtype="float64").view("int64")
 
-
+# %% ../nbs/lib/reproduction.ipynb #e175f10f
 def first_difference(
     recorded: pd.DataFrame,  # answers on the holdout: customer_id, churned, churn_probability
     again: pd.DataFrame,  # the same from the rebuilt model
@@ -274,7 +274,7 @@ def _metric_difference(
             return f"metric {name} is {value!r}, recorded is {recorded[name]!r}"
     return ""
 
-
+# %% ../nbs/lib/reproduction.ipynb #d763b625
 def _model_difference(
     models: Registry,
     tables: Tables,
@@ -285,15 +285,15 @@ def _model_difference(
     day = pd.Timestamp(record.predictions["feature_date"].iloc[0]).date()
     rows = table.filter(table.feature_date == day).to_pandas()
     rows[FEATURES] = rows[FEATURES].astype("float64")
-    asked = rows.set_index("customer_id").loc[record.predictions["customer_id"], FEATURES]
+    recorded = rows.set_index("customer_id").loc[record.predictions["customer_id"], FEATURES]
     try:
-        answered = models.load(record.version).predict(asked.reset_index(drop=True))
-    except Exception as error:  # whatever a model raises is a finding about it
-        told = " ".join(str(error).split())[:300]
-        return f"the registered model does not answer: {type(error).__name__}: {told}"
+        answered = models.load(record.version).predict(recorded.reset_index(drop=True))
+    except Exception as error:  # whatever a model raises is a difference
+        reason = " ".join(str(error).split())[:300]
+        return f"the registered model does not answer: {type(error).__name__}: {reason}"
     again = record.predictions.assign(churn_probability=np.asarray(answered, dtype=float))
-    told = first_difference(record.predictions, again)
-    return f"the registered model is not what its run recorded: {told}" if told else ""
+    found = first_difference(record.predictions, again)
+    return f"the registered model is not what its run recorded: {found}" if found else ""
 
 # %% ../nbs/lib/reproduction.ipynb #a40f1d25
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ class Reproduction:
         lines = [f"{name}: recorded {old}, here {new}" for name, old, new in self.environment]
         return [head, *(["What of the environment differs:", *lines] if lines else [same])]
 
-
+# %% ../nbs/lib/reproduction.ipynb #c401da3c
 def compare(
     models: Registry,
     tables: Tables,
@@ -327,17 +327,17 @@ def compare(
     "Hold a rebuilt run against the record: holdout predictions, registered model, metrics."
     if recorded.predictions is None or rebuilt.predictions is None:
         raise ReproductionError(f"version {recorded.version} has no predictions to compare")
-    told = (
+    difference = (
         first_difference(recorded.predictions, rebuilt.predictions)
         or _metric_difference(recorded.metrics, rebuilt.metrics)
         or _model_difference(models, tables, recorded)
     )
     return Reproduction(
         recorded.version,
-        not told,
+        not difference,
         len(recorded.predictions),
         len(rebuilt.metrics),
-        told,
+        difference,
         differences(recorded.environment or {}, rebuilt.environment or {}),
     )
 

@@ -83,7 +83,7 @@ def _shown_bins(now: Distribution, then: Distribution) -> tuple[np.ndarray, list
         heights.append(counts / each.rows)
     return edges, heights
 
-
+# %% ../../nbs/lib/monitoring/report.ipynb #56394969
 def _draw_then_now(axes: plt.Axes, name: str, now: Distribution, then: Distribution) -> None:
     if then.numeric:
         edges, (new, old) = _shown_bins(now, then)
@@ -125,7 +125,7 @@ def distributions_picture(
             grid.flat[0].legend(fontsize=8)
         return Picture(figure, f"distributions then and now: {', '.join(names)}")
 
-
+# %% ../../nbs/lib/monitoring/report.ipynb #5f4afd04
 def most_moved(
     drift: pd.DataFrame,  # drift metrics of one window against the baseline
 ) -> list[str]:  # names of columns, those furthest beyond their limit first
@@ -164,7 +164,7 @@ def _draw_quality(
     axes.set_xlim(-0.5, max(len(at) - 0.5, 0.5))
     _tidy(axes, name)
 
-
+# %% ../../nbs/lib/monitoring/report.ipynb #9afb20b8
 def quality_picture(
     totals: pd.DataFrame,  # `:table` rows of one version, oldest first
     reference: dict[str, Measured],  # on the holdout
@@ -344,7 +344,7 @@ def distributions(report: Report) -> Picture | Section:
     observed = report.refresher.observed(report.windows[-1])
     return distributions_picture(observed, report.baseline.distributions, names)
 
-
+# %% ../../nbs/lib/monitoring/report.ipynb #bb7c8896
 def drift_table(report: Report) -> pd.DataFrame | Section:
     "Every column of the newest window: effect, limit and corrected p-value."
     if report.baseline is None:
@@ -355,14 +355,14 @@ def drift_table(report: Report) -> pd.DataFrame | Section:
         ["effect", "effect_limit", "adjusted_pvalue", "percent_null_delta", "drifted"]
     ].round(4)
 
-
+# %% ../../nbs/lib/monitoring/report.ipynb #26cd0db4
 def quality(report: Report) -> Picture | Section:
     "ROC-AUC and F1 over time, measured and estimated."
     if report.baseline is None:
         return _missing(report)
     return quality_picture(report.totals(), report.baseline.reference)
 
-
+# %% ../../nbs/lib/monitoring/report.ipynb #d2cdc2ab
 def quality_table(report: Report) -> pd.DataFrame:
     "The latest windows: quality, and the error of the estimate where the truth is known."
     totals = report.totals().tail(12).set_index("window_date")
@@ -385,7 +385,7 @@ def calibration(report: Report) -> Picture | Section:
     window = known[-1] if known else report.windows[-1]
     return calibration_picture(report.baseline, report.refresher.observed(window).rows)
 
-
+# %% ../../nbs/lib/monitoring/report.ipynb #f681cef9
 def slices(report: Report) -> Section:
     "The slices of the newest window."
     if not report.windows:
@@ -401,7 +401,7 @@ def serving(report: Report) -> pd.DataFrame | Section:
     health = requests.health(log).tail(14).set_index("window_date").round(4)
     return health if len(health) else note("The endpoint has had no request up to this day.")
 
-
+# %% ../../nbs/lib/monitoring/report.ipynb #60d7cd5a
 def alerts_table(alerts: Sequence[Alert]) -> Section:
     "One line for each open alert."
     titles = ("alert", "severity", "message", "raised (UTC)", "notified", "acknowledged")

@@ -28,7 +28,7 @@ def table_name(
     prefix = settings.serving.inference_table_prefix
     return f"gold.{prefix}_payload" if prefix else None
 
-
+# %% ../../nbs/lib/monitoring/requests.ipynb #82bf74e1
 def read(
     tables: Tables,  # the tables of a catalog
     settings: Settings,  # serving.inference_table_prefix
@@ -39,7 +39,7 @@ def read(
     if name is None or not tables.exists(name):
         return None
     log = tables.read(name)
-    end = datetime.datetime(until.year, until.month, until.day, tzinfo=datetime.UTC)
+    end = datetime.datetime.combine(until, datetime.time(tzinfo=datetime.UTC))
     regular = log.client_request_id.fill_null("") != SMOKE_TEST
     return log.filter(regular, log.request_time < ibis.literal(end, "timestamp('UTC', 6)"))
 
@@ -94,7 +94,7 @@ def _answers(
     mine = log.model_version == version if "model_version" in log.columns else ibis.literal(True)
     return log.filter(log.status_code.cast("int64") == 200, mine)
 
-
+# %% ../../nbs/lib/monitoring/requests.ipynb #7fa7b0cf
 def answered_days(
     log: ibis.Table,  # as `read` gives it
     production: int | None,  # the version at Production
