@@ -95,7 +95,7 @@ def differences(
     now, then = found.as_dict(), desired.as_dict()
     return [name for name in _CHANGEABLE if (now.get(name) or None) != (then.get(name) or None)]
 
-
+# %% ../../nbs/lib/monitoring/databricks.ipynb #0ec006e1
 def ensure_profile(
     client: WorkspaceClient,
     settings: Settings,
@@ -133,7 +133,7 @@ def _absent(error: DatabricksError) -> bool:  # the service itself, not a monito
         "No API found" in str(error)
     )
 
-
+# %% ../../nbs/lib/monitoring/databricks.ipynb #df10a2b5
 def _call(call: Any, *arguments: Any) -> Any:
     try:
         return call(*arguments)
@@ -192,7 +192,7 @@ def _wait_until_active(client: WorkspaceClient, table_id: str, limit: float, pau
             f"the data profile is {reached.value if reached else 'gone'}: see it in Catalog Explorer"
         )
 
-
+# %% ../../nbs/lib/monitoring/databricks.ipynb #23520c9f
 _PAUSE = 5.0  # seconds between two requests
 
 
