@@ -147,7 +147,7 @@ def ensure_bronze(
     def waiting() -> None:
         print("waiting for a load that is under way")
 
-    with tables.alone(waiting) if isinstance(tables, DeltaTables) else nullcontext():
+    with tables.exclusive_lock(waiting) if isinstance(tables, DeltaTables) else nullcontext():
         _ensure_whole(tables, sample)
         return {name: tables.version(name) for name in BRONZE}
 

@@ -498,8 +498,8 @@ def load(
     paths = {"events": events} | ({"customers": customers} if customers else {})
     found = {table: files.find(path) for table, path in paths.items()}
     now = datetime.datetime.now(datetime.UTC)
-    alone = store.alone(lambda: report("waiting for another load", None))
-    with alone, _staging(store) as connection:
+    lock = store.exclusive_lock(lambda: report("waiting for another load", None))
+    with lock, _staging(store) as connection:
         _check_mode(store, mode)
         going = _Load(store, connection, report, now, append=mode == "append")
         content_key = _stage(going, found, names, time_zone, formats)

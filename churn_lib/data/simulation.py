@@ -423,7 +423,7 @@ def simulate_to(
     waiting: Callable[[], None] = lambda: None,  # called when another load goes first
 ) -> Simulated:
     "Replace both bronze tables by a population, streaming; an interrupted run leaves them alone."
-    with tables.alone(waiting):
+    with tables.exclusive_lock(waiting):
         return _replace(tables, population, replace, progress)
 
 

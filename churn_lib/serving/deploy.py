@@ -315,6 +315,7 @@ from ..registry.promotion_log import read, user
 from ..registry.promotion import FORCED, objection, rollback
 from ..registry import PRODUCTION, Registry, RegistryError, basis
 from ..settings import ChurnError, Settings
+from ..tables import exclusive_lock
 from .smoke_test import Sample, SmokeReport, asker, holdout_sample, smoke_test
 
 # %% ../../nbs/lib/serving/deploy.ipynb #1a32dd18
@@ -549,17 +550,18 @@ def _alone(settings: Settings, tell: Callable[[str], None]) -> Iterator[None]:
     if on_databricks(settings):  # where the job runs once at a time
         yield
         return
-    folder, limit = process.serving_folder(settings), settings.serving.deploy_timeout_seconds
-    folder.mkdir(parents=True, exist_ok=True)
-    deadline, told = time.monotonic() + limit, False
-    with (folder / "deploy.lock").open("w") as file:
-        while not process.locked(file):
-            if not told:
-                tell("another deployment is under way, which is waited for")
-            told = True
-            if time.monotonic() > deadline:
-                raise DeploymentFailed(f"waited {limit} s for another deployment of this store")
-            time.sleep(0.2)
+    path, limit = (
+        process.serving_folder(settings) / "deploy.lock",
+        settings.serving.deploy_timeout_seconds,
+    )
+    with contextlib.ExitStack() as stack:
+        try:
+            waiting = "another deployment is under way, which is waited for"
+            stack.enter_context(exclusive_lock(path, lambda: tell(waiting), limit))
+        except TimeoutError:
+            raise DeploymentFailed(
+                f"waited {limit} s for another deployment of this store"
+            ) from None
         yield
 
 

@@ -7,7 +7,6 @@ __all__ = ['Partition', 'delta_files', 'quiet_duckdb', 'DeltaTables']
 
 # %% ../../nbs/lib/tables/delta.ipynb #bc49bbfe
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -29,21 +28,24 @@ from deltalake.exceptions import (
     SchemaMismatchError,
     TableNotFoundError,
 )
-from tenacity import RetryError
-
 from ..settings import unfit_for_tables
 from churn_lib.tables.base import (
+    ReadableTables,
     TableChanged,
     TableError,
+    Tables,
+    Tags,
+    Values,
+    exclusive_lock,
     predicate,
+    retry_on_conflict,
     split_name,
     sql_files,
     sql_name,
     sql_text,
-    write_again,
 )
 
-# %% ../../nbs/lib/tables/delta.ipynb #3d76a79b
+# %% ../../nbs/lib/tables/delta.ipynb #32f10190
 # what a reader must heed and ours does: delta-rs reads the log, DuckDB the files it names. Databricks
 # switches deletion vectors on for every table; what matters is whether rows are deleted
 _HEEDED = {"deletionVectors", "timestampNtz", "v2Checkpoint"}
@@ -70,7 +72,7 @@ def _foreign(
         deleted = True
     return "deletion vectors" if deleted else ""
 
-
+# %% ../../nbs/lib/tables/delta.ipynb #0af77deb
 def _open(
     path: Path,  # the table's folder
     name: str,  # schema.table, for messages
@@ -89,7 +91,7 @@ def _open(
         table.load_as_version(version)
     return table
 
-
+# %% ../../nbs/lib/tables/delta.ipynb #74849f24
 Partition = dict[str, str | None]  # partition column to value
 
 
@@ -114,7 +116,7 @@ def delta_files(
         for file in added
     }
 
-# %% ../../nbs/lib/tables/delta.ipynb #b37016e9
+# %% ../../nbs/lib/tables/delta.ipynb #da18210e
 _SQL_TYPES = {"date": "DATE", "string": "VARCHAR", "integer": "INTEGER", "long": "BIGINT"}
 
 
@@ -138,7 +140,7 @@ def _scan_sql(
         )
     return " UNION ALL BY NAME ".join(scans)
 
-
+# %% ../../nbs/lib/tables/delta.ipynb #f2a9c072
 def _scan(
     connection: Any,  # Ibis on DuckDB
     table: DeltaTable,  # one version of a table
@@ -178,12 +180,12 @@ def _streams(
 ) -> Iterator[pa.RecordBatchReader]:  # the same rows for each attempt to write them
     if isinstance(rows, pa.RecordBatchReader):
         yield rows
-        told = f"table {name}: another writer replaced it while rows were streaming in"
-        raise TableError(f"{told}; run this again")
+        reason = f"table {name}: another writer replaced it while rows were streaming in"
+        raise TableError(f"{reason}; run this again")
     while True:
         yield _stream(connection, rows)
 
-# %% ../../nbs/lib/tables/delta.ipynb #4008d836
+# %% ../../nbs/lib/tables/delta.ipynb #fac78e8a
 # a version that a model was trained on must stay readable for as long as the model is known
 _CONFIGURATION = {
     "delta.logRetentionDuration": "interval 36500 days",
@@ -211,7 +213,7 @@ def _write(
     write_deltalake(table or path, batches, mode=mode, commit_properties=properties, **options)
     return table.version() if table else 0
 
-
+# %% ../../nbs/lib/tables/delta.ipynb #24293b4e
 def _append(
     path: Path,  # the table's folder
     batches: pa.RecordBatchReader,  # rows
@@ -234,7 +236,7 @@ def _contended(error: BaseException) -> bool:  # whether another writer came fir
     exists = isinstance(error, DeltaError) and "already exists" in str(error)
     return exists or isinstance(error, CommitFailedError)
 
-# %% ../../nbs/lib/tables/delta.ipynb #41c89c5f
+# %% ../../nbs/lib/tables/delta.ipynb #90cfbc50
 def _spill_folder(
     folder: Path,  # of the catalog
 ) -> Path:  # for one connection: DuckDB's files have the same names in every process
@@ -250,16 +252,39 @@ def _spill_folder(
 def quiet_duckdb() -> duckdb.DuckDBPyConnection:
     "A DuckDB of its own without the progress bar, which would go to standard output."
     connection = duckdb.connect()
-    with contextlib.suppress(
-        duckdb.Error
-    ):  # in a notebook without widgets there is none to turn off
+    with contextlib.suppress(duckdb.Error):  # in a notebook without widgets there is none
         connection.execute("SET enable_progress_bar = false")
     return connection
 
+# %% ../../nbs/lib/tables/delta.ipynb #bf1f8f8b
+def _connection(
+    folder: Path,  # of the catalog
+) -> Any:  # Ibis on DuckDB
+    connection = ibis.duckdb.from_connection(quiet_duckdb())
+    connection.raw_sql("SET TimeZone = 'UTC'")
+    # what does not fit into memory spills beside the tables, not where the command was called
+    connection.raw_sql("SET memory_limit = '2GB'")
+    connection.raw_sql(f"SET temp_directory = {sql_text(str(_spill_folder(folder)))}")
+    # everything we use is built in: DuckDB need not look for extensions on the network
+    connection.raw_sql("SET autoinstall_known_extensions = false")
+    return connection
 
-class DeltaTables:
-    "The Delta tables of one catalog in a folder tree, queried by DuckDB."
+# %% ../../nbs/lib/tables/delta.ipynb #a7677e1e
+_OWN = ("version", "timestamp", "operation", "operationParameters", "operationMetrics")
 
+
+def _history(
+    table: DeltaTable,
+) -> pd.DataFrame:  # version, timestamp, operation, tags; newest first
+    commits = table.history()
+    known = {*_OWN, "engineInfo", "clientVersion"}
+    tags = [{name: value for name, value in own.items() if name not in known} for own in commits]
+    frame = pd.DataFrame({name: [commit[name] for commit in commits] for name in _OWN[:3]})
+    frame["timestamp"] = pd.to_datetime(frame["timestamp"], unit="ms", utc=True)
+    return frame.assign(tags=tags)
+
+# %% ../../nbs/lib/tables/delta.ipynb #ecfa6e68
+class _DeltaReader(ReadableTables):
     def __init__(
         self,
         folder: Path,  # folder of the catalog; it holds schemas, which hold tables
@@ -270,74 +295,54 @@ class DeltaTables:
                 "name; rename it"
             )
         self.folder = folder
-        self.connection = ibis.duckdb.from_connection(quiet_duckdb())
-        self.connection.raw_sql("SET TimeZone = 'UTC'")
-        # what does not fit into memory spills beside the tables, not where the command was called
-        self.connection.raw_sql("SET memory_limit = '2GB'")
-        spill = sql_text(str(_spill_folder(folder)))
-        self.connection.raw_sql(f"SET temp_directory = {spill}")
-        # everything we use is built in: DuckDB need not look for extensions on the network
-        self.connection.raw_sql("SET autoinstall_known_extensions = false")
-
-    @contextlib.contextmanager
-    def alone(
-        self,
-        waiting: Callable[[], None],  # called when another process is first
-    ) -> Iterator[None]:
-        "Let nobody else who asks for it replace several tables of this catalog meanwhile."
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)  # the system gives it back when a process dies
-            yield
+        self.connection = _connection(folder)
 
     def path(self, name: str) -> Path:
         "The folder of the table `name`, written schema.table."
         return self.folder.joinpath(*split_name(name))
 
     def names(self) -> list[str]:
-        "The tables there are, as schema.table, in alphabetical order."
         logs = sorted(self.folder.glob("*/*/_delta_log"))
         return [f"{log.parent.parent.name}.{log.parent.name}" for log in logs]
 
     def exists(self, name: str) -> bool:
-        "Whether the table `name` has been written."
         return DeltaTable.is_deltatable(str(self.path(name)))
 
     def version(self, name: str) -> int:
-        "The latest version of the table `name`; raises `TableError` when there is no such table."
         return _open(self.path(name), name).version()
 
     def read(self, name: str, version: int | None = None) -> ibis.Table:
-        "The table `name` at `version` (the latest when None) as a lazy Ibis expression."
         path = self.path(name)
         return _scan(self.connection, _open(path, name, version), path, name)
+
+    def history(self, name: str) -> pd.DataFrame:
+        return _history(_open(self.path(name), name))
+
+# %% ../../nbs/lib/tables/delta.ipynb #5a159202
+class _DeltaWriter(_DeltaReader):
+    def exclusive_lock(
+        self,
+        waiting: Callable[[], None],  # called when another process is first
+    ) -> contextlib.AbstractContextManager[None]:
+        "Let nobody else who asks for it replace several tables of this catalog meanwhile."
+        return exclusive_lock(self.folder / ".lock", waiting)
 
     def _commit(self, name: str, commit: Callable[[Path], int]) -> int:
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            for attempt in write_again(_contended):
-                with attempt:
-                    return commit(path)
-        except RetryError:
-            pass
+            return retry_on_conflict(lambda: commit(path), _contended, name)
         except SchemaMismatchError as error:
-            told = " ".join(str(error).split())
-            raise TableError(f"table {name} has other columns than these rows: {told}") from None
-        raise TableError(f"table {name}: other writers kept committing for 60 s; run this again")
+            detail = " ".join(str(error).split())
+            raise TableError(f"table {name} has other columns than these rows: {detail}") from None
 
     def overwrite(
         self,
-        name: str,  # schema.table
-        rows: ibis.Table | pa.RecordBatchReader,  # what it holds afterwards
-        partition: dict[str, Any] | None = None,  # replace this partition only
-        tags: dict[str, str] | None = None,  # kept in the commit
-    ) -> int:  # the version this made
-        "Replace the table `name`, or one `partition` of it, in one atomic commit."
+        name: str,
+        rows: ibis.Table | pa.RecordBatchReader,
+        partition: Values = None,
+        tags: Tags = None,
+    ) -> int:
         streams = _streams(self.connection, rows, name)
 
         def commit(path: Path) -> int:
@@ -345,27 +350,19 @@ class DeltaTables:
 
         return self._commit(name, commit)
 
-    def append(
-        self,
-        name: str,  # schema.table
-        rows: ibis.Table,  # what it holds besides, afterwards
-        tags: dict[str, str] | None = None,  # kept in the commit
-    ) -> int:  # the version this made
-        "Add rows to the table `name` in one atomic commit; the first append makes the table."
-
+    def append(self, name: str, rows: ibis.Table, tags: Tags = None) -> int:
         def commit(path: Path) -> int:
             return _write(path, _stream(self.connection, rows), None, tags or {}, "append")
 
         return self._commit(name, commit)
 
+# %% ../../nbs/lib/tables/delta.ipynb #9fb7ae99
+class DeltaTables(_DeltaWriter, Tables):
+    "The Delta tables of one catalog in a folder tree, queried by DuckDB."
+
     def append_if_unchanged(
-        self,
-        name: str,  # schema.table
-        rows: ibis.Table,  # what it holds besides, afterwards
-        version: int,  # the version that the decision to add them was based on; -1: no table yet
-        tags: dict[str, str] | None = None,  # kept in the commit
-    ) -> int:  # the version this made
-        "Append when the table `name` is still at `version`, else raise `TableChanged` and add nothing."
+        self, name: str, rows: ibis.Table, version: int, tags: Tags = None
+    ) -> int:
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         changed = TableChanged(f"table {name} is no longer at version {version}: read it again")
@@ -378,25 +375,7 @@ class DeltaTables:
                 raise
             raise changed from None
 
-    def history(self, name: str) -> pd.DataFrame:
-        "One row for each commit of the table `name`, newest first: version, time, operation, tags."
-        commits = _open(self.path(name), name).history()
-        known = {"version", "timestamp", "operation", "operationParameters", "operationMetrics"}
-        known |= {"engineInfo", "clientVersion"}
-        frame = pd.DataFrame(
-            {
-                "version": [commit["version"] for commit in commits],
-                "timestamp": [commit["timestamp"] for commit in commits],
-                "operation": [commit["operation"] for commit in commits],
-                "tags": [{k: v for k, v in c.items() if k not in known} for c in commits],
-            }
-        )
-        frame["timestamp"] = pd.to_datetime(frame["timestamp"], unit="ms", utc=True)
-        return frame
-
-    def compact(self, name: str) -> int:  # the latest version afterwards
-        "Rewrite many small files of the table `name` as few large ones; its rows stay the same."
-
+    def compact(self, name: str) -> int:
         def commit(path: Path) -> int:
             table = _open(path, name)
             table.optimize.compact()
@@ -404,15 +383,8 @@ class DeltaTables:
 
         return self._commit(name, commit)
 
-    def retain(
-        self,
-        name: str,  # schema.table
-        days: float,  # versions younger than this stay readable
-        keep: Collection[int] = (),  # so do these, whatever their age
-    ) -> None:
-        "Delete the files of the table `name` that no version to be kept needs."
-        table = _open(self.path(name), name)
-        table.vacuum(
+    def retain(self, name: str, days: float, keep: Collection[int] = ()) -> None:
+        _open(self.path(name), name).vacuum(
             retention_hours=int(days * 24),
             dry_run=False,
             enforce_retention_duration=False,

@@ -6,6 +6,7 @@
 __all__ = ['SparkTables']
 
 # %% ../../nbs/lib/tables/spark.ipynb #ea26dd0d
+import contextlib
 import datetime
 import functools
 import json
@@ -13,22 +14,25 @@ import math
 import operator
 import threading
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import ibis
 import pandas as pd
-from tenacity import RetryError
 
 from churn_lib.tables.base import (
+    ReadableTables,
     TableChanged,
     TableError,
+    Tables,
+    Tags,
+    Values,
     predicate,
+    retry_on_conflict,
     split_name,
-    write_again,
 )
 
-# %% ../../nbs/lib/tables/spark.ipynb #37d0d948
+# %% ../../nbs/lib/tables/spark.ipynb #2c5d31ec
 _METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _WRITE = "churn_write_id"
 
@@ -42,23 +46,40 @@ def _tags(
         return {}
     return found if isinstance(found, dict) else {}
 
-# %% ../../nbs/lib/tables/spark.ipynb #115b9458
+# %% ../../nbs/lib/tables/spark.ipynb #a909e183
+# the tags of a new table pass through the session's settings, which threads share
+_MAKING = threading.Lock()
+
+
+@contextlib.contextmanager
+def _keeping(
+    spark: Any,  # a SparkSession
+    metadata: str,  # for the commit that is made meanwhile
+) -> Iterator[None]:
+    with _MAKING:
+        spark.conf.set(_METADATA, metadata)
+        try:
+            yield
+        finally:
+            spark.conf.unset(_METADATA)
+
+# %% ../../nbs/lib/tables/spark.ipynb #ebd38186
 def _contended(error: BaseException) -> bool:  # whether another writer came first
     causes = ("DELTA_CONCURRENT", "DELTA_METADATA_CHANGED", "DELTA_PROTOCOL_CHANGED")
-    told = f"{type(error).__name__} {error}"
-    made = "TABLE_OR_VIEW_ALREADY_EXISTS" in told  # by another writer, since we looked
-    return made or "ConcurrentModification" in told or any(cause in told for cause in causes)
+    message = f"{type(error).__name__} {error}"
+    made = "TABLE_OR_VIEW_ALREADY_EXISTS" in message  # by another writer, since we looked
+    return made or "ConcurrentModification" in message or any(cause in message for cause in causes)
 
-
+# %% ../../nbs/lib/tables/spark.ipynb #b57857ec
 def _misfit(error: BaseException) -> str | None:  # why the table cannot take the rows, if so
-    told = str(error)
-    if "DELTA_REPLACE_WHERE_MISMATCH" in told:
+    message = str(error)
+    if "DELTA_REPLACE_WHERE_MISMATCH" in message:
         return "some of these rows lie outside the partition they are to replace"
-    if "INCOMPATIBLE_DATA_FOR_TABLE" in told or "DELTA_FAILED_TO_MERGE_FIELDS" in told:
-        return f"these rows have other types: {told.splitlines()[0]}"
+    if "INCOMPATIBLE_DATA_FOR_TABLE" in message or "DELTA_FAILED_TO_MERGE_FIELDS" in message:
+        return f"these rows have other types: {message.splitlines()[0]}"
     return None
 
-# %% ../../nbs/lib/tables/spark.ipynb #bc384437
+# %% ../../nbs/lib/tables/spark.ipynb #53a1fcef
 # a version that a model was trained on must stay readable for as long as the model is known
 _FOR_EVER = "interval 36500 days"
 _DELETED = "delta.deletedFileRetentionDuration"
@@ -83,7 +104,7 @@ def _create_sql(
         f"TBLPROPERTIES ({properties}) AS SELECT * FROM {{rows}}"
     )
 
-# %% ../../nbs/lib/tables/spark.ipynb #f8d4df9e
+# %% ../../nbs/lib/tables/spark.ipynb #61fda52c
 def _instants(
     schema: ibis.Schema,  # as Ibis understands Spark
 ) -> ibis.Schema:  # with timestamps in UTC
@@ -94,10 +115,7 @@ def _instants(
         }
     )
 
-
-_instants(ibis.schema({"event_ts": "timestamp", "customer_id": "string"}))
-
-# %% ../../nbs/lib/tables/spark.ipynb #ce5d349e
+# %% ../../nbs/lib/tables/spark.ipynb #1fa7290e
 def _frame(
     spark: Any,  # a SparkSession
     connection: Any,  # Ibis on this session
@@ -116,7 +134,7 @@ def _frame(
     types = PySparkSchema.from_ibis(rows.schema())
     return frame.select(*(functions.col(f"`{t.name}`").cast(t.dataType) for t in types))
 
-
+# %% ../../nbs/lib/tables/spark.ipynb #83bfb56a
 def _within(
     partition: dict[str, Any],  # column to value; empty for all rows
 ) -> Any:  # the condition as a Spark column
@@ -126,23 +144,14 @@ def _within(
     parts = [functions.col(column) == functions.lit(value) for column, value in partition.items()]
     return functools.reduce(operator.and_, parts, functions.lit(True))
 
-# %% ../../nbs/lib/tables/spark.ipynb #58886bb8
-# the tags of a new table pass through the session's settings, which threads share
-_MAKING = threading.Lock()
-# a file's removal is timed before its commit is, and by another clock
-_MARGIN = datetime.timedelta(hours=1)
-
-
-class SparkTables:
-    "The Delta tables of one catalog, read and written by Spark."
-
+# %% ../../nbs/lib/tables/spark.ipynb #d21d0339
+class _SparkReader(ReadableTables):
     def __init__(
         self,
         spark: Any,  # a SparkSession
         catalog: str = "",  # of Unity Catalog; the session's own when empty
     ):
-        self.spark = spark
-        self.catalog = catalog
+        self.spark, self.catalog = spark, catalog
         self.connection = ibis.pyspark.connect(spark)
 
     def full_name(self, name: str) -> str:
@@ -151,37 +160,15 @@ class SparkTables:
         return ".".join(f"`{level}`" for level in levels)
 
     def names(self) -> list[str]:
-        "The tables there are, as schema.table, in alphabetical order."
-        catalog = f" IN `{self.catalog}`" if self.catalog else ""
-        schemas = [row["namespace"] for row in self.spark.sql(f"SHOW SCHEMAS{catalog}").collect()]
-        found: list[str] = []
-        for schema in sorted(set(schemas) - {"information_schema"}):
-            place = f"`{self.catalog}`.`{schema}`" if self.catalog else f"`{schema}`"
-            tables = self.spark.sql(f"SHOW TABLES IN {place}").collect()
-            found += [f"{schema}.{row['tableName']}" for row in tables if not row["isTemporary"]]
-        return sorted(found)
+        return _names(self.spark, self.catalog)
 
     def exists(self, name: str) -> bool:
-        "Whether the table `name` has been written."
         return self.spark.catalog.tableExists(self.full_name(name))
 
-    def _commits(self, name: str, last: int | None = None) -> list[Any]:  # newest first
-        if not self.exists(name):
-            raise TableError(
-                f"table {self.full_name(name)} does not exist; run the job that writes it first"
-            )
-        limit = f" LIMIT {last}" if last else ""
-        history = self.spark.sql(f"DESCRIBE HISTORY {self.full_name(name)}{limit}")
-        # a collected timestamp would be in the time zone of this process
-        columns = ["version", "unix_micros(timestamp) AS micros", "operation", "userMetadata"]
-        return history.selectExpr(*columns).collect()
-
     def version(self, name: str) -> int:
-        "The latest version of the table `name`; raises `TableError` when there is no such table."
-        return self._commits(name, last=1)[0]["version"]
+        return _commits(self, name, last=1)[0]["version"]
 
     def read(self, name: str, version: int | None = None) -> ibis.Table:
-        "The table `name` at `version` (the latest when None) as a lazy Ibis expression."
         latest = self.version(name)
         version = latest if version is None else version
         if not 0 <= version <= latest:
@@ -190,187 +177,246 @@ class SparkTables:
         schema = _instants(self.connection.sql(query).schema())
         return self.connection.sql(query, schema=schema)
 
-    def _again(self, name: str, write: Callable[[], None]) -> None:  # until no other comes first
-        try:
-            for attempt in write_again(_contended):
-                with attempt:
-                    write()
-        except RetryError:
-            told = f"table {name}: other writers kept committing for 60 s; run this again"
-            raise TableError(told) from None
-
-    def _make(self, name: str, frame: Any, cluster: list[str], metadata: str) -> bool:
-        with _MAKING:
-            if self.exists(name):
-                return False
-            *catalog, schema, _ = self.full_name(name).split(".")
-            if not self.spark.catalog.databaseExists(".".join([*catalog, schema])):
-                self.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {'.'.join([*catalog, schema])}")
-            self.spark.conf.set(_METADATA, metadata)
-            try:
-                self.spark.sql(_create_sql(self.full_name(name), cluster), rows=frame)
-            finally:
-                self.spark.conf.unset(_METADATA)
-            return True
-
-    def _commit(
-        self,
-        name: str,
-        rows: ibis.Table,
-        partition: dict[str, Any] | None,  # None to append, empty for the whole table
-        tags: dict[str, str] | None,
-    ) -> int:  # the version this made
-        mark = uuid.uuid4().hex
-        metadata = json.dumps({**(tags or {}), _WRITE: mark})
-        frame = _frame(self.spark, self.connection, rows)
-        cluster = list(dict.fromkeys([*(partition or {}), *({"customer_id"} & set(rows.columns))]))
-
-        def write() -> None:
-            if self._make(name, frame, cluster, metadata):
-                return
-            self._check_columns(name, rows)
-            writer = frame.writeTo(self.full_name(name)).option("userMetadata", metadata)
-            if partition is None:
-                writer.append()
-                return
-            clustered = self._clustering(name)
-            writer.overwrite(_within(partition))
-            if clustered != self._clustering(name):  # Delta forgets it when every row is replaced
-                columns = ", ".join(f"`{column}`" for column in clustered)
-                self.spark.sql(f"ALTER TABLE {self.full_name(name)} CLUSTER BY ({columns})")
-
-        try:
-            self._again(name, write)
-        except Exception as error:
-            if cause := _misfit(error):
-                raise TableError(f"table {name}: {cause}") from None
-            raise
-        return self._made(name, mark)
-
-    def _clustering(self, name: str) -> list[str]:
-        detail = self.spark.sql(f"DESCRIBE DETAIL {self.full_name(name)}").collect()[0]
-        return list(detail["clusteringColumns"])
-
-    def _check_columns(self, name: str, rows: ibis.Table) -> None:
-        found = self.spark.table(self.full_name(name)).columns
-        if odd := sorted(set(found) ^ set(rows.columns)):
-            told = f"{', '.join(odd)} on one side only"
-            raise TableError(f"table {name} has other columns than these rows: {told}")
-
-    def _made(self, name: str, mark: str) -> int:  # the version whose commit has the mark
-        for last in (10, None):  # the whole history only when others have been quick
-            for row in self._commits(name, last):
-                if _tags(row["userMetadata"]).get(_WRITE) == mark:
-                    return row["version"]
-        raise TableError(f"table {name} was made anew while this was writing; run this again")
-
-    def overwrite(
-        self,
-        name: str,  # schema.table
-        rows: ibis.Table,  # what it holds afterwards
-        partition: dict[str, Any] | None = None,  # replace this partition only
-        tags: dict[str, str] | None = None,  # kept in the commit
-    ) -> int:  # the version this made
-        "Replace the table `name`, or one `partition` of it, in one atomic commit."
-        return self._commit(name, rows, partition or {}, tags)
-
-    def append(
-        self,
-        name: str,  # schema.table
-        rows: ibis.Table,  # what it holds besides, afterwards
-        tags: dict[str, str] | None = None,  # kept in the commit
-    ) -> int:  # the version this made
-        "Add rows to the table `name` in one atomic commit; the first append makes the table."
-        return self._commit(name, rows, None, tags)
-
-    def append_if_unchanged(
-        self,
-        name: str,  # schema.table
-        rows: ibis.Table,  # what it holds besides, afterwards
-        version: int,  # the version that the decision to add them was based on; -1: no table yet
-        tags: dict[str, str] | None = None,  # kept in the commit
-    ) -> int:  # the version this made
-        "Append when the table `name` is still at `version`, else raise `TableChanged` and add nothing."
-        changed = TableChanged(f"table {name} is no longer at version {version}: read it again")
-        if (self.version(name) if self.exists(name) else -1) != version:
-            raise changed
-        mark = uuid.uuid4().hex
-        metadata = json.dumps({**(tags or {}), _WRITE: mark})
-        frame = _frame(self.spark, self.connection, rows)
-        try:
-            if version < 0:
-                added = self._make(name, frame, [], metadata)
-            else:
-                added = self._merge(name, frame, version, metadata)
-        except Exception as error:
-            if not _contended(error):
-                raise
-            raise changed from None
-        if not added:
-            raise changed
-        return self._made(name, mark)
-
-    def _merge(self, name: str, frame: Any, version: int, metadata: str) -> bool:  # whether added
-        # a MERGE reads the table, so a commit by another while it runs makes it fail; the number of
-        # rows tells of one that came just before
-        full_name = self.full_name(name)
-        before = self.spark.sql(f"SELECT * FROM {full_name} VERSION AS OF {version}").count()
-        unchanged = f"(SELECT count(*) FROM {full_name}) = {before}"
-        same = " AND ".join(f"old.`{column}` <=> new.`{column}`" for column in frame.columns)
-        with _MAKING:
-            self.spark.conf.set(_METADATA, metadata)
-            try:
-                found = self.spark.sql(
-                    f"MERGE INTO {full_name} old USING (SELECT * FROM {{rows}} WHERE {unchanged}) new "
-                    f"ON {same} WHEN NOT MATCHED THEN INSERT *",
-                    rows=frame,
-                ).collect()
-            finally:
-                self.spark.conf.unset(_METADATA)
-        return found[0]["num_inserted_rows"] > 0
-
     def history(self, name: str) -> pd.DataFrame:
-        "One row for each commit of the table `name`, newest first: version, time, operation, tags."
-        rows = self._commits(name)
-        tags = [_tags(row["userMetadata"]) for row in rows]
-        return pd.DataFrame(
-            {
-                "version": [row["version"] for row in rows],
-                "timestamp": pd.to_datetime([row["micros"] for row in rows], unit="us", utc=True),
-                "operation": [row["operation"] for row in rows],
-                "tags": [{k: v for k, v in own.items() if k != _WRITE} for own in tags],
-            }
+        return _history(_commits(self, name))
+
+# %% ../../nbs/lib/tables/spark.ipynb #daeb27e6
+def _names(
+    spark: Any,  # a SparkSession
+    catalog: str,  # of Unity Catalog; the session's own when empty
+) -> list[str]:  # schema.table
+    within = f" IN `{catalog}`" if catalog else ""
+    schemas = {row["namespace"] for row in spark.sql(f"SHOW SCHEMAS{within}").collect()}
+    found: list[str] = []
+    for schema in schemas - {"information_schema"}:
+        place = f"`{catalog}`.`{schema}`" if catalog else f"`{schema}`"
+        tables = spark.sql(f"SHOW TABLES IN {place}").collect()
+        found += [f"{schema}.{row['tableName']}" for row in tables if not row["isTemporary"]]
+    return sorted(found)
+
+# %% ../../nbs/lib/tables/spark.ipynb #7c737867
+def _commits(
+    tables: _SparkReader,
+    name: str,
+    last: int | None = None,  # so many of them; all when None
+) -> list[Any]:  # newest first
+    full_name = tables.full_name(name)
+    if not tables.exists(name):
+        raise TableError(f"table {full_name} does not exist; run the job that writes it first")
+    history = tables.spark.sql(f"DESCRIBE HISTORY {full_name}{f' LIMIT {last}' if last else ''}")
+    # a collected timestamp would be in the time zone of this process
+    columns = ["version", "unix_micros(timestamp) AS micros", "operation", "userMetadata"]
+    return history.selectExpr(*columns).collect()
+
+
+def _history(
+    commits: list[Any],
+) -> pd.DataFrame:  # version, timestamp, operation, tags
+    tags = [_tags(row["userMetadata"]) for row in commits]
+    return pd.DataFrame(
+        {
+            "version": [row["version"] for row in commits],
+            "timestamp": pd.to_datetime([row["micros"] for row in commits], unit="us", utc=True),
+            "operation": [row["operation"] for row in commits],
+            "tags": [{k: v for k, v in own.items() if k != _WRITE} for own in tags],
+        }
+    )
+
+# %% ../../nbs/lib/tables/spark.ipynb #79bc7113
+def _make(
+    tables: _SparkReader,
+    name: str,
+    frame: Any,  # a Spark frame
+    cluster: list[str],  # columns to cluster by
+    metadata: str,  # of the commit
+) -> bool:  # False when there is such a table
+    spark, full_name = tables.spark, tables.full_name(name)
+    with _keeping(spark, metadata):
+        if tables.exists(name):
+            return False
+        schema = full_name.rpartition(".")[0]
+        if not spark.catalog.databaseExists(schema):
+            spark.sql(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        spark.sql(_create_sql(full_name, cluster), rows=frame)
+        return True
+
+
+def _made(
+    tables: _SparkReader,
+    name: str,
+    mark: str,  # in the tags of the commit
+) -> int:  # its version
+    for last in (10, None):  # the whole history only when others have been quick
+        for row in _commits(tables, name, last):
+            if _tags(row["userMetadata"]).get(_WRITE) == mark:
+                return row["version"]
+    raise TableError(f"table {name} was replaced while this was writing; run this again")
+
+# %% ../../nbs/lib/tables/spark.ipynb #617b4cdd
+def _check_columns(
+    name: str,
+    here: list[str],  # columns of the rows
+    there: list[str],  # columns of the table
+) -> None:
+    if odd := sorted(set(there) ^ set(here)):
+        raise TableError(
+            f"table {name} has other columns than these rows: {', '.join(odd)} on one side only"
         )
 
-    def compact(self, name: str) -> int:  # the latest version afterwards
-        "Rewrite many small files of the table `name` as few large ones; its rows stay the same."
-        self._commits(name, last=1)
-        self._again(name, lambda: self.spark.sql(f"OPTIMIZE {self.full_name(name)}"))
+# %% ../../nbs/lib/tables/spark.ipynb #33b9c6e5
+def _replace(
+    tables: _SparkReader,
+    name: str,
+    writer: Any,  # of a Spark frame
+    partition: dict[str, Any],  # column to value; empty for all rows
+) -> None:
+    full_name = tables.full_name(name)
+
+    def clustering() -> list[str]:
+        detail = tables.spark.sql(f"DESCRIBE DETAIL {full_name}").collect()[0]
+        return list(detail["clusteringColumns"])
+
+    clustered = clustering()
+    writer.overwrite(_within(partition))
+    if clustered != clustering():  # Delta forgets it when every row is replaced
+        columns = ", ".join(f"`{column}`" for column in clustered)
+        tables.spark.sql(f"ALTER TABLE {full_name} CLUSTER BY ({columns})")
+
+# %% ../../nbs/lib/tables/spark.ipynb #0df0359d
+def _commit(
+    tables: _SparkReader,
+    name: str,
+    rows: ibis.Table,
+    partition: Values,  # None to append, empty for the whole table
+    tags: Tags,
+) -> int:  # the version this made
+    mark = uuid.uuid4().hex
+    metadata = json.dumps({**(tags or {}), _WRITE: mark})
+    frame = _frame(tables.spark, tables.connection, rows)
+    cluster = list(dict.fromkeys([*(partition or {}), *({"customer_id"} & set(rows.columns))]))
+
+    def write() -> None:
+        if _make(tables, name, frame, cluster, metadata):
+            return
+        full_name = tables.full_name(name)
+        _check_columns(name, rows.columns, tables.spark.table(full_name).columns)
+        writer = frame.writeTo(full_name).option("userMetadata", metadata)
+        if partition is None:
+            writer.append()
+        else:
+            _replace(tables, name, writer, partition)
+
+    try:
+        retry_on_conflict(write, _contended, name)
+    except Exception as error:
+        if cause := _misfit(error):
+            raise TableError(f"table {name}: {cause}") from None
+        raise
+    return _made(tables, name, mark)
+
+# %% ../../nbs/lib/tables/spark.ipynb #55948fe8
+def _merge(
+    tables: _SparkReader,
+    name: str,
+    frame: Any,  # a Spark frame
+    version: int,  # that the table has to be at
+    metadata: str,  # of the commit
+) -> bool:  # whether the rows were added
+    spark, full_name = tables.spark, tables.full_name(name)
+    before = spark.sql(f"SELECT * FROM {full_name} VERSION AS OF {version}").count()
+    unchanged = f"(SELECT count(*) FROM {full_name}) = {before}"
+    same = " AND ".join(f"old.`{column}` <=> new.`{column}`" for column in frame.columns)
+    with _keeping(spark, metadata):
+        found = spark.sql(
+            f"MERGE INTO {full_name} old USING (SELECT * FROM {{rows}} WHERE {unchanged}) new "
+            f"ON {same} WHEN NOT MATCHED THEN INSERT *",
+            rows=frame,
+        ).collect()
+    return found[0]["num_inserted_rows"] > 0
+
+# %% ../../nbs/lib/tables/spark.ipynb #60df7f14
+# a file's removal is timed before its commit is, and by another clock
+_MARGIN = datetime.timedelta(hours=1)
+
+
+def _age_to_keep(
+    commits: list[Any],
+    now: int,  # microseconds since 1970
+    days: float,  # versions younger than this stay readable
+    keep: Collection[int],  # so do these, whatever their age
+) -> int:  # milliseconds
+    made = [row["micros"] for row in commits if row["version"] in keep]
+    margin = _MARGIN / datetime.timedelta(microseconds=1)
+    return math.ceil(max([days * 86_400e6, *(now - each + margin for each in made)]) / 1000)
+
+
+def _keep_deleted(
+    tables: _SparkReader,
+    name: str,
+    duration: str,  # of files, after their removal
+) -> None:
+    # Delta holds the two durations of one statement against each other
+    values = {**_PROPERTIES, _DELETED: duration}
+    properties = ", ".join(f"'{key}' = '{value}'" for key, value in values.items())
+    sql = f"ALTER TABLE {tables.full_name(name)} SET TBLPROPERTIES ({properties})"
+    retry_on_conflict(lambda: tables.spark.sql(sql), _contended, name)
+
+# %% ../../nbs/lib/tables/spark.ipynb #445fe497
+def _append_if_unchanged(
+    tables: _SparkReader,
+    name: str,
+    rows: ibis.Table,
+    version: int,  # that the table has to be at; -1: there is none
+    tags: Tags,
+) -> int:  # the version this made
+    changed = TableChanged(f"table {name} is no longer at version {version}: read it again")
+    if (tables.version(name) if tables.exists(name) else -1) != version:
+        raise changed
+    mark = uuid.uuid4().hex
+    metadata = json.dumps({**(tags or {}), _WRITE: mark})
+    frame = _frame(tables.spark, tables.connection, rows)
+    try:
+        if version < 0:
+            added = _make(tables, name, frame, [], metadata)
+        else:
+            added = _merge(tables, name, frame, version, metadata)
+    except Exception as error:
+        if not _contended(error):
+            raise
+        raise changed from None
+    if not added:
+        raise changed
+    return _made(tables, name, mark)
+
+# %% ../../nbs/lib/tables/spark.ipynb #e77b00cd
+class SparkTables(_SparkReader, Tables):
+    "The Delta tables of one catalog, read and written by Spark."
+
+    def overwrite(
+        self, name: str, rows: ibis.Table, partition: Values = None, tags: Tags = None
+    ) -> int:
+        return _commit(self, name, rows, partition or {}, tags)
+
+    def append(self, name: str, rows: ibis.Table, tags: Tags = None) -> int:
+        return _commit(self, name, rows, None, tags)
+
+    def append_if_unchanged(
+        self, name: str, rows: ibis.Table, version: int, tags: Tags = None
+    ) -> int:
+        return _append_if_unchanged(self, name, rows, version, tags)
+
+    def compact(self, name: str) -> int:
+        self.version(name)
+        sql = f"OPTIMIZE {self.full_name(name)}"
+        retry_on_conflict(lambda: self.spark.sql(sql), _contended, name)
         return self.version(name)
 
-    def _keep_deleted(self, name: str, duration: str) -> None:  # files, after their removal
-        # Delta holds the two durations of one statement against each other
-        values = {**_PROPERTIES, _DELETED: duration}
-        properties = ", ".join(f"'{key}' = '{value}'" for key, value in values.items())
-        sql = f"ALTER TABLE {self.full_name(name)} SET TBLPROPERTIES ({properties})"
-        self._again(name, lambda: self.spark.sql(sql))
-
-    def retain(
-        self,
-        name: str,  # schema.table
-        days: float,  # versions younger than this stay readable
-        keep: Collection[int] = (),  # so do these, whatever their age
-    ) -> None:
-        "Delete the files of the table `name` that no version to be kept needs."
-        commits = self._commits(name)
-        # VACUUM goes by time alone: what removed a file to be kept must be younger than its bound
-        kept = [row["micros"] for row in commits if row["version"] in keep]
+    def retain(self, name: str, days: float, keep: Collection[int] = ()) -> None:
+        commits = _commits(self, name)
         now = self.spark.sql("SELECT unix_micros(current_timestamp()) AS now").collect()[0]["now"]
-        margin = _MARGIN / datetime.timedelta(microseconds=1)
-        ages = [days * 86_400e6, *(now - made + margin for made in kept)]
-        # newer Deltas take the time from the table alone, and refuse to read what is older than it
-        self._keep_deleted(name, f"interval {math.ceil(max(ages) / 1000)} milliseconds")
+        age = _age_to_keep(commits, now, days, keep)
+        _keep_deleted(self, name, f"interval {age} milliseconds")
         try:
             self.spark.sql(f"VACUUM {self.full_name(name)}")
         finally:
-            self._keep_deleted(name, _FOR_EVER)
+            _keep_deleted(self, name, _FOR_EVER)

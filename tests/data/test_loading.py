@@ -729,7 +729,7 @@ def test_a_load_waits_for_another_of_the_same_tables_and_says_so(
 ) -> None:
     steps: queue.Queue[str] = queue.Queue()
     with ThreadPoolExecutor(1) as pool:
-        with DeltaTables(store.folder).alone(lambda: None):
+        with DeltaTables(store.folder).exclusive_lock(lambda: None):
             path = as_csv(tmp_path)
             going = pool.submit(
                 load, store, config, path, report=lambda step, done: steps.put(step)
@@ -1161,7 +1161,7 @@ def test_a_job_waits_for_a_load_that_is_under_way(
 ) -> None:
     made, people = events.cdnow()
     with ThreadPoolExecutor(1) as pool:
-        with DeltaTables(store.folder).alone(lambda: None):
+        with DeltaTables(store.folder).exclusive_lock(lambda: None):
             store.overwrite("bronze.customers", ibis.memtable(people), tags={"load_id": "a"})
             job = pool.submit(events.ensure_bronze, DeltaTables(store.folder))
             with pytest.raises(TimeoutError):

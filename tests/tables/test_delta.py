@@ -16,7 +16,7 @@ import pytest
 
 from churn_lib.data import files
 from churn_lib.data.files import SourceError
-from churn_lib.tables import DeltaTables, TableError
+from churn_lib.tables import DeltaTables, TableError, exclusive_lock, try_lock
 
 MONDAY, TUESDAY = datetime.date(2024, 1, 1), datetime.date(2024, 1, 2)
 SPAWN = multiprocessing.get_context("spawn")
@@ -212,3 +212,32 @@ def test_values_of_partitions_come_back_whatever_is_in_them(tmp_path: Path) -> N
     for shop in shops:
         tables.overwrite("gold.shops", ibis.memtable({"n": [1], "shop": [shop]}), {"shop": shop})
     assert sorted(tables.read("gold.shops").to_pyarrow()["shop"].to_pylist()) == sorted(shops)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from churn_lib.tables import exclusive_lock
+with exclusive_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_keeps_others_out_and_a_killed_process_gives_it_back(tmp_path: Path) -> None:
+    lock, waited = tmp_path / "below" / "lock", []
+    command = [sys.executable, "-c", HOLDS, str(lock)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout and holder.stdout.readline() == "held\n"
+            assert try_lock(lock) is None
+            with (
+                pytest.raises(TimeoutError, match=r"held by another process for 0\.2 s"),
+                exclusive_lock(lock, lambda: waited.append(1), 0.2),
+            ):
+                pass
+            assert waited == [1]
+        finally:
+            holder.kill()
+    with exclusive_lock(lock, lambda: waited.append(2), 30):
+        assert waited == [1]
