@@ -286,8 +286,8 @@ def row(name: str, lives: list[Fired]) -> str:
             words |= {word for _, word, _ in hits} | {f"({causes[0]})"}
     found = "nothing to find" if name in STILL else f"{len(delays)} of {len(lives)}"
     soon = f"{np.median(delays):.0f} ({min(delays)} to {max(delays)})" if delays else "-"
-    said = " ".join(sorted(words)) or "ok"
-    return f"| {name} | {found} | {soon} | {said} | {alarms} in {calm * len(lives):,} |"
+    verdicts = " ".join(sorted(words)) or "ok"
+    return f"| {name} | {found} | {soon} | {verdicts} | {alarms} in {calm * len(lives):,} |"
 
 
 def main() -> None:

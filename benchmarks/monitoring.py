@@ -103,8 +103,10 @@ def main() -> None:
     print("|---|---|---|")
     print(f"| churn_lib.monitoring.drift | {mine:.2f} | 1.0 |")
     theirs = peer(given.peer, window, baseline, given.times) if given.peer else None
-    said = "not measured: pass --peer" if theirs is None else f"{theirs:.2f} | {theirs / mine:.1f}"
-    print(f"| Evidently, DataDriftPreset | {said} |")
+    result = (
+        "not measured: pass --peer" if theirs is None else f"{theirs:.2f} | {theirs / mine:.1f}"
+    )
+    print(f"| Evidently, DataDriftPreset | {result} |")
 
 
 if __name__ == "__main__":

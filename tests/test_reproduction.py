@@ -34,7 +34,7 @@ def commit(folder: Path) -> str:
 
 
 def churn(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """The `churn` command with the code of `folder`, on its store unless told otherwise."""
+    """The `churn` command with the code of `folder`, on its store unless given another."""
     strange = ("CHURN_", "MLFLOW_", "DATABRICKS_", "GIT_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     return subprocess.run(
@@ -152,8 +152,11 @@ def test_what_differs_is_shown_first_customer_first_metric_or_model(project: Pat
     assert "NOT identical" in answer.sentences()[0]
     measured = replace(record, metrics={**record.metrics, "roc_auc": 0.99})
     assert "metric roc_auc is 0.99" in compare(models, store, record, measured).difference
-    told = replace(record, predictions=changed)
-    assert "registered model is not what" in compare(models, store, told, told).difference
+    changed_record = replace(record, predictions=changed)
+    assert (
+        "registered model is not what"
+        in compare(models, store, changed_record, changed_record).difference
+    )
 
 
 def test_a_commit_that_is_not_here_is_refused_in_one_line(project: Path) -> None:

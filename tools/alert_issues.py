@@ -3,7 +3,7 @@
     python -m tools.alert_issues production
 
 The workflow `monitor` runs this. monitoring_job has written gold.alerts in the workspace; it is read here
-through a SQL warehouse (WAREHOUSE_ID), and `gh` keeps the issues, which it tells apart by their label and
+through a SQL warehouse (WAREHOUSE_ID), and `gh` keeps the issues, which it recognises by their label and
 by the alert's name in the title. An acknowledged alert keeps its issue and gets none any more.
 """
 
@@ -69,10 +69,10 @@ def read_open(
     answer = finished(client, asked)
     status: Any = answer.status
     if status.state != StatementState.SUCCEEDED:
-        told = status.error.message if status.error else ""
-        if "TABLE_OR_VIEW_NOT_FOUND" in told:
+        reason = status.error.message if status.error else ""
+        if "TABLE_OR_VIEW_NOT_FOUND" in reason:
             return []
-        sys.exit(f"{config.catalog}.{alerts.TABLE} cannot be read: {status.state.value} {told}")
+        sys.exit(f"{config.catalog}.{alerts.TABLE} cannot be read: {status.state.value} {reason}")
     names = [column.name for column in answer.manifest.schema.columns]  # type: ignore[union-attr]
     rows = answer.result.data_array if answer.result else None
     log = pd.DataFrame(rows or [], columns=names)
@@ -101,15 +101,15 @@ def keep_issues(open_now: list[alerts.Alert], target: str) -> list[str]:
     """Open and close issues; what was done, as sentences."""
     gh("label", "create", LABEL, "--force", "--description", "raised by monitoring_job")
     fields = ("--limit", "1000", "--json", "number,title,state")
-    told = json.loads(gh("issue", "list", "--state", "all", "--label", LABEL, *fields))
+    issues = json.loads(gh("issue", "list", "--state", "all", "--label", LABEL, *fields))
     titles = {f"{target}: {alert.alert_id}": alert for alert in open_now}
-    known, done = {issue["title"] for issue in told}, []
+    known, done = {issue["title"] for issue in issues}, []
     for title, alert in titles.items():
         if title not in known and not alert.acknowledged:
             new = ("--title", title, "--label", LABEL, "--body-file", "-")
             address = gh("issue", "create", *new, text=body(alert, target)).strip()
             done.append(f"opened {address}")
-    for issue in told:
+    for issue in issues:
         mine = issue["state"] == "OPEN" and issue["title"].startswith(f"{target}: ")
         if mine and issue["title"] not in titles:
             gh("issue", "close", str(issue["number"]), "--comment", "The alert has recovered.")

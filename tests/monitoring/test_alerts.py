@@ -32,8 +32,8 @@ def tables(tmp_path: Path) -> DeltaTables:
 
 def update(tables: DeltaTables, *found: alerts.Signal, version: int = 1) -> list[str]:
     """Ids of the alerts that are open afterwards."""
-    standing = alerts.update(tables, found, "churn", version, 2, 3)
-    return [alert.alert_id for alert in standing]
+    still_open = alerts.update(tables, found, "churn", version, 2, 3)
+    return [alert.alert_id for alert in still_open]
 
 
 @given(FLAGS, st.integers(1, 4), st.integers(1, 6))
@@ -136,14 +136,14 @@ def test_a_webhook_gets_each_alert_once(tables: DeltaTables, receiver: type[Rece
     update(tables, signal(True, True), signal(True, True, cause="volume"))
     for _ in range(2):
         assert alerts.notify(tables, "churn") == []
-    told = {body["alert_id"]: body for body in receiver.bodies}
-    assert len(receiver.bodies) == len(told) == 2
-    body = told["drift-v1-2025-01-02"]
+    received = {body["alert_id"]: body for body in receiver.bodies}
+    assert len(receiver.bodies) == len(received) == 2
+    body = received["drift-v1-2025-01-02"]
     assert body["severity"] == "investigate"
     assert body["text"].startswith("[investigate] churn version 1, window 2025-01-02: drift found")
 
 
-def test_a_webhook_that_stumbles_is_asked_again(
+def test_a_webhook_that_stumbles_is_tried_again(
     tables: DeltaTables, receiver: type[Receiver]
 ) -> None:
     receiver.statuses += [503, 429]
@@ -160,11 +160,11 @@ def test_a_webhook_that_is_down_costs_no_alert_and_leaks_no_address(
     (problem,) = alerts.notify(tables, "churn")
     assert "answered 500 to drift-v1-2025-01-02" in problem
     assert "s3cret" not in problem
-    assert alerts.notify(tables, "churn") == []  # the next monitor tells it
+    assert alerts.notify(tables, "churn") == []  # the next monitor sends it
     assert alerts.events(tables).event.tolist() == ["RAISED", "NOTIFIED"]
 
 
-def test_a_webhook_that_does_not_answer_is_given_up_and_asked_by_the_next_monitor(
+def test_a_webhook_that_does_not_answer_is_given_up_and_tried_by_the_next_monitor(
     tables: DeltaTables, receiver: type[Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alerts, "_TIMEOUT", 0.2)
@@ -177,7 +177,7 @@ def test_a_webhook_that_does_not_answer_is_given_up_and_asked_by_the_next_monito
     assert alerts.events(tables).event.tolist() == ["RAISED", "NOTIFIED"]
 
 
-def test_a_webhook_whose_answer_never_ends_has_been_told(
+def test_a_webhook_whose_answer_never_ends_has_been_notified(
     tables: DeltaTables, receiver: type[Receiver]
 ) -> None:
     receiver.hangs = "after"
@@ -197,7 +197,7 @@ def test_an_address_that_nobody_listens_at_is_a_problem_not_a_crash(
 
 
 @pytest.mark.parametrize("address", ["hooks.example/s3cret", "ftp://a/s3cret", "http://[s3cret"])
-def test_an_address_that_is_none_is_told_without_being_shown(
+def test_an_address_that_is_none_is_reported_without_being_shown(
     tables: DeltaTables, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setenv(alerts.WEBHOOK, address)
@@ -206,7 +206,7 @@ def test_an_address_that_is_none_is_told_without_being_shown(
     assert "CHURN_ALERT_WEBHOOK is no address" in problem and "s3cret" not in problem
 
 
-def test_a_monitor_that_dies_after_telling_tells_again_and_says_which(
+def test_a_monitor_that_dies_after_sending_sends_again_with_the_same_id(
     tables: DeltaTables, receiver: type[Receiver]
 ) -> None:
     update(tables, signal(True, True))

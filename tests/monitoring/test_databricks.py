@@ -1,4 +1,4 @@
-"""The data profile of Databricks, against a stand-in that speaks HTTP and is as strict as the original."""
+"""The data profile of Databricks, against a server that speaks HTTP and is as strict as the original."""
 
 import datetime
 import json
@@ -119,7 +119,7 @@ class Workspace(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def workspace() -> Iterator[tuple[Any, WorkspaceClient]]:
-    """The stand-in's state, and a client of it."""
+    """The server's state, and a client of it."""
     state = SimpleNamespace(
         table=True, old=False, monitor=None, quicker=None, pending=0, refreshes=[], calls=[]
     )
@@ -156,7 +156,7 @@ def test_what_differs_is_changed_and_nothing_else(workspace: Any) -> None:
     assert databricks.ensure_profile(client, changed) == "unchanged"
 
 
-def test_somebody_who_is_quicker_is_no_error(workspace: Any) -> None:
+def test_another_run_that_is_quicker_is_no_error(workspace: Any) -> None:
     state, client = workspace
     asked = databricks.wanted(CONFIG, "schema-1").as_dict()
     state.quicker = {"object_type": "table", "object_id": "table-1", "data_profiling_config": asked}
@@ -173,7 +173,7 @@ def test_a_refresh_waits_for_the_profile_and_runs_once(workspace: Any) -> None:
     assert len(state.refreshes) == 2
 
 
-def test_a_profile_that_stays_pending_is_told(workspace: Any) -> None:
+def test_a_profile_that_stays_pending_is_reported(workspace: Any) -> None:
     state, client = workspace
     databricks.ensure_profile(client, CONFIG)
     state.pending = 10_000
@@ -181,7 +181,7 @@ def test_a_profile_that_stays_pending_is_told(workspace: Any) -> None:
         databricks.refresh_profile(client, CONFIG, limit=0.2, pause=0.01)
 
 
-def test_a_workspace_without_the_service_is_told_from_a_table_without_profile(
+def test_a_workspace_without_the_service_is_distinguished_from_a_table_without_profile(
     workspace: Any,
 ) -> None:
     state, client = workspace

@@ -53,8 +53,8 @@ def test_a_shop_as_ever_is_quiet_however_small(
         visits = rng.poisson(usual / in_a_visit, WEEKS)
         frame = shop(list(in_a_visit * visits + 1), seed)
         frame.loc[rng.random(len(frame)) < without_product, "product_id"] = None
-        said = violations(frame, config)
-        alarms, weeks = alarms + sum(map(bool, said)), weeks + len(said)
+        seen = violations(frame, config)
+        alarms, weeks = alarms + sum(map(bool, seen)), weeks + len(seen)
     assert alarms <= weeks / 50
 
 
@@ -79,14 +79,14 @@ def test_a_column_that_loses_its_values_is_named(config: Settings) -> None:
     frame.loc[frame.event_ts >= "2025-03-19", "product_id"] = None
     found = source_signal(ibis.memtable(frame), UNTIL, config)
     assert found.violations[-3:] == (False, True, True)
-    told = "in the week from 2025-03-25, 100% of the events have no product_id: fix the source"
-    assert found.message == told
+    message = "in the week from 2025-03-25, 100% of the events have no product_id: fix the source"
+    assert found.message == message
 
 
 def test_a_loss_that_lasts_is_no_measure_until_it_is_how_things_are(config: Settings) -> None:
     span = 3 * config.monitoring.alert_windows
-    said = violations(shop([100] * 10 + [30] * (span + 4)), config)
-    assert said == [*[None] * 3, *[False] * 7, *[True] * span, *[False] * 4]
+    seen = violations(shop([100] * 10 + [30] * (span + 4)), config)
+    assert seen == [*[None] * 3, *[False] * 7, *[True] * span, *[False] * 4]
 
 
 def test_a_column_that_never_had_values_is_no_loss(config: Settings) -> None:
@@ -131,7 +131,7 @@ class Registry:
 
 
 @pytest.mark.parametrize(
-    ("standing", "due"),
+    ("still_open", "due"),
     [
         ([alert("estimated_quality", "retrain")], True),
         ([alert("estimated_quality", "retrain"), alert("source", "investigate")], False),
@@ -142,7 +142,7 @@ class Registry:
     ],
 )
 def test_an_estimate_starts_no_training_while_the_source_is_in_doubt(
-    standing: list[Alert], due: bool
+    still_open: list[Alert], due: bool
 ) -> None:
     registry: Any = Registry()
-    assert retraining_is_due(registry, standing) == due
+    assert retraining_is_due(registry, still_open) == due

@@ -192,7 +192,7 @@ def test_a_model_lives_fails_is_replaced_and_the_monitor_is_quiet_again(trained:
     silent = trained.monitor(CHANGE)
     assert (silent.verdict, silent.retrain) == ("no_data", False)
 
-    # the first window: nothing can be said about quality, and nothing is set off
+    # the first window: quality is unknown, and nothing is set off
     trained.score(CHANGE)
     first = trained.monitor(CHANGE)
     assert (first.verdict, first.quality, first.retrain, first.alerts) == (
@@ -260,7 +260,7 @@ def test_the_label_of_the_monitor_is_that_of_the_features(trained: Shop) -> None
 
 
 class OnlineShop:
-    """A copy of the shop that has never scored a batch: its endpoint alone is asked."""
+    """A copy of the shop that has never scored a batch: only its endpoint is used."""
 
     def __init__(self, shop: Shop, folder: Path, source: Path | None = None):
         shutil.copytree(source or shop.unscored, folder)
@@ -326,7 +326,7 @@ class OnlineShop:
 def test_answers_of_an_endpoint_are_enough(trained: Shop, tmp_path: Path) -> None:
     online = OnlineShop(trained, tmp_path / "online")
     online.ask(CHANGE, named=True, smoke_test=True)
-    assert online.monitor(CHANGE + 1).verdict == "no_data"  # nobody else has asked
+    assert online.monitor(CHANGE + 1).verdict == "no_data"  # no other requests
 
     for number in (CHANGE, CHANGE + 30):
         assert online.ask(number, named=True) == 600
@@ -338,7 +338,7 @@ def test_answers_of_an_endpoint_are_enough(trained: Shop, tmp_path: Path) -> Non
     assert found["count"].tolist() == [600] * 3
     assert found.estimated_roc_auc_score.notna().all()
 
-    # labels are found of requests that name their customer; nothing is said about the others
+    # labels are found of requests that name their customer; the others have none
     late = online.monitor(CHANGE + 160)
     assert (late.quality, late.verdict) == ("lost", "retrain")
     assert totals(online.tables).labelled_rows.tolist() == [600, 600, 0]
@@ -399,16 +399,16 @@ def test_a_monitor_that_is_killed_between_two_commits_says_the_same_when_it_is_r
         undisturbed.ask(number, named=True)
     killed = OnlineShop(trained, tmp_path / "killed", source=tmp_path / "calm")
     late = CHANGE + 160
-    said = undisturbed.monitor(late)
-    assert said.alerts
+    verdict = undisturbed.monitor(late)
+    assert verdict.alerts
     folder = str(tmp_path / "killed" / "settings.ini")
     # between the two tables of the first window, then before an alert is raised
     for commits in (1, 4):
         arguments = [sys.executable, "-c", DIES, folder, str(day(late)), str(commits)]
         assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
-    assert killed.monitor(late).to_dict()["sentence"] == said.sentence
-    told = [alerts.events(each.tables)[["alert_id", "event"]] for each in (undisturbed, killed)]
-    assert told[0].equals(told[1])
+    assert killed.monitor(late).to_dict()["sentence"] == verdict.sentence
+    logs = [alerts.events(each.tables)[["alert_id", "event"]] for each in (undisturbed, killed)]
+    assert logs[0].equals(logs[1])
     for name in (monitoring.PROFILE_METRICS, monitoring.DRIFT_METRICS):
         rows = [
             read_metrics(each.tables, name).drop(columns="computed_at").astype(str)
@@ -432,11 +432,11 @@ def test_on_spark_the_monitor_says_what_it_says_here(
         spark_tables.overwrite(name, ibis.memtable(rows))
         while spark_tables.version(name) < version:  # a model remembers what it was made from
             spark_tables.overwrite(name, ibis.memtable(rows))
-    said = here.monitor(CHANGE + 100)
+    verdict = here.monitor(CHANGE + 100)
     there = rules.monitor(spark_tables, here.models, here.settings, day(CHANGE + 100), "abc")
-    assert there.to_dict() | {"alerts": []} == said.to_dict() | {"alerts": []}
-    assert [each.alert_id for each in there.alerts] == [each.alert_id for each in said.alerts]
-    assert said.alerts
+    assert there.to_dict() | {"alerts": []} == verdict.to_dict() | {"alerts": []}
+    assert [each.alert_id for each in there.alerts] == [each.alert_id for each in verdict.alerts]
+    assert verdict.alerts
     for name in (monitoring.PROFILE_METRICS, monitoring.DRIFT_METRICS):
         left, right = (read_metrics(store, name) for store in (here.tables, spark_tables))
         assert sorted(left.columns) == sorted(right.columns)
