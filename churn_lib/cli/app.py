@@ -17,15 +17,8 @@ from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.markup import escape
 
-from churn_lib.cli import (
-    bundle as bundle_commands,
-    data,
-    jobs as job_commands,
-    models as model_commands,
-    monitoring as monitoring_commands,
-    serving as serving_commands,
-)
 from .. import settings as settings_module
+from . import bundle, data, jobs, models, monitoring, serving
 from .console import AsJson, Target, print_json, print_table, steady_streams
 from ..job_context import bypass_proxies, forget_variables
 from ..settings import ChurnError
@@ -37,23 +30,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(job_commands.run)
-app.command()(job_commands.pipeline)
 for command in (
-    model_commands.models,
-    model_commands.history,
-    model_commands.rollback,
-    model_commands.approve,
-    model_commands.copy,
-    model_commands.reproduce,
+    jobs.run,
+    jobs.pipeline,
+    models.models,
+    models.history,
+    models.rollback,
+    models.approve,
+    models.copy,
+    models.reproduce,
+    serving.serve,
+    serving.deploy,
 ):
     app.command()(command)
 app.add_typer(data.app, name="data")
-app.add_typer(bundle_commands.app, name="bundle")
-app.add_typer(monitoring_commands.app, name="monitor")
-app.command()(serving_commands.serve)
-app.command()(serving_commands.deploy)
-app.add_typer(serving_commands.endpoint, name="endpoint")
+app.add_typer(bundle.app, name="bundle")
+app.add_typer(monitoring.app, name="monitor")
+app.add_typer(serving.endpoint, name="endpoint")
 
 # %% ../../nbs/lib/cli/app.ipynb #04415d16
 Key = Annotated[
@@ -80,7 +73,7 @@ def settings(
     title = escape(f"settings of {target}")
     print_table(Console(), ("key", "value"), rows, title, fold=("value",), boxed=True)
 
-
+# %% ../../nbs/lib/cli/app.ipynb #63494b74
 def _explain(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return print_json(found)
@@ -100,12 +93,12 @@ def _interrupt(number: int, frame: Any) -> None:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
-
+# %% ../../nbs/lib/cli/app.ipynb #85cee547
 def _store_problem(error: Exception) -> str:  # what puts it right; empty for a fault of ours
     registry = sys.modules.get("churn_lib.registry.models")  # MLflow takes seconds to import
     return registry.explain(type(error).__name__, str(error)) if registry else ""
 
-
+# %% ../../nbs/lib/cli/app.ipynb #0760a4ad
 def main() -> None:
     "Entry point of the `churn` command."
     if threading.current_thread() is threading.main_thread():

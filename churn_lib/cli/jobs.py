@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Params', 'Rebuild', 'PIPELINE', 'run', 'pipeline']
 
-# %% ../../nbs/lib/cli/jobs.ipynb #25f5764b
+# %% ../../nbs/lib/cli/jobs.ipynb #bd36676d
 import os
 import shlex
 import shutil
@@ -18,12 +18,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ..bundle import resolve as bundle_module
 from .. import settings as settings_module
-from ..bundle import Bundle
+from ..bundle import Bundle, Plan, PlanError, Step, load, make_plan
+from ..bundle.run import JobRun
 from churn_lib.cli.console import (
     AsJson,
     Target,
+    open_stores,
     print_json,
     print_run,
     print_table,
@@ -31,31 +32,35 @@ from churn_lib.cli.console import (
     shown_path,
 )
 from ..job_context import check_code
-from ..bundle import Plan, PlanError, Step, make_plan
-from ..bundle.run import JobRun
 from ..settings import ChurnError
 
-# %% ../../nbs/lib/cli/jobs.ipynb #e9f510b8
+# %% ../../nbs/lib/cli/jobs.ipynb #e15a8463
+Params = Annotated[
+    list[str] | None,
+    typer.Option("--param", "-p", metavar="NAME=VALUE", help="A job parameter; repeat for more."),
+]
+Rebuild = Annotated[
+    bool, typer.Option("--rebuild", help="Build snapshots whose inputs have not changed, too.")
+]
+
+
 def _given(
-    params: list[str],  # name=value
+    params: list[str] | None,  # name=value
     rebuild: bool = False,  # short for rebuild=true
 ) -> dict[str, str]:
     given: dict[str, str] = {}
-    for param in params:
+    for param in params or []:
         name, equals, value = param.partition("=")
         if not equals or not name:
             raise PlanError(f"--param {param!r} is not of the form name=value")
         given[name] = value
     return {**given, "rebuild": "true"} if rebuild else given
 
-# %% ../../nbs/lib/cli/jobs.ipynb #e3934941
-def _runs_folder(
-    bundle: Bundle,
-) -> Path:  # where the reports of all runs go
+# %% ../../nbs/lib/cli/jobs.ipynb #69163899
+def _runs_folder(bundle: Bundle) -> Path:  # where the reports of all runs go
     if (bundle.root / "settings.ini").is_file() or "CHURN_SETTINGS" in os.environ:
-        names = settings_module.targets(settings_module.find_settings(bundle.root))
-        target = bundle.target if bundle.target in names else "local"
         path = settings_module.find_settings(bundle.root)
+        target = bundle.target if bundle.target in settings_module.targets(path) else "local"
         return settings_module.load(target, path).store / "runs"
     return bundle.root / ".churn" / "runs"  # a bundle without our settings
 
@@ -65,18 +70,7 @@ def _exit_code(done: list[JobRun]) -> int:
         return 130
     return 0 if all(run.succeeded for run in done) else 1
 
-
-def _print_plan(plan: Plan) -> None:
-    rows = []
-    for row in _plan_json(plan)["tasks"]:
-        parameters = "\n".join(f"{key}={value}" for key, value in row["parameters"].items())
-        after, what = ", ".join(row["depends_on"]), row["notebook"] or row["job"] or ""
-        rows.append((row["task_key"], row["type"], after, what, parameters))
-    titles = ("task", "type", "after", "notebook or job", "parameters")
-    title = escape(f"{plan.job}, target {plan.bundle.target}")
-    print_table(Console(), titles, rows, title, fold=titles[2:], boxed=True)
-
-# %% ../../nbs/lib/cli/jobs.ipynb #5886dd1b
+# %% ../../nbs/lib/cli/jobs.ipynb #1a408078
 def _step_json(plan: Plan, step: Step) -> dict[str, Any]:
     spec = step.task.spec(step.kind)
     own = spec.get("base_parameters") or spec.get("job_parameters") or {}
@@ -91,22 +85,24 @@ def _step_json(plan: Plan, step: Step) -> dict[str, Any]:
         "parameters": {**{key: str(value) for key, value in own.items()}, **inherited, **condition},
     }
 
-
+# %% ../../nbs/lib/cli/jobs.ipynb #16cddd9c
 def _plan_json(plan: Plan) -> dict[str, Any]:
     tasks = [_step_json(plan, step) for step in plan.steps]
     head = {"job": plan.job, "name": plan.name, "target": plan.bundle.target}
     return {**head, "parameters": plan.parameters, "tasks": tasks}
 
-# %% ../../nbs/lib/cli/jobs.ipynb #881bfde8
-Params = Annotated[
-    list[str] | None,
-    typer.Option("--param", "-p", metavar="NAME=VALUE", help="A job parameter; repeat for more."),
-]
-Rebuild = Annotated[
-    bool, typer.Option("--rebuild", help="Build snapshots whose inputs have not changed, too.")
-]
 
+def _print_plan(plan: Plan) -> None:
+    rows = []
+    for row in _plan_json(plan)["tasks"]:
+        parameters = "\n".join(f"{key}={value}" for key, value in row["parameters"].items())
+        after, what = ", ".join(row["depends_on"]), row["notebook"] or row["job"] or ""
+        rows.append((row["task_key"], row["type"], after, what, parameters))
+    titles = ("task", "type", "after", "notebook or job", "parameters")
+    title = escape(f"{plan.job}, target {plan.bundle.target}")
+    print_table(Console(), titles, rows, title, fold=titles[2:], boxed=True)
 
+# %% ../../nbs/lib/cli/jobs.ipynb #2f4232b4
 def run(
     job: Annotated[str, typer.Argument(help="A job of the bundle, such as training_job.")],
     param: Params = None,
@@ -117,13 +113,13 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     "Run a job of the bundle on this machine."
-    bundle = bundle_module.load(target)
+    bundle = load(target)
     check_code(bundle.root)
-    plan = make_plan(bundle, job, _given(param or [], rebuild), only)
+    plan = make_plan(bundle, job, _given(param, rebuild), only)
     if dry_run:
         print_json(_plan_json(plan)) if as_json else _print_plan(plan)
         return
-    runs = _runs_folder(plan.bundle)
+    runs = _runs_folder(bundle)
     done = run_shown(plan, runs, Console(stderr=True))
     print_json(asdict(done)) if as_json else print_run(done, runs / job / done.run_id, Console())
     raise typer.Exit(_exit_code([done]))
@@ -149,7 +145,7 @@ def _pipeline_plans(
         for key, names in declared.items()
     ]
 
-# %% ../../nbs/lib/cli/jobs.ipynb #bf8ca3ba
+# %% ../../nbs/lib/cli/jobs.ipynb #5bd4e3d6
 def pipeline(
     param: Params = None,
     rebuild: Rebuild = False,
@@ -157,9 +153,9 @@ def pipeline(
     as_json: AsJson = False,
 ) -> None:
     "Run every job in order and stop at the first that fails."
-    bundle = bundle_module.load(target)
+    bundle = load(target)
     check_code(bundle.root)
-    plans = _pipeline_plans(bundle, _given(param or [], rebuild))
+    plans = _pipeline_plans(bundle, _given(param, rebuild))
     runs, console, done = _runs_folder(bundle), Console(), list[JobRun]()
     for plan in plans:
         done.append(run_shown(plan, runs, Console(stderr=True)))
@@ -173,54 +169,57 @@ def pipeline(
         print_json({"state": state, "jobs": [asdict(run) for run in done]})
     elif succeeded:
         try:
-            _print_summary(target, console)
-        except ChurnError as error:  # what the jobs have done stands
+            _print_summary(bundle, console)
+        except ChurnError as error:  # the jobs have done their work all the same
             sys.stderr.write(f"churn: no summary: {error}\n")
     raise typer.Exit(_exit_code(done))
 
-# %% ../../nbs/lib/cli/jobs.ipynb #309a30d8
-def _print_summary(
-    target: str,
-    console: Console,
-) -> None:
-    from churn_lib import registry  # MLflow takes seconds to import
-
-    settings = settings_module.load(target)
-    rows = registry.versions(registry.connect(settings))
-    serving = next((row for row in rows if registry.PRODUCTION in row["aliases"]), None)
-    if serving is None:  # with gate.require_approval
-        waiting = (
-            f"version {rows[0]['version']} waits: churn approve {rows[0]['version']} --by NAME"
-        )
-        console.print(f"[bold]Nothing is at Production yet[/]: {waiting}", soft_wrap=True)
-        return
+# %% ../../nbs/lib/cli/jobs.ipynb #7b1a84c9
+def _headline(
+    model_name: str,
+    rows: list[dict[str, Any]],  # the versions, newest first
+    serving: dict[str, Any] | None,  # the one at Production; None with gate.require_approval
+) -> str:  # markup
+    if serving is None:
+        newest = rows[0]["version"]
+        waiting = f"version {newest} waits: churn approve {newest} --by NAME"
+        return f"[bold]Nothing is at Production yet[/]: {waiting}"
     names = ("roc_auc", "best_single_column_roc_auc", "f1_score")
     found = (serving[name] for name in names)  # of a version from elsewhere there may be none
     roc_auc, rival, f1 = ("unknown" if value is None else f"{value:.4f}" for value in found)
-    console.print(
-        f"[bold]Production is {escape(settings.model_name)} version {serving['version']}[/]: "
-        f"ROC-AUC {roc_auc} (best single column {rival}), F1 {f1} on held-out customers.",
-        soft_wrap=True,
+    return (
+        f"[bold]Production is {escape(model_name)} version {serving['version']}[/]: "
+        f"ROC-AUC {roc_auc} (best single column {rival}), F1 {f1} on held-out customers."
     )
-    if "deployment_job" in bundle_module.load(target).job_keys:
-        from churn_lib import tables
-        from churn_lib.serving import deploy as serving_module
 
-        example = serving_module.example_customer(tables.connect(settings))
-        url = serving_module.status(settings)["url"]
-        asked = serving_module.how_to_ask(settings, url, example)
-        console.print(asked, soft_wrap=True, highlight=False, markup=False)
+# %% ../../nbs/lib/cli/jobs.ipynb #59b9d3bc
+def _next_steps(tracking_uri: str) -> str:
     # `make run` leaves the command in .venv, where no shell looks yet
     folder = shlex.quote(f"{shown_path(Path(sys.executable).parent)}/")
     prefix = "" if shutil.which("churn") else folder
-    console.print(
-        f"""The executed notebook of each task, as HTML too, is in its reports folder. Try next:
+    return f"""The executed notebook of each task, as HTML too, is in its reports folder. Try next:
 
   {prefix}churn models                # versions, aliases, metrics
   {prefix}churn run validation_job    # judge the candidate again
   {prefix}churn run training_job --param as_of=YYYY-MM-DD    # train as of another day
-  {prefix}mlflow ui --backend-store-uri {shlex.quote(registry.tracking_uri(settings))}
-""",
-        soft_wrap=True,
-        highlight=False,
-    )
+  {prefix}mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}
+"""
+
+# %% ../../nbs/lib/cli/jobs.ipynb #fa7be242
+def _print_summary(bundle: Bundle, console: Console) -> None:
+    from churn_lib import registry
+
+    settings, models, store = open_stores(bundle.target)
+    rows = registry.versions(models)
+    serving = next((row for row in rows if registry.PRODUCTION in row["aliases"]), None)
+    console.print(_headline(settings.model_name, rows, serving), soft_wrap=True)
+    if serving is None:
+        return
+    if "deployment_job" in bundle.job_keys:
+        from churn_lib.serving import deploy
+
+        url, example = deploy.status(settings)["url"], deploy.example_customer(store)
+        request = deploy.how_to_ask(settings, url, example)
+        console.print(request, soft_wrap=True, highlight=False, markup=False)
+    following = _next_steps(registry.tracking_uri(settings))
+    console.print(following, soft_wrap=True, highlight=False)

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .. import settings as settings_module
 from .. import job_context
-from .console import AsJson, Target, print_json, print_table
+from .. import settings as settings_module
+from .console import AsJson, Target, open_stores, print_json, print_table
 
 # %% ../../nbs/lib/cli/models.ipynb #f3e762d6
 # the printed table fits a terminal of 80 characters; --json has every digit
@@ -42,7 +42,7 @@ def _cell(name: str, value: Any) -> str:
         return "\n".join(value)
     return "" if value is None else str(value)
 
-
+# %% ../../nbs/lib/cli/models.ipynb #96abcbd3
 def _notes(
     rows: list[dict[str, Any]],  # versions
     horizon_days: int,  # of the settings
@@ -53,11 +53,11 @@ def _notes(
         if sample not in (None, "none"):
             notes.setdefault(f"trained on the sample {sample}", []).append(str(number))
         if horizon not in (None, str(horizon_days)):
-            said = f"churn within {horizon} days, and not {horizon_days} as data.horizon_days says"
-            notes.setdefault(said, []).append(str(number))
+            note = f"churn within {horizon} days, and not {horizon_days} as data.horizon_days says"
+            notes.setdefault(note, []).append(str(number))
     return [f"{note}: version {', '.join(numbers)}" for note, numbers in notes.items()]
 
-
+# %% ../../nbs/lib/cli/models.ipynb #d0f10d1a
 def models(
     target: Target = "local",
     as_json: AsJson = False,
@@ -95,21 +95,21 @@ def _why(entry: dict[str, Any]) -> str:
     evidence = entry["evidence"]
     if not evidence:
         return entry["reason"]
-    told = f"{evidence['verdict']} on {evidence['holdout_rows']} customers of {evidence['feature_date']}"
-    return f"{entry['reason']}\n{told}, report {evidence['report_id'][:12]}"
+    customers = f"{evidence['holdout_rows']} customers of {evidence['feature_date']}"
+    report = evidence["report_id"][:12]
+    return f"{entry['reason']}\n{evidence['verdict']} on {customers}, report {report}"
 
-
+# %% ../../nbs/lib/cli/models.ipynb #897029d6
 def history(
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:
     "Moves of Production and forced deployments: who, when, from, to, why, on which evidence."
-    from churn_lib import tables  # MLflow and Ibis take seconds to import
+    from churn_lib import registry  # MLflow takes seconds to import
     from churn_lib.registry import promotion
-    from churn_lib import registry
 
-    settings = settings_module.load(target)
-    story = promotion.history(registry.connect(settings), tables.connect(settings))
+    settings, versions, store = open_stores(target)
+    story = promotion.history(versions, store)
     if as_json:
         return print_json({"model": settings.model_name, "moves": story})
     if not story:
@@ -134,23 +134,21 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     "Put an earlier version back to Production."
-    from churn_lib import tables
-    from churn_lib.serving import deploy
-    from churn_lib.registry import promotion
     from churn_lib import registry
+    from churn_lib.registry import promotion
+    from churn_lib.serving import deploy
 
-    settings = settings_module.load(target)
-    models, store = registry.connect(settings), tables.connect(settings)
+    settings, versions, store = open_stores(target)
     commit, console = job_context.running_commit(), Console(stderr=True)
 
     def follow(version: int) -> None:
-        deploy.move(settings, models, store, version, commit, console.print, reason)
+        deploy.move(settings, versions, store, version, commit, console.print, reason)
 
-    move = promotion.rollback(models, store, reason, commit, to=to, force=force, follow=follow)
+    move = promotion.rollback(versions, store, reason, commit, to=to, force=force, follow=follow)
     if as_json:
-        moves = (each for each in promotion.history(models, store) if each["action"] != "deploy")
+        moves = (each for each in promotion.history(versions, store) if each["action"] != "deploy")
         return print_json(next(moves))
-    remarks = registry.basis(models, move.to_version, settings, store).remarks(settings)
+    remarks = registry.basis(versions, move.to_version, settings, store).remarks(settings)
     Console().print(
         f"Rolled back Production to version {move.to_version} (previous: version {move.from_version or 'none'}). "
         f"What was trained meanwhile stays a candidate."
@@ -165,11 +163,11 @@ def approve(
     target: Target = "local",
 ) -> None:
     "Agree to a version that waits for approval."
-    from churn_lib.registry import promotion
     from churn_lib import registry
+    from churn_lib.registry import promotion
 
-    models = registry.connect(settings_module.load(target))
-    Console().print(escape(promotion.approve(models, version, by)), soft_wrap=True)
+    versions = registry.connect(settings_module.load(target))
+    Console().print(escape(promotion.approve(versions, version, by)), soft_wrap=True)
 
 # %% ../../nbs/lib/cli/models.ipynb #8cf6b53c
 def copy(

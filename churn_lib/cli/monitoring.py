@@ -14,22 +14,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .. import settings as settings_module
-from .console import AsJson, Target, print_json, print_table
+from .console import AsJson, Target, open_stores, print_json, print_table
 from ..job_context import parse
 
-# %% ../../nbs/lib/cli/monitoring.ipynb #530902d1
+# %% ../../nbs/lib/cli/monitoring.ipynb #7f344668
 app = typer.Typer(help="What the monitor says, and the alerts it has raised.", no_args_is_help=True)
 EXIT_CODES = {"ok": 0, "investigate": 3, "retrain": 4, "no_data": 5}
 _STYLES = {"ok": "green", "investigate": "yellow", "retrain": "red", "no_data": "red"}
-
-
-def _store(target: str) -> tuple[Any, Any, Any]:  # tables, registry, settings
-    from churn_lib import tables  # MLflow and Ibis take seconds to import
-    from churn_lib.registry import models as registry
-
-    config = settings_module.load(target)
-    return tables.connect(config), registry.connect(config), config
 
 # %% ../../nbs/lib/cli/monitoring.ipynb #78a44c79
 def as_markdown(
@@ -64,7 +55,7 @@ def _print(content: dict[str, Any]) -> None:
     for alert in content["alerts"]:
         console.print(f"  open: {escape(alert['text'])}", soft_wrap=True, highlight=False)
 
-
+# %% ../../nbs/lib/cli/monitoring.ipynb #da24a6ff
 @app.command()
 def status(
     target: Target = "local",
@@ -78,8 +69,8 @@ def status(
     from churn_lib.monitoring import read_verdict
 
     day = parse("--as-of", as_of, datetime.date | None)
-    tables, registry, config = _store(target)
-    content = read_verdict(tables, registry, config, day).to_dict()
+    settings, registry, tables = open_stores(target)
+    content = read_verdict(tables, registry, settings, day).to_dict()
     if as_json:
         print_json(content)
     elif markdown:
@@ -97,9 +88,9 @@ def list_alerts(
     "List every event of every alert, oldest first."
     from churn_lib.monitoring import alerts
 
-    tables, _, config = _store(target)
+    settings, _, tables = open_stores(target)
     log = alerts.events(tables)
-    rows = log[log.model_name == config.model_name].astype({"at": str, "window_date": str})
+    rows = log[log.model_name == settings.model_name].astype({"at": str, "window_date": str})
     if as_json:
         return print_json(rows.to_dict("records"))
     cells = [
@@ -122,8 +113,10 @@ def acknowledge(
     "Acknowledge an open alert: it is not sent again and starts no training."
     from churn_lib.monitoring import alerts
 
-    tables, _, config = _store(target)
-    taken = alerts.acknowledge(tables, config.model_name, alert_id, by or getpass.getuser(), reason)
+    settings, _, tables = open_stores(target)
+    taken = alerts.acknowledge(
+        tables, settings.model_name, alert_id, by or getpass.getuser(), reason
+    )
     if as_json:
         return print_json(alerts.payload(taken))
     typer.echo(f"{taken.alert_id} is acknowledged; it closes when its cause is gone.")
