@@ -51,7 +51,7 @@ def at_production(config: Settings, version: int) -> None:
 
 def deploy(config: Settings, **more: Any) -> serving.Deployment:
     models, store = registry.connect(config), tables.connect(config)
-    return serving.deploy(config, models, store, git_sha="abc", tell=lambda line: None, **more)
+    return serving.deploy(config, models, store, git_sha="abc", log=lambda line: None, **more)
 
 
 def client_of(config: Settings) -> WorkspaceClient:
@@ -184,12 +184,12 @@ def test_a_wait_that_ends_says_what_was_awaited_and_shows_the_build_log(served: 
     hurried = served.updated({"serving.deploy_timeout_seconds": 1, "serving.endpoint_name": "slow"})
     client = client_of(served)
     waiting = deployer.Deployer(client, hurried)
-    waiting.create(deployer.desired_entity(hurried, 2))
+    deployer.create(waiting, deployer.desired_entity(hurried, 2))
     waiting.deadline = 0.0
-    with pytest.raises(DeploymentFailed) as told:
-        waiting.settle("the endpoint to settle")
-    assert "waited 1 s for the endpoint to settle" in str(told.value)
-    assert "loading churn-prediction-gbm version 2" in str(told.value)
+    with pytest.raises(DeploymentFailed) as failed:
+        deployer.wait_until_idle(waiting, "the endpoint to be there")
+    assert "waited 1 s for the endpoint to be there" in str(failed.value)
+    assert "loading churn-prediction-gbm version 2" in str(failed.value)
     client.serving_endpoints.delete("slow")
 
 

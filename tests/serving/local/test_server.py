@@ -264,9 +264,11 @@ def test_chunks_pipelines_and_broken_http_are_answered_and_the_server_goes_on(
     answered = exchange(workspace, whole[:50], whole[50:] + chunked + closing)
     assert answered.count(b"HTTP/1.1 200 OK") == answered.count(b'{"predictions": [') == 3
     for method in ("GET", "HEAD", "OPTIONS", "TRACE"):
-        told = exchange(workspace, f"{method} {path}\r\n".encode() + closing.partition(b"\r\n")[2])
-        assert told.startswith(b"HTTP/1.1 405 ")
-        assert b"allow: POST" in told
+        answer = exchange(
+            workspace, f"{method} {path}\r\n".encode() + closing.partition(b"\r\n")[2]
+        )
+        assert answer.startswith(b"HTTP/1.1 405 ")
+        assert b"allow: POST" in answer
     for broken in (b"\x16\x03\x01\r\n\r\n", head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"):
         assert exchange(workspace, broken).startswith(b"HTTP/1.1 400 ")
     with opened(workspace) as leaving:
@@ -471,9 +473,9 @@ def test_churn_serve_puts_an_idle_model_to_sleep_wakes_it_and_stops_politely(
         assert post(client, split()).json() == {"predictions": expected(store, 1)}
     finally:
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
+        _, answer = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert b"Traceback" not in told
+    assert b"Traceback" not in answer
 
 
 def test_the_metrics_count_requests_by_version_and_status(workspace: WorkspaceClient) -> None:
