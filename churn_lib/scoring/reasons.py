@@ -195,11 +195,11 @@ def _group(
     steps = zip(states.items(), strides, strict=True)
     return _Group({f: state * stride for (f, (state, _)), stride in steps}, table)
 
-# %% ../../nbs/lib/scoring/reasons.ipynb #fa2691ca
+# %% ../../nbs/lib/scoring/reasons.ipynb #18edc73c
 class ReasonsError(RuntimeError):
     "Contributions do not add up to the model's own answer: a defect, not a matter of the data."
 
-
+# %% ../../nbs/lib/scoring/reasons.ipynb #25b750ea
 class Explainer:
     "Splits the log-odds that a tree ensemble answers into contributions of its features."
 
@@ -235,20 +235,20 @@ class Explainer:
         values: np.ndarray = np.asarray(columns, dtype=self.dtype)
         # a few thousand rows at a time stay in the processor's cache
         starts = range(0, len(values), 4096)
-        parts = [self._look_up(values[start : start + 4096]) for start in starts]
+        parts = [_look_up(self, values[start : start + 4096]) for start in starts]
         return np.concatenate(parts) if parts else np.zeros(values.shape)
 
-    def _look_up(self, values: np.ndarray) -> np.ndarray:
-        bins = [
-            np.searchsorted(cut, column) for cut, column in zip(self.cuts, values.T, strict=True)
-        ]
-        for number, column in enumerate(values.T):
-            bins[number][np.isnan(column)] = len(self.cuts[number]) + 1
-        found = np.zeros(values.shape)
-        for group in self.groups:
-            case = sum(state[bins[feature]] for feature, state in group.states.items())
-            found += group.table[case]
-        return found
+# %% ../../nbs/lib/scoring/reasons.ipynb #df4c43f4
+def _look_up(explainer: Explainer, values: np.ndarray) -> np.ndarray:
+    cuts = explainer.cuts
+    bins = [np.searchsorted(cut, column) for cut, column in zip(cuts, values.T, strict=True)]
+    for number, column in enumerate(values.T):
+        bins[number][np.isnan(column)] = len(cuts[number]) + 1
+    found = np.zeros(values.shape)
+    for group in explainer.groups:
+        case = sum(state[bins[feature]] for feature, state in group.states.items())
+        found += group.table[case]
+    return found
 
 # %% ../../nbs/lib/scoring/reasons.ipynb #8c8cc6be
 def explainer_of(
@@ -302,7 +302,7 @@ def _check_sum(
             "report this with the versions of scikit-learn and of the model"
         )
 
-# %% ../../nbs/lib/scoring/reasons.ipynb #31a74c3f
+# %% ../../nbs/lib/scoring/reasons.ipynb #2ad6dd82
 def top_reasons(
     explainer: Explainer,
     rows: pd.DataFrame,  # with the features as columns
@@ -315,11 +315,11 @@ def top_reasons(
     chosen = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :count]
     weight = np.take_along_axis(contributions, chosen, axis=1)
     value = np.take_along_axis(rows[explainer.names].to_numpy(float), chosen, axis=1)
-    told = weight != 0
-    names = pa.array(explainer.names).take(pa.array(chosen[told]))
+    used = weight != 0
+    names = pa.array(explainer.names).take(pa.array(chosen[used]))
     # a missing value stays missing: NaN is no number to show
-    values = pa.array(value[told], from_pandas=True)
-    fields = [names, values, pa.array(weight[told])]
+    values = pa.array(value[used], from_pandas=True)
+    fields = [names, values, pa.array(weight[used])]
     flat = pa.StructArray.from_arrays(fields, fields=list(REASONS.value_type))
-    offsets = np.concatenate([[0], np.cumsum(told.sum(axis=1))]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(used.sum(axis=1))]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), flat)

@@ -113,7 +113,7 @@ call_list.call_list(predictions, limit=20)
 
 # %%
 features = store.read("gold.features", snapshot.feature_version)
-call_list.prove(scorer, features, snapshot.feature_date, config.data.horizon_days)
+call_list.gains_report(scorer, features, snapshot.feature_date, config.data.horizon_days)
 
 # %% [markdown]
 # ## Hand over

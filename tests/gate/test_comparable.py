@@ -208,7 +208,7 @@ def test_scores_and_monitor_keep_to_the_horizon_of_the_version(month: Settings) 
     assert refresher.settings_of(2).data.horizon_days == 30
     assert refresher.settings_of(99).data.horizon_days == 30
     features = store.read("gold.features")
-    assert call_list.prove(scorer, features, today, 30).feature_date is None
+    assert call_list.gains_report(scorer, features, today, 30).feature_date is None
 
 
 def test_labels_of_another_horizon_are_not_taken_for_those_of_this_one(month: Settings) -> None:

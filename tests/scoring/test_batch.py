@@ -371,16 +371,18 @@ def test_charts_stand_on_labels_that_were_known_on_the_day_and_on_held_out_custo
     store: tables.DeltaTables, models: registry.Registry
 ) -> None:
     features, scorer = store.read("gold.features"), scoring.production(models)
-    proof = call_list.prove(scorer, features, NEWEST, horizon_days=90)
+    report = call_list.gains_report(scorer, features, NEWEST, horizon_days=90)
     held_out = made_up(LABELLED, labelled=True).query("in_holdout_bucket")
-    assert proof.feature_date == LABELLED
-    assert proof.churned.sum() == held_out.churned.sum()
+    assert report.feature_date == LABELLED
+    assert report.churned.sum() == held_out.churned.sum()
     np.testing.assert_array_equal(
-        np.sort(proof.probability),
+        np.sort(report.probability),
         np.sort(models.load(1).predict(held_out[FEATURES].astype(float))),
     )
     day_before = LABELLED + datetime.timedelta(days=89)
-    assert call_list.prove(scorer, features, day_before, horizon_days=90).feature_date is None
+    assert (
+        call_list.gains_report(scorer, features, day_before, horizon_days=90).feature_date is None
+    )
 
 
 @hypothesis_settings(max_examples=40, deadline=None)
