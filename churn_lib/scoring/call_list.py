@@ -194,7 +194,7 @@ def lift_plot(
     axes.legend(loc="best")
     return figure
 
-# %% ../../nbs/lib/scoring/call_list.ipynb #24d216e5
+# %% ../../nbs/lib/scoring/call_list.ipynb #de52841d
 _NO_CHARTS = "No charts: no labels of both kinds, of the model's own horizon, were known on the day of the scores."
 
 

@@ -303,7 +303,7 @@ def wait_until_ready(deployer: Deployer, entity: ServedEntityInput) -> None:
             return
         _pause(deployer, pause, awaited, found)
 
-# %% ../../nbs/lib/serving/deploy.ipynb #18738b58
+# %% ../../nbs/lib/serving/deploy.ipynb #f8c60db8
 def create(deployer: Deployer, entity: ServedEntityInput) -> None:
     "Make the endpoint; does not wait for it."
     deployer.client.serving_endpoints.create(
@@ -437,7 +437,7 @@ def _record(task: Task, former: int | None, outcome: str, reason: str, seconds: 
         _append(task, FORCED, {**row, **forced}, _FORCED)
     _append(task, "gold.deployments", row, _DEPLOYMENTS)
 
-# %% ../../nbs/lib/serving/deploy.ipynb #9a811281
+# %% ../../nbs/lib/serving/deploy.ipynb #8b85d740
 def _verify(task: Task, addressed: bool = False) -> SmokeReport:  # addressed: by its own name
     name = task.entity.name or ""
     client = endpoint_client(task.deployer.client, task.deployer.name, name if addressed else "")
@@ -595,7 +595,7 @@ def _allowed(
         )
     return number, against
 
-# %% ../../nbs/lib/serving/deploy.ipynb #1ebb2bca
+# %% ../../nbs/lib/serving/deploy.ipynb #162b60b1
 def deploy(
     settings: Settings,
     registry: Registry,
@@ -642,7 +642,7 @@ def move(
     # by force: what belongs at Production is the promotion log's decision, and was made
     return deploy(settings, registry, tables, "", version, git_sha, log, client, True, reason)
 
-# %% ../../nbs/lib/serving/deploy.ipynb #9b3cf72e
+# %% ../../nbs/lib/serving/deploy.ipynb #31cace7e
 def _served(found: ServingEndpointDetailed) -> list[dict[str, Any]]:
     traffic, rows = _traffic(found), []
     for entity in _entities(found):

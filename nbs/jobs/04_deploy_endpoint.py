@@ -77,7 +77,7 @@ else:
     print(deployed)
 
 # %% [markdown]
-# ## The proof
+# ## The smoke test
 
 # %%
 deployed and deployed.smoke

@@ -17,7 +17,7 @@
 # %% [markdown]
 # # 05 Score customers
 #
-# > The model at Production answers for every customer of the newest snapshot, into `gold.predictions`, and says whom to call first.
+# > The model at Production answers for every customer of the newest snapshot, into `gold.predictions`, and lists the customers to contact.
 
 # %% tags=["parameters"]
 from datetime import date
@@ -96,7 +96,7 @@ predictions = scoring.read_predictions(
 scoring.by_decile(predictions).round(4)
 
 # %% [markdown]
-# ## Whom to call first
+# ## Customers to contact
 #
 # The likeliest churners first, each with the features that moved the probability most: a plus speaks
 # for churn, a minus against it, in log-odds.

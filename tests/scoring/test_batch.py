@@ -162,8 +162,8 @@ def test_batches_leave_no_trace_in_the_answers(
     snapshot, scorer = scoring.read_snapshot(store), scoring.production(models)
     first = scoring.score(store, snapshot, scorer, "abc").version
     monkeypatch.setattr(scoring.batch, "_BATCH", 311)
-    told: list[tuple[int, int]] = []
-    progress = lambda done, total: told.append((done, total))  # noqa: E731
+    reports: list[tuple[int, int]] = []
+    progress = lambda done, total: reports.append((done, total))  # noqa: E731
     second = scoring.score(store, snapshot, scorer, "abc", progress).version
     whole, cut = (
         store.read("gold.predictions", version)
@@ -173,9 +173,9 @@ def test_batches_leave_no_trace_in_the_answers(
         for version in (first, second)
     )
     pd.testing.assert_frame_equal(whole, cut)
-    assert told[-1] == (CUSTOMERS, CUSTOMERS)
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
-    assert len(told) > 5
+    assert reports[-1] == (CUSTOMERS, CUSTOMERS)
+    assert [done for done, _ in reports] == sorted({done for done, _ in reports})
+    assert len(reports) > 5
 
 
 def test_a_second_run_replaces_its_partition_and_no_other(

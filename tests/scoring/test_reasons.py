@@ -216,10 +216,10 @@ def test_reasons_are_the_largest_contributions_with_the_customers_value() -> Non
     X, y = made_up(5, gaps=True)
     model = HistGradientBoostingClassifier(max_iter=5, min_samples_leaf=5).fit(X, y)
     explainer = explainer_of(model)
-    told = top_reasons(explainer, X, model.predict_proba(X)[:, 1], count=2)
-    assert told.type == REASONS
+    found = top_reasons(explainer, X, model.predict_proba(X)[:, 1], count=2)
+    assert found.type == REASONS
     table = pd.DataFrame(explainer.contributions(X), columns=NAMES)
-    for row, each in enumerate(told.to_pylist()):
+    for row, each in enumerate(found.to_pylist()):
         sizes = table.iloc[row].abs().sort_values(ascending=False)
         weights = [abs(reason["contribution"]) for reason in each]
         assert weights == sizes[sizes > 0].head(2).tolist()
@@ -232,5 +232,5 @@ def test_reasons_are_the_largest_contributions_with_the_customers_value() -> Non
 def test_a_model_that_learned_nothing_gives_no_reasons() -> None:
     X, y = made_up(6, gaps=False)
     model = HistGradientBoostingClassifier(max_iter=3, min_samples_leaf=1_000).fit(X, y)
-    told = top_reasons(explainer_of(model), X, model.predict_proba(X)[:, 1])
-    assert told == pa.array([[]] * len(X), REASONS)
+    found = top_reasons(explainer_of(model), X, model.predict_proba(X)[:, 1])
+    assert found == pa.array([[]] * len(X), REASONS)

@@ -1,4 +1,4 @@
-"""Deployments: what they prove, what they put back, and what the commands say and exit with."""
+"""Deployments: what they verify, what they put back, and what the commands say and exit with."""
 
 import json
 import os
@@ -367,7 +367,7 @@ def test_a_failed_deployment_serves_what_was_forced_before_and_does_not_make_it_
     assert registry.connect(served).version_of(PRODUCTION) == 1  # and not what was forced
 
 
-def test_a_rollback_to_a_version_without_proof_takes_force_and_brings_the_endpoint(
+def test_a_rollback_to_a_version_that_never_passed_takes_force_and_brings_the_endpoint(
     served: Settings,
 ) -> None:
     models, store, number = registry.connect(served), tables.connect(served), another(served)
@@ -377,7 +377,9 @@ def test_a_rollback_to_a_version_without_proof_takes_force_and_brings_the_endpoi
 
     with pytest.raises(PromotionRefused, match="was never at Production"):
         promotion.rollback(models, store, "the rollback's", "abc", to=number, follow=follow)
-    models.set_alias(PRODUCTION, number)  # by hand: now it was there, and still without proof
+    models.set_alias(
+        PRODUCTION, number
+    )  # by hand: now it was there, and still without a passed report
     at_production(served, 2)
     with pytest.raises(PromotionRefused, match="but never passed the gate"):
         promotion.rollback(models, store, "the rollback's", "abc", follow=follow)

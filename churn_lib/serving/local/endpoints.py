@@ -6,7 +6,7 @@
 __all__ = ['Load', 'Check', 'ServedModel', 'load_version', 'LoadFailed', 'in_thread', 'Version', 'loaded', 'sleep_when_idle',
            'Record', 'CallCounter', 'Endpoint', 'save', 'serve', 'Endpoints', 'create', 'update', 'restore', 'shown']
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #1f46a066
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #49d16ee1
 import asyncio
 import contextlib
 import datetime
@@ -40,7 +40,7 @@ from churn_lib.serving.local.api import (
     conflict,
     not_found,
 )
-from .fast_trees import FastModel, NotConvertible, proved
+from .fast_trees import FastModel, NotConvertible, verified
 from churn_lib.serving.local.requests import (
     InvalidRequest,
     Request,
@@ -50,7 +50,7 @@ from churn_lib.serving.local.requests import (
     reader_for,
 )
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #5b9f581a
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #24713442
 _QUICK_ROWS = 200  # about a millisecond for the default estimator
 
 
@@ -61,7 +61,7 @@ class ServedModel:
     model_name: str
     version: int
     reader: RequestReader
-    fast: FastModel | None  # proved equal to the version's own predict
+    fast: FastModel | None  # equal to the version's own predict
     model: Any  # the version as MLflow serves it; None where the fast form stands in
 
     def read(self, body: bytes) -> Request:
@@ -86,7 +86,7 @@ class ServedModel:
         predictions_to_json(predictions, text)
         return text.getvalue().encode()
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #b9a8694d
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #abf226e7
 def load_version(
     model_name: str,  # name in the registry
     version: int,
@@ -100,8 +100,8 @@ def load_version(
     log(f"loaded after {time.monotonic() - began:.1f} s")
     reader = reader_for(model.metadata.signature, max_rows)
     try:
-        fast = proved(model) if reader.only_numbers else None
-        log("serving its trees, proved equal on every row tried" if fast else "serving its predict")
+        fast = verified(model) if reader.only_numbers else None
+        log("serving its trees, equal on every row tried" if fast else "serving its predict")
     except NotConvertible as reason:
         fast = None
         log(f"serving its predict: {reason}")

@@ -440,7 +440,7 @@ def test_killed_and_started_again_it_serves_and_a_graceful_stop_keeps_every_row(
     assert kept.count().to_pyarrow().as_py() == len(rows_kept(store))  # nothing twice
 
 
-def test_churn_serve_puts_an_idle_model_to_sleep_wakes_it_and_stops_politely(
+def test_churn_serve_puts_an_idle_model_to_sleep_wakes_it_and_stops_gracefully(
     store: Settings, workspace: WorkspaceClient
 ) -> None:
     workspace.serving_endpoints.update_config_and_wait(
