@@ -8,7 +8,7 @@ __all__ = ['Traffic', 'DeploymentFailed', 'DeploymentRefused', 'on_databricks', 
            'update_config', 'update_gateway', 'Deployment', 'Task', 'deploy', 'move', 'status', 'beside_production',
            'example_customer', 'how_to_ask']
 
-# %% ../../nbs/lib/serving/deploy.ipynb #240cd65c
+# %% ../../nbs/lib/serving/deploy.ipynb #a5a8fb55
 import contextlib
 import datetime
 import json
@@ -17,6 +17,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
@@ -56,7 +57,7 @@ from churn_lib.serving.smoke_test import (
     smoke_test,
 )
 from ..settings import ChurnError, Settings
-from ..tables import Tables
+from ..tables import Tables, exclusive_lock
 
 # %% ../../nbs/lib/serving/deploy.ipynb #0484bf77
 class DeploymentFailed(ChurnError):
@@ -527,24 +528,22 @@ def _restore(
     restored.append(_restore_alias(task, previous.version, reason))
     return "; ".join(filter(None, restored)) or "nothing else was changed"
 
-# %% ../../nbs/lib/serving/deploy.ipynb #7795f1c6
+# %% ../../nbs/lib/serving/deploy.ipynb #41560c4a
 @contextlib.contextmanager
-def _alone(settings: Settings, log: Callable[[str], None]) -> Iterator[None]:
+def _one_at_a_time(settings: Settings, log: Callable[[str], None]) -> Iterator[None]:
     # two canaries at once would each take the other's traffic for a mistake
     if on_databricks(settings):  # where the job runs once at a time
         yield
         return
-    folder, limit = process.serving_folder(settings), settings.serving.deploy_timeout_seconds
-    folder.mkdir(parents=True, exist_ok=True)
-    deadline, told = time.monotonic() + limit, False
-    with (folder / "deploy.lock").open("w") as file:
-        while not process.locked(file):
-            if not told:
-                log("another deployment is under way, which is waited for")
-            told = True
-            if time.monotonic() > deadline:
-                raise DeploymentFailed(f"waited {limit} s for another deployment of this store")
-            time.sleep(0.2)
+    path = process.serving_folder(settings) / "deploy.lock"
+    limit = settings.serving.deploy_timeout_seconds
+    waiting = partial(log, "another deployment is under way, which is waited for")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(path, waiting, limit))
+        except TimeoutError:
+            reason = f"waited {limit} s for another deployment of this store"
+            raise DeploymentFailed(reason) from None
         yield
 
 # %% ../../nbs/lib/serving/deploy.ipynb #2c7c6c5c
@@ -595,7 +594,7 @@ def _allowed(
         )
     return number, against
 
-# %% ../../nbs/lib/serving/deploy.ipynb #162b60b1
+# %% ../../nbs/lib/serving/deploy.ipynb #48559096
 def deploy(
     settings: Settings,
     registry: Registry,
@@ -611,7 +610,7 @@ def deploy(
     "Bring the endpoint to a version and verify it; raises `DeploymentFailed` with all put back."
     if force and not reason.strip():
         raise DeploymentRefused('a forced deployment needs a reason: --reason "..."')
-    with _alone(settings, log):
+    with _one_at_a_time(settings, log):
         number, against = _allowed(settings, registry, tables, version or alias, force)
         for remark in basis(registry, number, settings, tables).remarks(settings):
             log(f"version {number}: {remark}")
