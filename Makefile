@@ -37,10 +37,11 @@ $(VENV)/.lint-installed: requirements-dev.lock requirements.lock pyproject.toml 
 	@tools/install.sh $(VENV) requirements-dev.lock lint
 	@touch $@
 
-lint: $(VENV)/.lint-installed ## Lint, format check, layers of the package
+lint: $(VENV)/.lint-installed ## Lint, format check, words, layers of the package
 	@echo "== lint"
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/python -m tools.words
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.dev-installed ## Type check
@@ -99,7 +100,7 @@ prepare: $(VENV)/.dev-installed ## After an edit: format, export, clean, paired 
 	@$(BIN)/python -m tools.site readme
 	@$(BIN)/python -m tools.hooks
 
-lock: $(VENV)/.dev-installed ## Make both lock files anew, with the newest versions that pyproject.toml allows
+lock: $(VENV)/.dev-installed ## Lock again, with the newest versions that pyproject.toml allows
 	@$(BIN)/python -m tools.lock
 
 clean: ## Remove everything that can be made again, except the store in .churn

@@ -1,4 +1,4 @@
-"""Make requirements.lock and requirements-dev.lock anew: names and versions, no hosts.
+"""Write requirements.lock and requirements-dev.lock again: names and versions, no hosts.
 
 `requirements.lock` holds what the pipeline needs, `requirements-dev.lock` what the checks need
 besides. The runtime pins stand in `[tool.uv]` of pyproject.toml; everything else is the newest

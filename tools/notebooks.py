@@ -311,7 +311,7 @@ def settings_problems(source: Path) -> Iterator[str]:
 
 
 def problems(source: Path) -> Iterator[str]:
-    """Everything that is out of step, a line each."""
+    """Everything that is out of step, one per line."""
     yield from tag_problems(source)
     yield from pair_problems(source)
     yield from settings_problems(source)

@@ -266,7 +266,7 @@ class Writer:
         anchor = "" if self.github else r" {\2}"
         line = re.sub(r"^(#+ .*?) *\{(#[\w.-]+)[^}]*\}$", rf"\1{anchor}", line)
         line = re.sub(r"^(#+ .*?) *\{[.-][^}]*\}$", r"\1", line)
-        line = re.sub(r"(?<!!)\[([^]]*)\]\(([^)\s]+)\)", self.settle, line)
+        line = re.sub(r"(?<!!)\[([^]]*)\]\(([^)\s]+)\)", self.resolve_link, line)
         parts = re.split(r"(`+[^`]*`+)", line)
         for index in range(0, len(parts), 2):
             part = re.sub(r"^\{[.#][^}]*\}", "", parts[index]) if index else parts[index]
@@ -275,7 +275,7 @@ class Writer:
             parts[index] = re.sub(r"(?<=\]\()[^)\s]+(?=\))", lambda url: self.link(url[0]), part)
         return "".join(parts)
 
-    def settle(self, found: re.Match) -> str:
+    def resolve_link(self, found: re.Match) -> str:
         """Point nbdev's links at notebooks; of a link that leads nowhere keep the words."""
         label, url = found.groups()
         root = urljoin(f"{self.config.doc_host}/", self.config.doc_baseurl)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 JAVAS = (17, 21)  # what Spark 4.1 runs on
 VECTOR = "--add-modules=jdk.incubator.vector"  # Spark always asks for this module
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
-PATIENCE = 300  # seconds for a download
+DOWNLOAD_TIMEOUT = 300  # seconds for a download
 # what would lead pyspark to another Spark, another server or another Python than ours
 FOREIGN = (
     "SPARK_HOME",
@@ -68,9 +68,9 @@ def run(*command: str, folder: Path | None = None, seconds: float = 60) -> tuple
 
 def home_of(java: str) -> Path | None:
     """The JAVA_HOME of a `java` command that Spark can use, None when it cannot."""
-    good, told = run(java, VECTOR, "-XshowSettings:properties", "-version")
-    number = re.search(r"java\.specification\.version = (\d+)\s", told)
-    home = re.search(r"java\.home = (.+)", told)
+    good, output = run(java, VECTOR, "-XshowSettings:properties", "-version")
+    number = re.search(r"java\.specification\.version = (\d+)\s", output)
+    home = re.search(r"java\.home = (.+)", output)
     if not (good and number and home and int(number[1]) in JAVAS):
         return None
     return Path(home[1].strip())
@@ -125,8 +125,8 @@ def by_maven(name: str, number: str, folder: Path) -> str:
     if not shutil.which("mvn"):
         return "mvn is not installed"
     options = (f"-Dartifact=io.delta:{name}:{number}", f"-DoutputDirectory={folder}")
-    good, told = run("mvn", "-q", "-B", COPY, *options, folder=folder, seconds=PATIENCE)
-    return "" if good else f"mvn: {last_line(told)}"
+    good, output = run("mvn", "-q", "-B", COPY, *options, folder=folder, seconds=DOWNLOAD_TIMEOUT)
+    return "" if good else f"mvn: {last_line(output)}"
 
 
 def by_ivy(name: str, number: str, folder: Path, java: Path) -> str:
@@ -140,13 +140,13 @@ def by_ivy(name: str, number: str, folder: Path, java: Path) -> str:
     options += ["-notransitive", "-types", "jar"]
     options += ["-retrieve", f"{folder}/[artifact]-[revision].[ext]"]
     command = (str(java / "bin" / "java"), "-jar", str(found[-1]), *options)
-    good, told = run(*command, folder=folder, seconds=PATIENCE)
-    return "" if good else f"Ivy: {last_line(told)}"
+    good, output = run(*command, folder=folder, seconds=DOWNLOAD_TIMEOUT)
+    return "" if good else f"Ivy: {last_line(output)}"
 
 
-def last_line(told: str) -> str:
+def last_line(output: str) -> str:
     """What a tool said last that tells something."""
-    lines = [line.strip() for line in told.splitlines() if re.search(r"\w", line)]
+    lines = [line.strip() for line in output.splitlines() if re.search(r"\w", line)]
     telling = [line for line in lines if re.search("error|fail|not found|timed out", line, re.I)]
     return re.sub(r"\x1b\[[\d;]*m", "", (telling or lines or ["no answer"])[0])[:200]
 
@@ -272,8 +272,8 @@ def main() -> None:
         cache = cache_folder()
         java, jars = found(cache)
         with tempfile.TemporaryDirectory() as folder, session(Path(folder), cache) as spark:
-            told = spark.sparkContext._jvm.System.getProperty("java.version")
-            lines = [f"Spark {spark.version} on Java {told} in {java}", *map(str, jars)]
+            output = spark.sparkContext._jvm.System.getProperty("java.version")
+            lines = [f"Spark {spark.version} on Java {output} in {java}", *map(str, jars)]
     except SparkUnavailableError as error:
         sys.exit(f"spark: {error}")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -189,8 +189,8 @@ def cli_versions(root: Path) -> Iterator[str]:
     ]
     for path, version in found:
         if not version or version not in accepted:
-            said = f"installs Databricks CLI {version or 'of the day'}"
-            yield f"{path.relative_to(root)}: {said}, databricks.yml wants {asked}"
+            problem = f"installs Databricks CLI {version or 'of the day'}"
+            yield f"{path.relative_to(root)}: {problem}, databricks.yml wants {asked}"
 
 
 def _commands(job: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@
 #
 # Parameters come from the job; every value that is empty has a sensible meaning, so Run All works. It is
 # a rehearsal then. The table is brought up to date all the same: it follows from the raw events, and a run of
-# other code or settings builds its own snapshots anew.
+# other code or settings builds its own snapshots again.
 
 # %% tags=["parameters"]
 from datetime import date

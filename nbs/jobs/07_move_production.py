@@ -17,7 +17,7 @@
 # %% [markdown]
 # # 07 Move Production
 #
-# > The version that staging has validated comes into this environment as it is, or the version before comes back.
+# > The version that staging has validated comes into this environment as it is, or the previous version comes back.
 
 # %% tags=["parameters"]
 git_sha: str = ""  # commit that moves it; empty: what is checked out

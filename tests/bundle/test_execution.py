@@ -43,16 +43,18 @@ def failure(folder: Path, *sources: str, **more: str) -> str:
 def test_a_process_that_ends_names_the_cell_how_it_ended_and_the_last_log_lines(
     tmp_path: Path, source: str, fate: str
 ) -> None:
-    told = failure(tmp_path, "'before'", source, AFTER)
+    message = failure(tmp_path, "'before'", source, AFTER)
     last = "last log lines: two words | three | four"
-    assert told == f"the kernel died in cell [4] of out.ipynb: {fate}; {last}"
+    assert message == f"the kernel died in cell [4] of out.ipynb: {fate}; {last}"
     assert not (tmp_path / "after").exists()
 
 
 def test_a_process_that_ends_in_the_last_cell_has_not_succeeded(tmp_path: Path) -> None:
-    told = failure(tmp_path, "import os\nos._exit(0)")
-    assert told.startswith("the kernel died in cell [3] of out.ipynb: its process ended with exit")
-    assert told.endswith("; it has logged nothing")
+    message = failure(tmp_path, "import os\nos._exit(0)")
+    assert message.startswith(
+        "the kernel died in cell [3] of out.ipynb: its process ended with exit"
+    )
+    assert message.endswith("; it has logged nothing")
 
 
 @pytest.mark.parametrize(
@@ -67,19 +69,19 @@ def test_a_process_that_ends_in_the_last_cell_has_not_succeeded(tmp_path: Path) 
 def test_a_cell_that_leaves_the_notebook_fails_it(
     tmp_path: Path, source: str, how: str, after: list[str]
 ) -> None:
-    told = failure(tmp_path, source, *after)
+    message = failure(tmp_path, source, *after)
     rest = "a job runs to its end or raises an error"
-    assert told == f"cell [3] of out.ipynb ended the notebook with {how}; {rest}"
+    assert message == f"cell [3] of out.ipynb ended the notebook with {how}; {rest}"
     assert not (tmp_path / "after").exists()
 
 
 def test_a_kernel_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "ipykernel.py").write_text("raise ImportError('the disk is full')")
-    told = failure(tmp_path, "1", PYTHONPATH=str(tmp_path / "broken"))
-    assert told.startswith("the kernel of out.ipynb died before the first cell: Kernel died")
-    assert told.endswith("ImportError: the disk is full")
-    assert "\n" not in told
+    message = failure(tmp_path, "1", PYTHONPATH=str(tmp_path / "broken"))
+    assert message.startswith("the kernel of out.ipynb died before the first cell: Kernel died")
+    assert message.endswith("ImportError: the disk is full")
+    assert "\n" not in message
 
 
 def test_each_attempt_tells_its_own_log_lines_and_ends_in_failed(project: Project) -> None:

@@ -269,14 +269,16 @@ BREAKS = [
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said", "shown"), BREAKS, ids=[case[2][:40] for case in BREAKS]
+    ("old", "new", "expected", "shown"), BREAKS, ids=[case[2][:40] for case in BREAKS]
 )
 def test_a_mistake_is_found_at_its_line(
-    bundle: Project, old: str, new: str, said: str, shown: str
+    bundle: Project, old: str, new: str, expected: str, shown: str
 ) -> None:
     edit(bundle.root, old, new)
     found = check(bundle.root)
-    matching = [finding for finding in found if any(s in finding.message for s in said.split("|"))]
+    matching = [
+        finding for finding in found if any(s in finding.message for s in expected.split("|"))
+    ]
     assert matching, [finding.text(bundle.root) for finding in found]
     assert any(shown in line_of(finding) for finding in matching), [
         (finding.line, line_of(finding)) for finding in matching
@@ -289,7 +291,7 @@ def test_a_mistake_is_found_at_its_line(
 # --- what is not one line of YAML ------------------------------------------------------------------
 
 
-def said(root: Path, target: str | None = None) -> list[str]:
+def lines_of(root: Path, target: str | None = None) -> list[str]:
     """The findings as the command prints them."""
     return [finding.text(root) for finding in check(root, target)]
 
@@ -297,7 +299,7 @@ def said(root: Path, target: str | None = None) -> list[str]:
 def test_the_settings_of_a_target_and_the_bundle_name_the_same(bundle: Project) -> None:
     (bundle.root / "settings.ini").write_text(SETTINGS)
     bundle.commit()
-    assert said(bundle.root) == []
+    assert lines_of(bundle.root) == []
 
 
 @pytest.mark.parametrize(
@@ -319,26 +321,26 @@ def test_settings_that_disagree_with_the_bundle_are_found(
 ) -> None:
     (bundle.root / "settings.ini").write_text(SETTINGS)
     edit(bundle.root, old, new, "settings.ini")
-    found = said(bundle.root, "production")
+    found = lines_of(bundle.root, "production")
     assert [line for line in found if message in line], found
 
 
 def test_a_commit_that_is_empty_is_found(project: Project) -> None:
     project.write({"job": {"name": "${bundle.git.commit}", "tasks": [{"task_key": "a"}]}})
     project.git("init", "--quiet")
-    assert [line for line in said(project.root) if "there is no commit here" in line]
+    assert [line for line in lines_of(project.root) if "there is no commit here" in line]
 
 
 def test_a_notebook_that_no_job_runs_is_found(bundle: Project) -> None:
     notebook(bundle.root / "nbs/idle.ipynb", "1")
-    assert said(bundle.root)[0].startswith("databricks.yml:")
-    assert "no job runs nbs/idle.ipynb" in said(bundle.root)[0]
+    assert lines_of(bundle.root)[0].startswith("databricks.yml:")
+    assert "no job runs nbs/idle.ipynb" in lines_of(bundle.root)[0]
 
 
 @pytest.mark.parametrize("path", ["nbs/again.py", "nbs/again", "/Shared/a.ipynb"])
 def test_a_notebook_that_churn_run_does_not_run_is_found_once(bundle: Project, path: str) -> None:
     edit(bundle.root, "nbs/again.ipynb", path, "more.yml")
-    assert said(bundle.root) == [
+    assert lines_of(bundle.root) == [
         f"more.yml:11: {path} is no .ipynb file of the bundle, which churn run needs; name one"
     ]
 
@@ -353,7 +355,7 @@ def test_a_job_with_a_notebook_and_a_task_that_runs_on_databricks_alone_is_found
         "more.yml",
     )
     (bundle.root / "nbs/again.ipynb").unlink()
-    (line,) = said(bundle.root)  # the job without a notebook is left alone
+    (line,) = lines_of(bundle.root)  # the job without a notebook is left alone
     assert line.startswith("databricks.yml:47: churn run first refuses this: second.again: ")
 
 
@@ -361,7 +363,7 @@ def test_a_key_that_two_resources_share_is_found_where_the_second_stands(bundle:
     edit(bundle.root, "resources:\n", "resources:\n  volumes: {first: {name: x}}\n", "more.yml")
     assert (
         "more.yml:3: volumes.first and jobs.first in databricks.yml share a key; rename one"
-        in said(bundle.root)
+        in lines_of(bundle.root)
     )
 
 
@@ -380,20 +382,20 @@ def test_a_file_that_cannot_be_read_is_one_finding(
     bundle: Project, content: bytes, message: str
 ) -> None:
     (bundle.root / "more.yml").write_bytes(content)
-    (line,) = said(bundle.root)
+    (line,) = lines_of(bundle.root)
     assert line.startswith(message)
     (bundle.root / "more.yml").unlink()
     (bundle.root / "more.yml").mkdir()
-    assert said(bundle.root) == ["more.yml:1: cannot be read: Is a directory; correct include"]
+    assert lines_of(bundle.root) == ["more.yml:1: cannot be read: Is a directory; correct include"]
 
 
 def test_includes_that_bring_in_nothing_are_found(bundle: Project) -> None:
     (bundle.root / "databricks.yml").write_text("bundle: {name: a}\ninclude: [resource/*.yml]\n")
-    assert said(bundle.root) == [
+    assert lines_of(bundle.root) == [
         "databricks.yml:2: include resource/*.yml matches no file; correct or remove it"
     ]
     (bundle.root / "databricks.yml").write_text("bundle: {name: a}\ntargets: {dev: {}}\n")
-    assert said(bundle.root) == [
+    assert lines_of(bundle.root) == [
         "databricks.yml:1: the bundle has no resources; add them here or include their files"
     ]
 
@@ -402,7 +404,7 @@ def test_two_default_targets_are_found_where_the_second_stands(bundle: Project) 
     text = (bundle.root / "databricks.yml").read_text()
     text = text.replace("    mode: ", "    default: true\n    mode: ")
     (bundle.root / "databricks.yml").write_text(text)
-    (line,) = said(bundle.root)
+    (line,) = lines_of(bundle.root)
     assert line == "databricks.yml:11: dev is the default target already; keep one"
 
 
@@ -410,7 +412,7 @@ def test_two_jobs_that_run_each_other_are_found(bundle: Project) -> None:
     back = '        - {task_key: back, run_job_task: {job_id: "${resources.jobs.first.id}"}}\n'
     path = bundle.root / "more.yml"
     path.write_text(path.read_text() + back)
-    assert [line for line in said(bundle.root) if "jobs run each other" in line]
+    assert [line for line in lines_of(bundle.root) if "jobs run each other" in line]
 
 
 @pytest.mark.parametrize(
@@ -425,14 +427,14 @@ def test_what_two_developers_would_share_is_found_in_development_alone(
 ) -> None:
     path = bundle.root / "more.yml"
     path.write_text(path.read_text() + f"  {resources}\n")
-    (line,) = [line for line in said(bundle.root) if message in line]
+    (line,) = [line for line in lines_of(bundle.root) if message in line]
     assert line.endswith(" [dev]")
 
 
 def test_a_finding_of_one_target_says_which(bundle: Project) -> None:
     edit(bundle.root, "/Workspace/Bundles/$", "/Shared/Bundles/$")
-    assert all(line.endswith(" [production]") for line in said(bundle.root))
-    assert said(bundle.root, "dev") == []
+    assert all(line.endswith(" [production]") for line in lines_of(bundle.root))
+    assert lines_of(bundle.root, "dev") == []
 
 
 def test_an_unknown_target_is_refused(bundle: Project) -> None:
@@ -582,7 +584,7 @@ def test_a_bundle_that_is_right_has_no_findings(project: Project, content: str) 
     if "load.ipynb" not in content:
         (project.root / "load.ipynb").unlink()
     project.commit()
-    assert said(project.root) == []
+    assert lines_of(project.root) == []
 
 
 # --- the commands -----------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_a_task_kind_that_cannot_run_here_is_named(project: Project, kind: str) 
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("task", "expected"),
     [
         (bad("a", run_if="ALWAYS"), "run_if 'ALWAYS' is unknown"),
         (
@@ -117,19 +117,19 @@ def test_a_task_kind_that_cannot_run_here_is_named(project: Project, kind: str) 
     ],
 )
 def test_a_task_that_is_not_whole_is_named(
-    project: Project, task: dict[str, Any], said: str
+    project: Project, task: dict[str, Any], expected: str
 ) -> None:
-    assert said in refusal(project, {"job": [task]})
+    assert expected in refusal(project, {"job": [task]})
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said"),
+    ("outcome", "expected"),
     [("maybe", "job.b: outcome 'maybe' is neither 'true' nor 'false'"), ("true", None)],
 )
-def test_an_outcome_is_true_or_false(project: Project, outcome: str, said: str | None) -> None:
+def test_an_outcome_is_true_or_false(project: Project, outcome: str, expected: str | None) -> None:
     jobs = {"job": [good("a"), good("b", depends_on=after("a", outcome=outcome))]}
-    if said:
-        assert refusal(project, jobs) == said
+    if expected:
+        assert refusal(project, jobs) == expected
     else:
         project.write(jobs)
         assert len(project.plan("job").steps) == 2
@@ -186,22 +186,22 @@ def test_a_value_that_does_not_fit_is_refused_before_the_run_wherever_it_comes_f
     project: Project, value: str
 ) -> None:
     project.notebook("typed", parameters=TYPED)
-    said = f"parameter day = '{value}' is not a date: "
+    expected = f"parameter day = '{value}' is not a date: "
     task = notebook_task("a", "typed", base_parameters={})
     given = {"parameters": [{"name": "day", "default": ""}], "tasks": [task]}
-    assert refusal(project, {"job": given}, day=value).startswith(f"job.a: {said}")
+    assert refusal(project, {"job": given}, day=value).startswith(f"job.a: {expected}")
     default = {"parameters": [{"name": "day", "default": value}], "tasks": [task]}
-    assert refusal(project, {"job": default}).startswith(f"job.a: {said}")
+    assert refusal(project, {"job": default}).startswith(f"job.a: {expected}")
     base = notebook_task("a", "typed", base_parameters={"day": value})
-    assert refusal(project, {"job": [base]}).startswith(f"job.a: {said}")
+    assert refusal(project, {"job": [base]}).startswith(f"job.a: {expected}")
     nested = {"job": [run_job(day=value)], "inner": given}
-    assert refusal(project, nested).startswith(f"inner.a: {said}")
+    assert refusal(project, nested).startswith(f"inner.a: {expected}")
     handed_on = {
         "parameters": [{"name": "when", "default": ""}],
         "tasks": [run_job(day="{{job.parameters.when}}")],
     }
     assert refusal(project, {"job": handed_on, "inner": given}, when=value).startswith(
-        f"inner.a: {said}"
+        f"inner.a: {expected}"
     )
 
 
@@ -284,7 +284,7 @@ NOWHERE = (
 
 @pytest.mark.parametrize("place", ["base_parameters", "condition", "job_parameters", "default"])
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "expected"),
     [
         *((reference, "is not a reference that can be filled in here") for reference in NOWHERE),
         ("{{job.parameters.nope}}", "names no parameter of the job"),
@@ -294,7 +294,7 @@ NOWHERE = (
     ],
 )
 def test_a_reference_that_cannot_be_filled_in_is_quoted(
-    project: Project, place: str, reference: str, said: str
+    project: Project, place: str, reference: str, expected: str
 ) -> None:
     task, parameters = echo(), []
     if place == "base_parameters":
@@ -304,7 +304,7 @@ def test_a_reference_that_cannot_be_filled_in_is_quoted(
     elif place == "job_parameters":
         task = run_job(task_key="a", text=reference)
     else:
-        parameters, said = [{"name": "text", "default": reference}], "cannot be filled in here"
+        parameters, expected = [{"name": "text", "default": reference}], "cannot be filled in here"
     inner = {"parameters": [{"name": "text", "default": ""}], "tasks": [echo()]}
     tasks = [
         good("first"),
@@ -313,7 +313,7 @@ def test_a_reference_that_cannot_be_filled_in_is_quoted(
     ]
     message = refusal(project, {"job": {"parameters": parameters, "tasks": tasks}, "inner": inner})
     assert reference in message
-    assert said in message
+    assert expected in message
     assert message.startswith("job" if place == "default" else "job.a: ")
 
 
@@ -339,7 +339,7 @@ def test_a_nested_job_is_planned_with_its_parameters(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("jobs", "said"),
+    ("jobs", "expected"),
     [
         ({"job": [run_job(nope="1")], "inner": [good("a")]}, "inner has no parameter 'nope'"),
         (
@@ -357,9 +357,9 @@ def test_a_nested_job_is_planned_with_its_parameters(project: Project) -> None:
     ],
 )
 def test_a_nested_job_that_cannot_run_refuses_the_outer_one(
-    project: Project, jobs: dict[str, Any], said: str
+    project: Project, jobs: dict[str, Any], expected: str
 ) -> None:
-    assert said in refusal(project, jobs)
+    assert expected in refusal(project, jobs)
 
 
 def test_one_job_may_be_run_twice(project: Project) -> None:

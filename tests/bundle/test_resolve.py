@@ -243,7 +243,7 @@ def test_a_checkout_without_a_commit_has_no_sha(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("${var.nope}", "var.nope"),
         ("${resources.jobs.gone.id}", "resources.jobs.gone.id"),
@@ -253,16 +253,16 @@ def test_a_checkout_without_a_commit_has_no_sha(project: Project) -> None:
     ],
 )
 def test_a_reference_to_nothing_names_file_and_reference(
-    tmp_path: Path, name: str, said: str
+    tmp_path: Path, name: str, expected: str
 ) -> None:
     variables = {"circle": {"default": "${var.circle}"}} if "circle" in name else {}
     message = refusal(tmp_path, {**job(name=name), "variables": variables})
     assert message.startswith(f"{tmp_path / 'databricks.yml'}: ")
-    assert said in message
+    assert expected in message
 
 
 @pytest.mark.parametrize(
-    ("declared", "said"),
+    ("declared", "expected"),
     [
         ({"description": "somebody"}, "variable who has no value; set a default or BUNDLE_VAR_who"),
         (None, "variable who has no value; set a default or BUNDLE_VAR_who"),
@@ -273,9 +273,9 @@ def test_a_reference_to_nothing_names_file_and_reference(
     ],
 )
 def test_a_variable_without_a_value_says_how_to_give_one(
-    tmp_path: Path, declared: dict[str, Any] | None, said: str
+    tmp_path: Path, declared: dict[str, Any] | None, expected: str
 ) -> None:
-    assert said in refusal(tmp_path, {**job(name="${var.who}"), "variables": {"who": declared}})
+    assert expected in refusal(tmp_path, {**job(name="${var.who}"), "variables": {"who": declared}})
 
 
 def test_an_unknown_target_is_named_with_the_known_ones(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_an_unknown_job_is_named_with_the_known_ones(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b"resources: {jobs: {a: {}, a: {}}}", "line 1: duplicate key 'a'"),
         (b"resources: [", "not valid YAML"),
@@ -302,12 +302,12 @@ def test_an_unknown_job_is_named_with_the_known_ones(
     ],
 )
 def test_a_broken_include_is_the_file_that_is_named(
-    tmp_path: Path, content: bytes, said: str
+    tmp_path: Path, content: bytes, expected: str
 ) -> None:
     (tmp_path / "one.yml").write_bytes(content)
     message = refusal(tmp_path, {"include": ["one.yml"]})
     assert message.startswith(f"{tmp_path / 'one.yml'}: ")
-    assert said in message
+    assert expected in message
 
 
 def test_a_pattern_may_match_nothing_but_a_named_file_has_to_exist(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_a_pattern_may_match_nothing_but_a_named_file_has_to_exist(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "expected"),
     [
         (
             {"tasks": [good("a", max_retries="soon")]},
@@ -334,11 +334,11 @@ def test_a_pattern_may_match_nothing_but_a_named_file_has_to_exist(tmp_path: Pat
     ],
 )
 def test_a_wrong_field_is_named_with_file_and_place(
-    tmp_path: Path, fields: dict[str, Any], said: str
+    tmp_path: Path, fields: dict[str, Any], expected: str
 ) -> None:
     message = refusal(tmp_path, job(**fields))
     assert message.startswith(f"{tmp_path / 'databricks.yml'}: ")
-    assert said in message
+    assert expected in message
 
 
 @pytest.mark.parametrize(

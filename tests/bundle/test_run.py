@@ -19,7 +19,7 @@ from churn_lib.bundle.run import JobRun, Reporter, TaskRun
 from tests.conftest import wait_for
 
 CHURN = Path(sys.executable).parent / "churn"
-ECHO = "from churn_lib import job_context as jobs\njobs.task_values.set('said', text)"
+ECHO = "from churn_lib import job_context as jobs\njobs.task_values.set('echoed', text)"
 
 
 class Project:
@@ -287,7 +287,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, JobRun]:
             "from churn_lib import job_context as jobs\njobs.task_values.set('x', 'y' * 50_000)",
         )
         both = {name: str(project.root / name) for name in ("first", "second")}
-        said = "{{tasks.source.values.count}} {{tasks.source.values.name}} {{tasks.source.values.parts}}"
+        references = "{{tasks.source.values.count}} {{tasks.source.values.name}} {{tasks.source.values.parts}}"
         context = "{{job.run_id}} {{job.name}} {{ job.parameters.day }}"
         project.notebook("day", "day: str = ''\ntext: str = ''", ECHO)
         for name in ("echo", "source", "meet", "flaky", "fails", "dies", "huge"):
@@ -310,7 +310,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, JobRun]:
             "parameters": [{"name": "day", "default": "monday"}],
             "tasks": [
                 task("source", "source"),
-                task("filled", after=("source",), base={"text": said}),
+                task("filled", after=("source",), base={"text": references}),
                 task("context", base={"text": context}),
                 task("first", "meet", base={"text": both["first"], "other": both["second"]}),
                 task("second", "meet", base={"text": both["second"], "other": both["first"]}),
@@ -374,11 +374,11 @@ def test_each_task_ends_in_its_state(big: tuple[Project, JobRun]) -> None:
 def test_task_values_reach_the_tasks_after(big: tuple[Project, JobRun]) -> None:
     tasks = by_key(big[1])
     assert tasks["source"].values == {"count": 7, "name": "seven", "parts": [1, 2]}
-    assert tasks["filled"].values == {"said": "7 seven [1, 2]"}
+    assert tasks["filled"].values == {"echoed": "7 seven [1, 2]"}
 
 
 def test_references_to_the_job_are_filled_in(big: tuple[Project, JobRun]) -> None:
-    assert by_key(big[1])["context"].values == {"said": f"{big[1].run_id} the-job tuesday"}
+    assert by_key(big[1])["context"].values == {"echoed": f"{big[1].run_id} the-job tuesday"}
 
 
 def test_a_failing_task_is_tried_again_and_its_attempts_are_kept(
@@ -419,8 +419,8 @@ def test_a_nested_job_gets_its_parameters_and_keeps_its_values_to_itself(
     nested = by_key(done)["nested"]
     inner = project.root / ".churn/runs/inner" / nested.values["run_id"]
     record = json.loads((inner / "run.json").read_text())
-    assert record["tasks"][0]["values"] == {"said": "from the-job"}
-    assert "said" not in nested.values
+    assert record["tasks"][0]["values"] == {"echoed": "from the-job"}
+    assert "echoed" not in nested.values
     assert "broken ended FAILED" in (by_key(done)["nested_fails"].error or "")
 
 
@@ -440,13 +440,13 @@ def test_one_task_alone_takes_values_of_the_latest_run(big: tuple[Project, JobRu
     project, _ = big
     done = project.run(only="filled")
     assert [(each.task_key, each.values) for each in done.tasks] == [
-        ("filled", {"said": "7 seven [1, 2]"})
+        ("filled", {"echoed": "7 seven [1, 2]"})
     ]
 
 
 def test_one_task_alone_without_an_earlier_run_is_refused(project: Project) -> None:
     project.jobs["job"] = {
-        "tasks": [task("a"), task("b", after=("a",), base={"text": "{{tasks.a.values.said}}"})]
+        "tasks": [task("a"), task("b", after=("a",), base={"text": "{{tasks.a.values.echoed}}"})]
     }
     with pytest.raises(PlanError, match=r"job\.b needs values of a, which has not succeeded yet"):
         project.run(only="b")
@@ -509,7 +509,7 @@ def test_a_task_value_that_does_not_fit_fails_its_task_in_one_line_before_a_kern
     project: Project,
 ) -> None:
     project.notebook("typed", "number: int = 0", "number")
-    body = task("b", "typed", after=("a",), base={"number": "{{tasks.a.values.said}}"})
+    body = task("b", "typed", after=("a",), base={"number": "{{tasks.a.values.echoed}}"})
     project.jobs["job"] = {"tasks": [task("a", base={"text": "many"}), body]}
     failed = by_key(project.run())["b"]
     assert (
@@ -606,7 +606,7 @@ def test_json_is_one_object_on_standard_output(project: Project) -> None:
         "notebook",
         "error",
     }
-    assert content["tasks"][0]["values"] == {"said": "hello"}
+    assert content["tasks"][0]["values"] == {"echoed": "hello"}
 
 
 def test_a_dry_run_starts_nothing(project: Project) -> None:

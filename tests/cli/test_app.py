@@ -509,10 +509,10 @@ def test_the_latest_of_earlier_runs_gives_the_values_even_within_a_second(
 
 
 def test_a_warning_of_a_task_has_a_line_of_its_own(project: Project) -> None:
-    told = "1 event of 1998-08-05, after the last complete day, is left out"
+    message = "1 event of 1998-08-05, after the last complete day, is left out"
     project.notebook(
         "warns",
-        f"from churn_lib import job_context as jobs\njobs.task_values.set('warning', {told!r})",
+        f"from churn_lib import job_context as jobs\njobs.task_values.set('warning', {message!r})",
     )
     project.write({"training_job": [notebook_task("warns")]})
-    assert f"warns {told}" in project.churn("run", "training_job").stdout.splitlines()
+    assert f"warns {message}" in project.churn("run", "training_job").stdout.splitlines()

@@ -124,12 +124,12 @@ def answers(store: Settings) -> dict[str, tuple[str, str]]:
         )
     assert done.returncode == 0, done.stderr
     parts = re.split(r"\n--- (\w+)\n", done.stdout)
-    said = re.split(r"\n--- \w+\n", done.stderr)
+    errors = re.split(r"\n--- \w+\n", done.stderr)
     names = [" ".join(command) for command in commands]
     return {
         f"{number} {name}": (code, text, error)
         for number, (name, text, code, error) in enumerate(
-            zip(names, parts[::2], parts[1::2], said, strict=False)
+            zip(names, parts[::2], parts[1::2], errors, strict=False)
         )
     }
 
@@ -183,12 +183,12 @@ def test_what_libraries_and_children_print_never_reaches_the_json(asked: bool) -
     command = [sys.executable, "-c", NOISE, *["--json"] * asked]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
-    said = ("a remark", "a progress bar", "a child", "a farewell")
+    lines = ("a remark", "a progress bar", "a child", "a farewell")
     if asked:
         document, end = answer.stdout[: -len("after\n")], answer.stdout[-len("after\n") :]
         assert json.loads(document) == {"value": None, "name": "Zoë"}
         assert end == "after\n"
-    assert all(line in (answer.stderr if asked else answer.stdout) for line in said)
+    assert all(line in (answer.stderr if asked else answer.stdout) for line in lines)
 
 
 def test_keeping_standard_output_for_json_does_nothing_where_somebody_listens_inside_the_process() -> (

@@ -58,10 +58,10 @@ def test_where_there_is_no_java_a_wheel_brings_one(bare: Path, tmp_path: Path) -
     java = str(spark.java_home(cache) / "bin" / "java")
     assert java.startswith(str(cache))
     given = (spark.VECTOR, "-Dtold=two words", "-XshowSettings:properties", "-version")
-    good, told = spark.run(java, *given)
-    assert good, told
-    assert "java.specification.version = 21" in told
-    assert "told = two words" in told
+    good, message = spark.run(java, *given)
+    assert good, message
+    assert "java.specification.version = 21" in message
+    assert "told = two words" in message
 
 
 def test_a_jar_that_cannot_be_had_is_one_line_that_says_what_to_do(
@@ -74,11 +74,11 @@ def test_a_jar_that_cannot_be_had_is_one_line_that_says_what_to_do(
     name, number = spark.artifacts()[0]
     with pytest.raises(spark.SparkUnavailableError) as caught:
         spark.get_jar(name, number, tmp_path / "cache", java)
-    told = str(caught.value)
-    assert "\n" not in told
-    assert "mvn is not installed; Ivy: ERROR: no network" in told
-    assert "delta-spark_4.1_2.13-4.1.0.jar and delta-storage-4.1.0.jar" in told
-    assert str(tmp_path / "cache") in told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "mvn is not installed; Ivy: ERROR: no network" in message
+    assert "delta-spark_4.1_2.13-4.1.0.jar and delta-storage-4.1.0.jar" in message
+    assert str(tmp_path / "cache") in message
     assert list((tmp_path / "cache").iterdir()) == []
 
 

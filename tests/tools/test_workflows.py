@@ -54,7 +54,7 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "name", "old", "new", "said"),
+    ("check", "name", "old", "new", "expected"),
     [
         (workflows.pins, CI, CHECKOUT, "actions/checkout@v6", "pin actions/checkout@v6 by commit"),
         (workflows.pins, CI, " # v6.0.2", "", "version beside it"),
@@ -89,18 +89,18 @@ def test_what_is_broken_on_purpose_is_found(
     name: str,
     old: str,
     new: str,
-    said: str,
+    expected: str,
 ) -> None:
     edit(project, name, old, new)
     found = list(check(project))
-    assert [line for line in found if said in line and "\n" not in line], found
+    assert [line for line in found if expected in line and "\n" not in line], found
 
 
 GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation_job "git_sha=$GIT_SHA"\n'
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "said"),
+    ("name", "old", "new", "expected"),
     [
         (CD, "    needs: staging\n", "", "production does not wait for staging"),
         (CD, GATE, "", "staging lacks tools/run_job.sh staging validation_job"),
@@ -129,11 +129,11 @@ GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation
     ],
 )  # fmt: skip
 def test_a_way_around_the_gate_is_found(
-    project: Path, name: str, old: str, new: str, said: str
+    project: Path, name: str, old: str, new: str, expected: str
 ) -> None:
     edit(project, name, old, new)
     found = [*workflows.github_gate(project), *workflows.azure_gate(project)]
-    assert [line for line in found if said in line], found
+    assert [line for line in found if expected in line], found
 
 
 def test_what_the_checks_run_is_all_there_is() -> None:
@@ -206,12 +206,12 @@ def run_step(clone: Path, body: str, **environment: str) -> subprocess.Completed
         text=True,
     ) as step:
         try:
-            said, complained = step.communicate(timeout=900)
+            output, errors = step.communicate(timeout=900)
         except subprocess.TimeoutExpired:
             for process in psutil.Process(step.pid).children(recursive=True):
                 process.kill()  # kernels have process groups of their own
             raise
-    return subprocess.CompletedProcess(step.args, step.returncode, said, complained)
+    return subprocess.CompletedProcess(step.args, step.returncode, output, errors)
 
 
 def free_steps() -> list[tuple[str, str]]:
@@ -260,8 +260,10 @@ def test_deploying_without_a_variable_is_refused(clone: Path) -> None:
     assert "DATABRICKS_HOST" not in done.stderr
 
 
-@pytest.mark.parametrize(("code", "said"), [(0, "succeeded"), (3, "failed")])
-def test_a_job_on_databricks_ends_its_step_as_it_ends(tmp_path: Path, code: int, said: str) -> None:
+@pytest.mark.parametrize(("code", "expected"), [(0, "succeeded"), (3, "failed")])
+def test_a_job_on_databricks_ends_its_step_as_it_ends(
+    tmp_path: Path, code: int, expected: str
+) -> None:
     """With a stand-in for the CLI that notes its arguments."""
     fake = tmp_path / "databricks"
     fake.write_text(
@@ -278,7 +280,7 @@ def test_a_job_on_databricks_ends_its_step_as_it_ends(tmp_path: Path, code: int,
     asked = (tmp_path / "asked").read_text().split()
     assert asked == ["bundle", "run", "some_job", "--target", "staging", "--params", "a=1,b=2"]
     summary = (tmp_path / "summary.md").read_text()
-    assert summary == f"- some_job on staging {said}: https://x.example/run/1\n"
+    assert summary == f"- some_job on staging {expected}: https://x.example/run/1\n"
 
 
 # --- the comment ------------------------------------------------------------------------------------------
