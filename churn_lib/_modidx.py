@@ -1396,6 +1396,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules.Verdict.to_dict': ( 'lib/monitoring/rules.html#verdict.to_dict',
                                                                                             'churn_lib/monitoring/rules.py'),
+                                            'churn_lib.monitoring.rules._by_window': ( 'lib/monitoring/rules.html#_by_window',
+                                                                                       'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules._ceased': ( 'lib/monitoring/rules.html#_ceased',
                                                                                     'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules._known_quality': ( 'lib/monitoring/rules.html#_known_quality',

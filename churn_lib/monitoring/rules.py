@@ -8,7 +8,7 @@ __all__ = ['today', 'drift_signal', 'broken_signal', 'quality_signal', 'volume_s
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #b79baf46
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,16 @@ def today(
     return resolve_as_of(as_of, covered)
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #91dfdfc6
+def _by_window(
+    rows: pd.DataFrame,  # metrics of one version
+    cause: str,
+    judge: Callable[[pd.DataFrame], str],  # a window's rows to a message; empty when it is quiet
+) -> Signal:
+    messages = {start: judge(window) for start, window in rows.groupby("window_date")}
+    newest = [message for message in messages.values() if message][-1:]
+    return Signal(cause, tuple(map(bool, messages.values())), tuple(messages), "".join(newest))
+
+# %% ../../nbs/lib/monitoring/rules.ipynb #728306d0
 def drift_signal(
     rows: pd.DataFrame,  # drift metrics of one version: any number of windows, slices left out
     settings: Settings,  # limits of rows that have none of their own
@@ -48,15 +58,14 @@ def drift_signal(
     "Which windows have drifted from the baseline, in any column."
     rows = rows[(rows.drift_type == "BASELINE") & (rows.column_name != ":table")]
     rows = rows[(rows.column_name == LABEL) == (cause == "label_drift")]
-    rule, starts, violations, message = settings.monitoring, [], [], ""
-    limits = (rule.max_population_stability_index, rule.max_js_distance)
-    for start, window in rows.groupby("window_date"):
+    rule = settings.monitoring
+
+    def judge(window: pd.DataFrame) -> str:
+        limits = (rule.max_population_stability_index, rule.max_js_distance)
         drifted = window[judge_columns(window, *limits).drifted]
-        starts.append(start)
-        violations.append(bool(len(drifted)))
-        if len(drifted):
-            message = f"{_names(drifted)} drifted from the training data"
-    return Signal(cause, tuple(violations), tuple(starts), message)
+        return f"{_names(drifted)} drifted from the training data" if len(drifted) else ""
+
+    return _by_window(rows, cause, judge)
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #41d7ae5c
 def _names(drifted: pd.DataFrame) -> str:  # the strongest first, at most four
@@ -82,14 +91,12 @@ def broken_signal(
     # a constant that the baseline had as well drifts by nothing
     constant = (rows.distinct_count <= 1) & (rows.effect.astype(float) > rows.effect_limit)
     rows = rows.assign(broken=empty | constant)
-    starts, violations, message = [], [], ""
-    for start, window in rows.groupby("window_date"):
-        bad = window[window.broken].column_name.tolist()
-        starts.append(start)
-        violations.append(bool(bad))
-        if bad:
-            message = f"{', '.join(bad)} empty or constant: fix the source, do not train on it"
-    return Signal("broken_column", tuple(violations), tuple(starts), message)
+
+    def judge(window: pd.DataFrame) -> str:
+        names = ", ".join(window[window.broken].column_name)
+        return f"{names} empty or constant: fix the source, do not train on it" if names else ""
+
+    return _by_window(rows, "broken_column", judge)
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #ffd66154
 def quality_signal(
