@@ -7,31 +7,71 @@ __all__ = ['PASS', 'FAIL', 'TIE', 'SCHEMA', 'GateReport', 'heading', 'summary', 
            'figures', 'slices_table', 'page', 'record', 'best_so_far']
 
 # %% ../../nbs/lib/gate/report.ipynb #bdc67de8
+import datetime
+import json
+import uuid
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from .. import settings as settings_module
+from ..registry import Registry  # before mlflow: it sets its environment
+
+import ibis
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from matplotlib.figure import Figure
+from mlflow.exceptions import MlflowException
 from sklearn.metrics import roc_auc_score
 
-from .. import settings as settings_module
-from .checks import ADVISORY, FAILED, NOT_MEASURED, PASSED, Finding
+from .checks import ADVISORY, CHECKS, FAILED, NOT_MEASURED, PASSED, CheckResult
 from .comparison import Case, Comparison
 from .probe import Answers, Evidence
-from .checks import CHECKS
 from ..pages import Section, document, mark, picture, table
+from ..registry.promotion import REPORTS
 from ..settings import Settings
+from ..tables import Tables
+from ..training.plots import BAD, NOW, THEN, blank_axes, calibration_plot, roc_plot
 
 # %% ../../nbs/lib/gate/report.ipynb #fc3441c4
 PASS, FAIL, TIE = "PASS", "FAIL", "TIE"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GateReport:
-    "Everything the gate found about a candidate."
+class _Results:
+    "What the checks found in a case."
 
     case: Case
-    findings: tuple[Finding, ...]
+    results: tuple[CheckResult, ...]
+
+    @property
+    def failures(self) -> list[CheckResult]:
+        "The checks that were measured and refuse the candidate."
+        return [result for result in self.results if result.verdict == FAILED]
+
+    @property
+    def unmeasured(self) -> list[CheckResult]:
+        "The checks that something kept from measuring; they refuse the candidate too."
+        return [result for result in self.results if result.verdict == NOT_MEASURED]
+
+    @property
+    def warnings(self) -> list[CheckResult]:
+        "The checks that failed and that settings make advisory."
+        return [result for result in self.results if result.verdict == ADVISORY]
+
+    @property
+    def passed(self) -> bool:
+        "Whether no check refuses the candidate."
+        return not any(result.stops for result in self.results)
+
+    def table(self) -> pd.DataFrame:
+        "One row for each check."
+        columns = ["name", "value", "bound", "verdict", "sentence"]
+        return pd.DataFrame([asdict(result) for result in self.results], columns=columns)
+
+# %% ../../nbs/lib/gate/report.ipynb #5c82e997
+class GateReport(_Results):
+    "Everything the gate found about a candidate."
 
     @property
     def candidate(self) -> int:
@@ -44,29 +84,9 @@ class GateReport:
         return None if self.case.champion is None else self.case.champion.version
 
     @property
-    def failures(self) -> list[Finding]:
-        "The checks that were measured and refuse the candidate."
-        return [finding for finding in self.findings if finding.verdict == FAILED]
-
-    @property
-    def unmeasured(self) -> list[Finding]:
-        "The checks that something kept from measuring; they refuse the candidate too."
-        return [finding for finding in self.findings if finding.verdict == NOT_MEASURED]
-
-    @property
-    def warnings(self) -> list[Finding]:
-        "The checks that failed and that settings make advisory."
-        return [finding for finding in self.findings if finding.verdict == ADVISORY]
-
-    @property
     def tie(self) -> bool:
         "Whether candidate and Production are one version, or answer the same on every row."
         return self.candidate == self.champion or self.case.tie
-
-    @property
-    def passed(self) -> bool:
-        "Whether no check refuses the candidate."
-        return not any(finding.stops for finding in self.findings)
 
     @property
     def verdict(self) -> str:
@@ -85,11 +105,6 @@ class GateReport:
         "The report as JSON can hold it."
         return _as_dict(self)
 
-    def table(self) -> pd.DataFrame:
-        "One row for each check."
-        columns = ["name", "value", "bound", "verdict", "sentence"]
-        return pd.DataFrame([asdict(finding) for finding in self.findings], columns=columns)
-
     def __repr__(self) -> str:
         return heading(self)
 
@@ -105,7 +120,7 @@ def _best(case: Case) -> int:
     # max keeps the first of equals
     return max(known, key=lambda a: roc_auc_score(case.y, a.probability)).version
 
-
+# %% ../../nbs/lib/gate/report.ipynb #1b9d6f05
 def _compared(comparison: Comparison | None, margin: float) -> dict[str, Any] | None:
     return None if comparison is None else comparison.to_dict(margin)
 
@@ -120,10 +135,10 @@ def _finite(value: Any) -> Any:  # JSON has no infinity and no NaN
     return value.item() if isinstance(value, np.generic) else value
 
 # %% ../../nbs/lib/gate/report.ipynb #3c9951a0
-def _check(finding: Finding) -> dict[str, Any]:
+def _check(result: CheckResult) -> dict[str, Any]:
     passed = {PASSED: True, FAILED: False, ADVISORY: False, NOT_MEASURED: False}
-    advisory = finding.verdict == ADVISORY
-    return {**asdict(finding), "passed": passed.get(finding.verdict), "advisory": advisory}
+    advisory = result.verdict == ADVISORY
+    return {**asdict(result), "passed": passed.get(result.verdict), "advisory": advisory}
 
 
 def _as_dict(report: GateReport) -> dict[str, Any]:
@@ -142,7 +157,7 @@ def _as_dict(report: GateReport) -> dict[str, Any]:
             "replace_reason": case.replace_reason,
             "holdout_rows": len(case.holdout),
             "holdout_date": None if case.holdout.empty else f"{days.iloc[0]:%Y-%m-%d}",
-            "checks": [_check(finding) for finding in report.findings],
+            "checks": [_check(result) for result in report.results],
             "comparison": _compared(case.comparison, margin),
             "best_comparison": _compared(case.best_comparison, margin),
             "slices": slices.to_dict("records"),
@@ -163,33 +178,31 @@ def heading(
     report: GateReport,
 ) -> str:  # the verdict in one line
     "What was judged, against what, on how much, and how it ended."
-    rows = len(report.case.holdout)
     against = "no champion" if report.champion is None else f"version {report.champion}"
     if report.case.difference:
         against = f"no champion (not compared: {report.case.difference})"
     refused = len(report.failures) + len(report.unmeasured)
-    told = (
-        f"{report.verdict}: " if report.passed else f"{FAIL} {refused} of {len(report.findings)} "
-    )
-    told += "every check passed" if report.passed else "checks"
+    ended = f"{FAIL} {refused} of {len(report.results)} checks"
+    ended = f"{report.verdict}: every check passed" if report.passed else ended
     warned = f", {len(report.warnings)} advisory" if report.warnings else ""
-    return f"Version {report.candidate} {told}{warned}, against {against}, on {rows} held-out customers"
+    where = f"against {against}, on {len(report.case.holdout)} held-out customers"
+    return f"Version {report.candidate} {ended}{warned}, {where}"
 
-
+# %% ../../nbs/lib/gate/report.ipynb #20680025
 _TONES = {FAILED: "failed", NOT_MEASURED: "failed", ADVISORY: "warning", PASSED: "passed"}
 
 
 def summary(report: GateReport) -> Section:
-    "The findings as a table for a notebook or a page."
+    "The results as a table for a notebook or a page."
     rows = [
         (
-            finding.name,
-            _number(finding.value),
-            _number(finding.bound),
-            mark(finding.verdict, _TONES.get(finding.verdict, "unknown")),
-            finding.sentence,
+            result.name,
+            _number(result.value),
+            _number(result.bound),
+            mark(result.verdict, _TONES.get(result.verdict, "unknown")),
+            result.sentence,
         )
-        for finding in report.findings
+        for result in report.results
     ]
     titles = ("check", "value", "bound", "verdict", "meaning")
     return Section(heading(report), table=table(titles, rows, numbers=("value", "bound")))
@@ -209,14 +222,6 @@ def judge(
     case = Case(candidate, champion, holdout, settings, best, recorded, reason)
     return GateReport(case, tuple(check.run(case) for check in CHECKS))
 
-# %% ../../nbs/lib/gate/report.ipynb #212676b5
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-
-from .comparison import Comparison
-from ..training.plots import blank_axes, calibration_plot, roc_plot
-
 # %% ../../nbs/lib/gate/report.ipynb #95d6f5a1
 def difference_plot(
     comparison: Comparison,  # candidate against Production
@@ -226,13 +231,13 @@ def difference_plot(
     figure, axes = blank_axes(
         f"Candidate less version {comparison.rival}", "difference in ROC-AUC", "bootstrap draws"
     )
-    axes.hist(comparison.draws, bins=50, color="#90a4ae")
+    axes.hist(comparison.draws, bins=50, color=THEN)
     height, found = axes.get_ylim()[1], comparison.roc_auc
-    axes.plot([found.lower, found.upper], [height * 1.04] * 2, color="#1565c0", linewidth=3)
+    axes.plot([found.lower, found.upper], [height * 1.04] * 2, color=NOW, linewidth=3)
     label = f"{found.coverage:.0%} interval (DeLong)"
-    axes.plot(found.value, height * 1.04, "o", color="#1565c0", label=label)
-    axes.axvline(-margin, color="#c62828", linestyle="--", label=f"margin {-margin:g}")
-    axes.axvline(0, color="grey", linestyle=":", label="no difference")
+    axes.plot(found.value, height * 1.04, "o", color=NOW, label=label)
+    axes.axvline(-margin, color=BAD, linestyle="--", label=f"margin {-margin:g}")
+    axes.axvline(0, color=THEN, linestyle=":", label="no difference")
     axes.set_ylim(0, height * 1.45)
     axes.legend(loc="upper left", fontsize=8)
     return figure
@@ -247,12 +252,12 @@ def slices_plot(
     figure, axes = blank_axes("", "difference in ROC-AUC", "")
     figure.set_size_inches(7, 1.5 + 0.32 * len(drawn))
     for at, row in enumerate(drawn.itertuples()):
-        colour = "#c62828" if row.fell else "#1565c0"
+        colour = BAD if row.fell else NOW
         axes.plot([row.lower, row.upper], [at, at], color=colour)
         axes.plot(row.difference, at, "o", color=colour)
     axes.set_yticks(range(len(drawn)), [f"{row.slice} ({row.rows})" for row in drawn.itertuples()])
-    axes.axvline(-margin, color="#c62828", linestyle="--", label=f"slice_margin {-margin:g}")
-    axes.axvline(0, color="grey", linestyle=":")
+    axes.axvline(-margin, color=BAD, linestyle="--", label=f"slice_margin {-margin:g}")
+    axes.axvline(0, color=THEN, linestyle=":")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8)
     return figure
 
@@ -307,20 +312,6 @@ def page(
         parts.append(Section("Slices", table=shown, level=2))
     return document(f"{title}: {heading(report)}", *parts)
 
-# %% ../../nbs/lib/gate/report.ipynb #def673b7
-import datetime
-import json
-import uuid
-from typing import Any
-
-import ibis
-import pyarrow as pa
-from mlflow.exceptions import MlflowException
-
-from ..registry.promotion import REPORTS
-from ..registry import Registry
-from ..tables import Tables
-
 # %% ../../nbs/lib/gate/report.ipynb #9ca8884f
 SCHEMA = pa.schema(
     [
@@ -342,7 +333,7 @@ SCHEMA = pa.schema(
 # %% ../../nbs/lib/gate/report.ipynb #8979f05c
 def _row(
     report: GateReport,
-    models: Registry,
+    registry: Registry,
     feature_version: int,  # version of gold.features judged on
     git_sha: str,  # commit of the code that judged
 ) -> dict[str, Any]:
@@ -351,11 +342,11 @@ def _row(
     return {
         "report_id": uuid.uuid4().hex,
         "created_at": datetime.datetime.now(datetime.UTC),
-        "model_name": models.model_name,
+        "model_name": registry.model_name,
         "model_version": report.candidate,
         "champion_version": report.champion,
         "verdict": report.verdict,
-        "run_id": models.version(report.candidate).run_id or "",
+        "run_id": registry.version(report.candidate).run_id or "",
         "feature_date": datetime.date.fromisoformat(day) if day else None,
         "delta_feature_version": feature_version,
         "holdout_rows": judged["holdout_rows"],
@@ -364,18 +355,16 @@ def _row(
     }
 
 # %% ../../nbs/lib/gate/report.ipynb #437aa75f
-def _log_artifacts(models: Registry, row: dict[str, Any], report: GateReport) -> None:
-    facts = {
-        name: str(row[name]) for name in ("report_id", "created_at", "git_sha", "holdout_rows")
-    }
-    facts["holdout"] = (
-        f"{row['feature_date']}, gold.features version {row['delta_feature_version']}"
-    )
-    title = f"{models.model_name} version {report.candidate}"
+def _log_artifacts(registry: Registry, row: dict[str, Any], report: GateReport) -> None:
+    known = ("report_id", "created_at", "git_sha", "holdout_rows")
+    facts = {name: str(row[name]) for name in known}
+    day, version = row["feature_date"], row["delta_feature_version"]
+    facts["holdout"] = f"{day}, gold.features version {version}"
+    title = f"{registry.model_name} version {report.candidate}"
     name = f"gate/{row['report_id']}"
     try:
-        models.client.log_text(row["run_id"], page(report, title, facts), f"{name}.html")
-        models.client.log_dict(row["run_id"], {**facts, **report.to_dict()}, f"{name}.json")
+        registry.client.log_text(row["run_id"], page(report, title, facts), f"{name}.html")
+        registry.client.log_dict(row["run_id"], {**facts, **report.to_dict()}, f"{name}.json")
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise  # a run that was deleted takes no artifacts; the table has the report
@@ -395,36 +384,36 @@ def _tags(row: dict[str, Any], report: GateReport) -> dict[str, str]:
 # %% ../../nbs/lib/gate/report.ipynb #2cd9aa32
 def record(
     report: GateReport,
-    models: Registry,
-    store: Tables,
+    registry: Registry,
+    tables: Tables,
     feature_version: int,  # version of gold.features judged on
     git_sha: str,  # commit of the code that judged
 ) -> str:  # id of the report
     "Leave HTML and JSON on the candidate's run, tags on its version and a row in gold.gate_reports."
-    row = _row(report, models, feature_version, git_sha)
+    row = _row(report, registry, feature_version, git_sha)
     if row["run_id"]:
-        _log_artifacts(models, row, report)
-    store.append(REPORTS, ibis.memtable(pa.Table.from_pylist([row], SCHEMA)))
-    models.tag(report.candidate, _tags(row, report))
+        _log_artifacts(registry, row, report)
+    tables.append(REPORTS, ibis.memtable(pa.Table.from_pylist([row], SCHEMA)))
+    registry.tag(report.candidate, _tags(row, report))
     return row["report_id"]
 
 # %% ../../nbs/lib/gate/report.ipynb #1c5e6597
 def best_so_far(
-    store: Tables,
-    models: Registry,
+    tables: Tables,
+    registry: Registry,
     champion: int | None,  # version at Production
 ) -> int | None:  # a version, None when it is Production itself
     "The version that did best on the holdout when Production was judged, if it still exists."
-    if champion is None or not store.exists(REPORTS):
+    if champion is None or not tables.exists(REPORTS):
         return None
-    known = store.read(REPORTS)
-    run = models.version(champion).run_id or ""
+    known = tables.read(REPORTS)
+    run = registry.version(champion).run_id or ""
     mine = known.filter(
-        known.model_name == models.model_name,
+        known.model_name == registry.model_name,
         known.model_version == champion,
         known.run_id == run,
         known.verdict == PASS,
     )
     found = mine.order_by(ibis.desc("created_at")).limit(1).to_pandas()
     best = champion if found.empty else int(json.loads(found["report"].iloc[0])["best"])
-    return best if best != champion and best in models.numbers() else None
+    return best if best != champion and best in registry.numbers() else None

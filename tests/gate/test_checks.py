@@ -120,7 +120,7 @@ def test_every_check_is_in_every_report_and_settings_know_each_by_name() -> None
         judge(evidence(HOLDOUT), answers(HOLDOUT), HOLDOUT, CONFIG),
         judge(Evidence(2, None, "gone", load_problem="gone"), None, HOLDOUT.head(0), CONFIG),
     ):
-        assert [found.name for found in report.findings] == names
+        assert [found.name for found in report.results] == names
         assert report.table().shape == (len(names), 5)
 
 

@@ -51,7 +51,7 @@ def judged(ours: Basis | None, theirs: Basis | None, **more: Any) -> GateReport:
 
 
 def sentence(report: GateReport, name: str = "comparable") -> tuple[str, str]:
-    (found,) = (finding for finding in report.findings if finding.name == name)
+    (found,) = (finding for finding in report.results if finding.name == name)
     return found.verdict, found.sentence
 
 
