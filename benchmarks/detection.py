@@ -36,15 +36,7 @@ from churn_lib import features, settings
 from churn_lib.data import simulation
 from churn_lib.features import FEATURES, LABEL
 from churn_lib.model import ChurnModel, make_estimator
-from churn_lib.monitoring import (
-    Window,
-    alerts,
-    drift,
-    quality,
-    rules,
-    window_metrics,
-    windows,
-)
+from churn_lib.monitoring import Window, alerts, drift, metrics, quality, rules, windows
 from churn_lib.monitoring.metrics import drift_rows, observe, profile_rows, quality_row
 from churn_lib.monitoring.windows import ANSWER, DECISION, Baseline, make_baseline
 
@@ -240,7 +232,7 @@ def weeks_of(name: str) -> int:
 
 def measured_code(config: settings.Settings) -> str:
     """Changes with the worlds, with the code that watches them and with the settings."""
-    modules = (alerts, drift, windows, quality, rules, window_metrics)
+    modules = (alerts, drift, windows, quality, rules, metrics)
     modules += (features.definitions, features.snapshots, simulated_worlds, simulation)
     parts = [Path(__file__).read_text(), *map(inspect.getsource, modules), str(config)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
