@@ -55,7 +55,7 @@ class SiteError(Exception):
 class Page:
     """A notebook and what the site needs to know of it."""
 
-    notebook: str  # path below nbs, such as lib/00_settings.ipynb
+    notebook: str  # path below nbs, such as lib/settings.ipynb
     title: str
     promise: str  # the quote below the title
     opening: str  # what else the cell of the title holds
