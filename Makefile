@@ -1,7 +1,7 @@
 # `make help` lists what there is. Everything installs itself into .venv first, once.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check lint types notebooks bundle workflows examples docs pytest test-times lab prepare lock clean
+.PHONY: help run test check lint types notebooks bundle workflows examples docs pytest test-times coverage lab prepare lock clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -91,6 +91,11 @@ pytest: $(VENV)/.dev-installed ## Run the tests, or some of them: make pytest T=
 
 test-times: $(VENV)/.dev-installed ## Run the tests and list the slowest twenty
 	@$(BIN)/python -m pytest -q $(PARALLEL) --durations 20
+
+coverage: $(VENV)/.dev-installed ## Run the tests and say which share of the lines and branches they reach
+	@mkdir -p .cache/coverage && $(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -q $(PARALLEL)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover
 
 lab: $(VENV)/.dev-installed ## Open the notebooks in JupyterLab, with the kernel of this environment
 	@$(BIN)/jupyter lab --notebook-dir=nbs
