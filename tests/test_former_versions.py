@@ -15,7 +15,7 @@ from churn_lib import registry, settings, tables
 from churn_lib.features import FEATURES
 from churn_lib.job_context import git
 from churn_lib.serving.local import process
-from churn_lib.training import train
+from churn_lib.training import read_record
 
 ROOT = Path(__file__).parents[1]
 CHURN = Path(sys.executable).parent / "churn"
@@ -86,7 +86,7 @@ def test_it_gives_the_answers_that_it_gave_then(project: Path) -> None:
     models = registry.connect(config)
     assert models.aliases() == {"Staging": 1}
     assert registry.basis(models, 1, config).horizon_days == 90
-    record = train.read_record(models, 1)
+    record = read_record(models, 1)
     assert record.tags["git_dirty"] == "false"
     assert (record.settings or {})["horizon_days"] == 90
     rows = tables.connect(config).read("gold.features").to_pandas().set_index("customer_id")
