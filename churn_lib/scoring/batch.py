@@ -216,12 +216,12 @@ def _spark_reasons(
     explain.__annotations__ = {"rows": pd.DataFrame, "return": pd.Series}
     return functions.pandas_udf(explain, _SPARK_REASONS)  # type: ignore[call-overload]
 
-# %% ../../nbs/lib/scoring/batch.ipynb #22e4c8f4
+# %% ../../nbs/lib/scoring/batch.ipynb #ee2426bd
 def _last_ranks(rows: int) -> list[int]:  # rank, from 1, of the last customer in deciles 1 to 9
     share, rest = divmod(rows, 10)
     return [k * share + min(k, rest) for k in range(1, 10)]
 
-
+# %% ../../nbs/lib/scoring/batch.ipynb #6159e41d
 def decile_cuts(
     scored: ibis.Table,  # customer_id, churn_probability
 ) -> pa.Table:  # one row: probability_1, customer_1 to probability_9, customer_9
@@ -238,7 +238,7 @@ def decile_cuts(
         found[f"customer_{number}"] = [_nth_customer(scored, cut, rank - above)]
     return pa.table(found)
 
-
+# %% ../../nbs/lib/scoring/batch.ipynb #ecf19718
 def _nth_customer(
     scored: ibis.Table,
     probability: float,

@@ -52,7 +52,7 @@ class CallList:
         rows = [_line(line) for line in self.first.reset_index().to_dict("records")]
         return fragment(Section(heading, [note] if self.tied > 1 else [], table(titles, rows)))
 
-# %% ../../nbs/lib/scoring/call_list.ipynb #03dc94b8
+# %% ../../nbs/lib/scoring/call_list.ipynb #109c2355
 def _line(line: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(line["rank"]),
@@ -62,7 +62,7 @@ def _line(line: dict[str, Any]) -> tuple[str, ...]:
         reason_text(line["reasons"]),
     )
 
-
+# %% ../../nbs/lib/scoring/call_list.ipynb #b44f5f62
 def _count(rows: ibis.Table) -> int:
     return int(rows.count().to_pyarrow().as_py())
 
@@ -143,7 +143,7 @@ def gains(
     table = {"called": called, "churn_rate": rate, "gain": gain, "lift": gain / called}
     return pd.DataFrame(table, index=pd.RangeIndex(1, 11, name="decile"))
 
-# %% ../../nbs/lib/scoring/call_list.ipynb #cfa24a88
+# %% ../../nbs/lib/scoring/call_list.ipynb #61d0087c
 def _axes(title: str, ylabel: str) -> tuple[Figure, plt.Axes]:
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
     axes.set(title=title, xlabel="share of customers called", ylabel=ylabel, xlim=(0, 1))
@@ -152,7 +152,7 @@ def _axes(title: str, ylabel: str) -> tuple[Figure, plt.Axes]:
     plt.close(figure)  # shown where it is named, not wherever it is made
     return figure, axes
 
-
+# %% ../../nbs/lib/scoring/call_list.ipynb #c9598ffb
 def _at_threshold(
     report: GainsReport,
 ) -> tuple[float, float]:  # share of customers called, share of churners reached
@@ -194,7 +194,7 @@ def lift_plot(
     axes.legend(loc="best")
     return figure
 
-# %% ../../nbs/lib/scoring/call_list.ipynb #de52841d
+# %% ../../nbs/lib/scoring/call_list.ipynb #42144707
 _NO_CHARTS = "No charts: no labels of both kinds, of the model's own horizon, were known on the day of the scores."
 
 

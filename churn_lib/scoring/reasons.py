@@ -71,7 +71,7 @@ def _leaves(
         )
         yield from _leaves(tree, child, (*path, split))
 
-# %% ../../nbs/lib/scoring/reasons.ipynb #c0db2fc5
+# %% ../../nbs/lib/scoring/reasons.ipynb #9c99acb1
 def _histogram_trees(classifier: HistGradientBoostingClassifier) -> Iterator[_Tree]:
     for (predictor,) in classifier._predictors:
         nodes = predictor.nodes
@@ -85,7 +85,7 @@ def _histogram_trees(classifier: HistGradientBoostingClassifier) -> Iterator[_Tr
             nodes["count"].astype(float),
         )
 
-
+# %% ../../nbs/lib/scoring/reasons.ipynb #54b79de2
 def _classic_trees(classifier: GradientBoostingClassifier) -> Iterator[_Tree]:
     for (regressor,) in classifier.estimators_:
         tree = regressor.tree_
@@ -121,7 +121,7 @@ def _leaf_contributions(
         found[:, player] = value * (passes[:, player] - shares[player]) * (others @ weights)
     return found
 
-# %% ../../nbs/lib/scoring/reasons.ipynb #ba6a9a6a
+# %% ../../nbs/lib/scoring/reasons.ipynb #6d20f977
 _LONGEST = 2048  # rows of a table: all tables together should stay in the processor's cache
 
 
@@ -138,7 +138,7 @@ def _passing(
         found[split.feature] = flags & found.get(split.feature, True)
     return found
 
-
+# %% ../../nbs/lib/scoring/reasons.ipynb #864f6d5e
 @dataclass(frozen=True)
 class _Group:
     "Contributions of some leaves of one tree for every case they can tell apart."
@@ -146,7 +146,7 @@ class _Group:
     states: dict[int, np.ndarray]  # feature to what each of its bins adds to the table's row number
     table: np.ndarray  # shape (cases, features)
 
-# %% ../../nbs/lib/scoring/reasons.ipynb #f6530c62
+# %% ../../nbs/lib/scoring/reasons.ipynb #83f75251
 def _states(
     passing: list[dict[int, np.ndarray]],  # of each leaf
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:  # feature to a bin's state, a state's first bin
@@ -158,7 +158,7 @@ def _states(
         found[feature] = (state.reshape(-1), first)
     return found
 
-
+# %% ../../nbs/lib/scoring/reasons.ipynb #e7965d7a
 def _groups(
     leaves: list[Leaf],  # of one tree, from left to right
     cuts: list[np.ndarray],  # thresholds of each feature, ascending

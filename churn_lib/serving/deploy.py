@@ -67,14 +67,14 @@ class DeploymentFailed(ChurnError):
 class DeploymentRefused(ChurnError):
     "The gate has not passed the version; nothing was changed."
 
-# %% ../../nbs/lib/serving/deploy.ipynb #d9662534
+# %% ../../nbs/lib/serving/deploy.ipynb #193074c9
 def on_databricks(
     settings: Settings,
 ) -> bool:
     "Whether the endpoint is one of a workspace: where the registry is, the endpoint is."
     return registry_module.tracking_uri(settings).startswith("databricks")
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #7e86a5ae
 def connect(
     settings: Settings,
 ) -> WorkspaceClient:
@@ -86,14 +86,14 @@ def connect(
     token = process.token_of(settings)
     return WorkspaceClient(host=address.url, token=token, auth_type="pat")
 
-# %% ../../nbs/lib/serving/deploy.ipynb #6bf4ccae
+# %% ../../nbs/lib/serving/deploy.ipynb #7f14504d
 def _secrets(
     settings: Settings,
 ) -> dict[str, str]:  # environment variable to reference
     pairs = [pair.strip() for pair in settings.serving.secrets.split(",") if pair.strip()]
     return dict(pair.split("=", 1) for pair in pairs)
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #473f9db8
 def desired_entity(
     settings: Settings,
     version: int,
@@ -131,7 +131,7 @@ def desired_gateway(
         gateway.rate_limits = [limit]
     return gateway if gateway.as_dict() else None
 
-# %% ../../nbs/lib/serving/deploy.ipynb #8d0c8a4a
+# %% ../../nbs/lib/serving/deploy.ipynb #e1d2f3ee
 Traffic = dict[str, int]  # served entity to its share in percent
 
 
@@ -150,7 +150,7 @@ def _traffic(found: ServingEndpointDetailed | None) -> Traffic:
         return {str(_entities(found)[0].name): 100}
     return {name: share for name, share in shares.items() if share}
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #db8422ae
 def _is_served(
     found: ServingEndpointDetailed | None,
     entity: ServedEntityInput,
@@ -161,7 +161,7 @@ def _is_served(
     same = all(served[0].get(key) == value for key, value in entity.as_dict().items())
     return same and found.state.config_update is EndpointStateConfigUpdate.NOT_UPDATING
 
-# %% ../../nbs/lib/serving/deploy.ipynb #f8e2555f
+# %% ../../nbs/lib/serving/deploy.ipynb #1984d1da
 @dataclass(frozen=True)
 class PreviousConfig:
     "What an endpoint served before, without the version that is being deployed."
@@ -177,7 +177,7 @@ class PreviousConfig:
         largest = max(self.entities, key=lambda entity: self.traffic.get(entity.name or "", 0))
         return int(largest.entity_version or 0)
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #4c7ccadb
 def _as_input(entity: ServedEntityOutput) -> ServedEntityInput:
     return ServedEntityInput(
         name=entity.name,
@@ -188,14 +188,14 @@ def _as_input(entity: ServedEntityOutput) -> ServedEntityInput:
         environment_vars=entity.environment_vars or None,
     )
 
-# %% ../../nbs/lib/serving/deploy.ipynb #4aab2a56
+# %% ../../nbs/lib/serving/deploy.ipynb #43f35fba
 def _scaled(shares: Traffic, total: int) -> Traffic:  # so that they add up to total
     whole = sum(shares.values())
     scaled = {name: share * total // whole for name, share in shares.items()}
     scaled[max(scaled, key=lambda name: scaled[name])] += total - sum(scaled.values())
     return scaled
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #689c0189
 def previous_config(
     found: ServingEndpointDetailed | None,
     entity: ServedEntityInput,  # that is being deployed
@@ -236,7 +236,7 @@ class Deployer:
         except NotFound:
             return None
 
-# %% ../../nbs/lib/serving/deploy.ipynb #77cd703a
+# %% ../../nbs/lib/serving/deploy.ipynb #3920e0e2
 def _last_log_lines(deployer: Deployer, entity: ServedEntityOutput) -> list[str]:
     state = entity.state
     text = [f"{entity.name}: {state.deployment_state_message}"] if state else []
@@ -258,7 +258,7 @@ def _failed(
         text += _last_log_lines(deployer, entity)
     return DeploymentFailed("\n".join(text))
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #70c6de0b
 def _pause(
     deployer: Deployer,
     seconds: float,
@@ -304,7 +304,7 @@ def wait_until_ready(deployer: Deployer, entity: ServedEntityInput) -> None:
             return
         _pause(deployer, pause, awaited, found)
 
-# %% ../../nbs/lib/serving/deploy.ipynb #f8c60db8
+# %% ../../nbs/lib/serving/deploy.ipynb #e9ed4397
 def create(deployer: Deployer, entity: ServedEntityInput) -> None:
     "Make the endpoint; does not wait for it."
     deployer.client.serving_endpoints.create(
@@ -313,7 +313,7 @@ def create(deployer: Deployer, entity: ServedEntityInput) -> None:
         ai_gateway=desired_gateway(deployer.settings),
     )
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #fd89c83d
 def update_config(deployer: Deployer, entities: list[ServedEntityInput], traffic: Traffic) -> None:
     "Change the endpoint, waiting for any change that is under way; does not wait for its own."
     routes = [Route(served_model_name=each, traffic_percentage=n) for each, n in traffic.items()]
@@ -394,7 +394,7 @@ _FORCED = (
 def _schema(names: str) -> pa.Schema:
     return pa.schema([(name, _COLUMNS[name]) for name in names.split()])
 
-# %% ../../nbs/lib/serving/deploy.ipynb #70a418f8
+# %% ../../nbs/lib/serving/deploy.ipynb #10b50cd6
 @dataclass
 class Task:
     "One deployment on its way."
@@ -415,7 +415,7 @@ class Task:
         "The served entity that is wanted."
         return desired_entity(self.settings, self.version)
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #d1a0ce39
 def _append(task: Task, table: str, row: dict[str, Any], names: str) -> None:
     rows = pa.Table.from_pylist([row], _schema(names))
     task.tables.append(table, ibis.memtable(rows), {"git_sha": task.git_sha})
@@ -438,7 +438,7 @@ def _record(task: Task, former: int | None, outcome: str, reason: str, seconds: 
         _append(task, FORCED, {**row, **forced}, _FORCED)
     _append(task, "gold.deployments", row, _DEPLOYMENTS)
 
-# %% ../../nbs/lib/serving/deploy.ipynb #8b85d740
+# %% ../../nbs/lib/serving/deploy.ipynb #a1b1585c
 def _verify(task: Task, addressed: bool = False) -> SmokeReport:  # addressed: by its own name
     name = task.entity.name or ""
     client = endpoint_client(task.deployer.client, task.deployer.name, name if addressed else "")
@@ -455,7 +455,7 @@ def _canary(task: Task, previous: PreviousConfig) -> None:
     wait_until_ready(task.deployer, task.entity)
     _verify(task, addressed=True)
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #68b1a532
 def _serve(
     task: Task,
     found: ServingEndpointDetailed | None,
@@ -594,7 +594,7 @@ def _allowed(
         )
     return number, against
 
-# %% ../../nbs/lib/serving/deploy.ipynb #48559096
+# %% ../../nbs/lib/serving/deploy.ipynb #044e9665
 def deploy(
     settings: Settings,
     registry: Registry,
@@ -641,7 +641,7 @@ def move(
     # by force: what belongs at Production is the promotion log's decision, and was made
     return deploy(settings, registry, tables, "", version, git_sha, log, client, True, reason)
 
-# %% ../../nbs/lib/serving/deploy.ipynb #31cace7e
+# %% ../../nbs/lib/serving/deploy.ipynb #ff68677a
 def _served(found: ServingEndpointDetailed) -> list[dict[str, Any]]:
     traffic, rows = _traffic(found), []
     for entity in _entities(found):
@@ -658,7 +658,7 @@ def _served(found: ServingEndpointDetailed) -> list[dict[str, Any]]:
         )
     return rows
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #d1e27b63
 def status(
     settings: Settings,
 ) -> dict[str, Any]:  # JSON-ready
@@ -718,7 +718,7 @@ def beside_production(
     notes = _differences(found.get("served", []), production, settings, tables)
     return {"production": production, "differences": notes}
 
-# %% ../../nbs/lib/serving/deploy.ipynb #9a89c2a6
+# %% ../../nbs/lib/serving/deploy.ipynb #0b9d64b1
 def example_customer(
     tables: Tables,
 ) -> dict[str, float]:  # feature to value
@@ -729,7 +729,7 @@ def example_customer(
     row = rows.iloc[0] if len(rows) else pd.Series(0.0, FEATURES)  # after the sample was replaced
     return {str(name): float(value) for name, value in row.items()}
 
-
+# %% ../../nbs/lib/serving/deploy.ipynb #527fc5bf
 def how_to_ask(
     settings: Settings,
     url: str,  # of the endpoint's invocations

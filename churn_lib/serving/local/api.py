@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-# %% ../../../nbs/lib/serving/local/api.ipynb #9758372e
+# %% ../../../nbs/lib/serving/local/api.ipynb #651096d3
 class ApiError(Exception):
     "An answer that is not 200: status, error code and message as Databricks sends them."
 
@@ -30,7 +30,7 @@ class ApiError(Exception):
         "The error as JSON."
         return {"error_code": self.error_code, "message": self.message}
 
-
+# %% ../../../nbs/lib/serving/local/api.ipynb #350f1c8a
 def not_found(message: str) -> ApiError:
     return ApiError(404, "RESOURCE_DOES_NOT_EXIST", message)
 
@@ -75,7 +75,7 @@ class ServedEntity(_Strict):
         "Name and version in the registry."
         return self.entity_name, int(self.entity_version)
 
-# %% ../../../nbs/lib/serving/local/api.ipynb #067885e3
+# %% ../../../nbs/lib/serving/local/api.ipynb #9f3cff2b
 class Route(_Strict):
     "The share of traffic that a served entity gets; it can be named in the old way and the new."
 
@@ -95,7 +95,7 @@ class Route(_Strict):
         "Name of the served entity."
         return self.served_entity_name or self.served_model_name or ""
 
-
+# %% ../../../nbs/lib/serving/local/api.ipynb #a377eba8
 class TrafficConfig(_Strict):
     "Who gets which share of the requests; the shares add up to 100."
 
@@ -142,7 +142,7 @@ class EndpointConfig(_Strict):
 class _NamedConfig(EndpointConfig):
     name: str | None = None  # the SDK repeats the endpoint's name here
 
-# %% ../../../nbs/lib/serving/local/api.ipynb #9a97e4c3
+# %% ../../../nbs/lib/serving/local/api.ipynb #107a2ea8
 class InferenceTableConfig(_Strict):
     "Where requests and answers are kept: <catalog>.<schema>.<prefix>_payload."
 
@@ -159,14 +159,14 @@ class RateLimit(_Strict):
     renewal_period: Literal["minute"]
     key: Literal["endpoint", "user"] = "endpoint"  # one token, one user: both are the same here
 
-
+# %% ../../../nbs/lib/serving/local/api.ipynb #a7106679
 class AiGateway(_Strict):
     "AI Gateway configuration of an endpoint."
 
     inference_table_config: InferenceTableConfig | None = None
     rate_limits: list[RateLimit] = []
 
-# %% ../../../nbs/lib/serving/local/api.ipynb #ff185559
+# %% ../../../nbs/lib/serving/local/api.ipynb #68656bc7
 class Tag(_Strict):
     "A tag of an endpoint."
 
@@ -185,7 +185,7 @@ class PatchTags(_Strict):
         gone = {*self.delete_tags, *(tag.key for tag in self.add_tags)}
         return [*(tag for tag in tags if tag.key not in gone), *self.add_tags]
 
-
+# %% ../../../nbs/lib/serving/local/api.ipynb #473375be
 class CreateEndpoint(_Strict):
     "The body of POST /api/2.0/serving-endpoints."
 

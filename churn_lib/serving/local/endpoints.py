@@ -108,7 +108,7 @@ def load_version(
     log(f"ready after {time.monotonic() - began:.1f} s")
     return ServedModel(model_name, version, reader, fast, None if fast else model)
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #7d38a0f4
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #d437ccae
 class LoadFailed(Exception):
     "A version could not be loaded; the message is the last line of why."
 
@@ -124,7 +124,7 @@ def _finish(future: "asyncio.Future[Any]", result: Any, error: BaseException | N
     else:
         future.set_exception(error)
 
-
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #a077481d
 async def in_thread(
     function: Callable[..., _Result],
     *arguments: Any,
@@ -208,7 +208,7 @@ async def _fetch(version: Version) -> ServedModel:
     version.failure, version.asleep, version.used = "", False, time.monotonic()
     return version.model
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #83144f17
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #4f9d674a
 async def loaded(version: Version) -> ServedModel:
     "The model, now or when it has been loaded; raises `LoadFailed`."
     version.used = time.monotonic()
@@ -220,7 +220,7 @@ async def loaded(version: Version) -> ServedModel:
         version.loading = asyncio.create_task(_fetch(version))
     return await asyncio.shield(version.loading)
 
-
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #14f9c3c0
 def sleep_when_idle(version: Version, seconds: float) -> None:
     "Let go of the model when nobody has asked for that long and the entity may scale to zero."
     idle = time.monotonic() - version.used
@@ -303,7 +303,7 @@ class Endpoint:
         "Where its record is kept."
         return self.folder / f"{self.record.name}.json"
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #76be7b4a
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #60a00ac3
 def save(endpoint: Endpoint) -> None:
     "Write the record, in one step and down to the disk."
     endpoint.record.updated = _now()
@@ -315,7 +315,7 @@ def save(endpoint: Endpoint) -> None:
         os.fsync(file.fileno())
     part.replace(endpoint.path)
 
-
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #0d46e6bb
 def serve(endpoint: Endpoint, config: EndpointConfig, versions: dict[str, Version]) -> None:
     "Send the traffic to these versions from now on."
     edges, share = list[tuple[float, Version]](), 0
@@ -354,7 +354,7 @@ class Endpoints:
         endpoint.path.unlink(missing_ok=True)
         del self.all[name]
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #e5c7faa1
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #12904301
 def _versions(
     endpoints: Endpoints,
     endpoint: Endpoint,
@@ -368,7 +368,7 @@ def _versions(
         found[entity.name] = known
     return found
 
-
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #bd93da0c
 async def _apply(endpoint: Endpoint, config: EndpointConfig) -> None:
     versions, record = endpoint.pending, endpoint.record
     try:
@@ -382,7 +382,7 @@ async def _apply(endpoint: Endpoint, config: EndpointConfig) -> None:
     endpoint.pending, record.pending, record.update = {}, None, "NOT_UPDATING"
     save(endpoint)
 
-
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #f497d907
 def _begin(endpoints: Endpoints, endpoint: Endpoint, config: EndpointConfig) -> None:
     record = endpoint.record
     record.pending = EndpointConfig.model_validate(config.model_dump(exclude={"name"}))
@@ -392,7 +392,7 @@ def _begin(endpoints: Endpoints, endpoint: Endpoint, config: EndpointConfig) -> 
     endpoint.pending = _versions(endpoints, endpoint, record.pending)
     endpoint.updating = asyncio.create_task(_apply(endpoint, record.pending))
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #cc4a9d4e
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #8cb40d79
 async def _check_versions(endpoints: Endpoints, config: EndpointConfig) -> None:
     for entity in config.served_entities:
         await in_thread(endpoints.check, *entity.model)
@@ -404,7 +404,7 @@ def _refuse_known(endpoints: Endpoints, name: str) -> None:
             409, "RESOURCE_ALREADY_EXISTS", f"Endpoint with name '{name}' already exists."
         )
 
-
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #99f8afd9
 async def create(endpoints: Endpoints, body: CreateEndpoint) -> Endpoint:
     "Make an endpoint and begin to load it; raises `ApiError`."
     _refuse_known(endpoints, body.name)
@@ -433,7 +433,7 @@ async def update(endpoints: Endpoints, name: str, config: EndpointConfig) -> End
     _begin(endpoints, endpoints.get(name), config)
     return endpoints.get(name)
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #8879e925
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #517a1099
 def _read_record(path: Path) -> Record | None:
     try:
         return Record.model_validate_json(path.read_bytes())
@@ -445,7 +445,7 @@ def _read_record(path: Path) -> Record | None:
         )
     return None
 
-
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #b185bce3
 async def _wake(endpoint: Endpoint) -> None:  # loads what serves, without being asked
     for version in endpoint.versions.values():
         with contextlib.suppress(LoadFailed):  # its state says so
@@ -465,7 +465,7 @@ def restore(endpoints: Endpoints) -> None:
         elif endpoint.versions:
             endpoint.updating = asyncio.create_task(_wake(endpoint))
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #6931e4ae
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #8738ad16
 def _entities(versions: dict[str, Version], since: int) -> list[dict[str, Any]]:
     entities = []
     for version in versions.values():
@@ -475,7 +475,7 @@ def _entities(versions: dict[str, Version], since: int) -> list[dict[str, Any]]:
         entities.append({**version.entity.model_dump(), **own})
     return entities
 
-
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #2fb49ef7
 def _config(config: EndpointConfig, versions: dict[str, Version], record: Record) -> dict[str, Any]:
     routes = [
         {
@@ -489,7 +489,7 @@ def _config(config: EndpointConfig, versions: dict[str, Version], record: Record
     entities = _entities(versions, since)
     return {"served_entities": entities, "traffic_config": {"routes": routes}}
 
-# %% ../../../nbs/lib/serving/local/endpoints.ipynb #22592275
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #98837bac
 def _facts(endpoint: Endpoint) -> dict[str, Any]:
     record = endpoint.record
     ready = "READY" if endpoint.ready else "NOT_READY"
@@ -510,7 +510,7 @@ def _facts(endpoint: Endpoint) -> dict[str, Any]:
         facts["ai_gateway"] = record.ai_gateway.model_dump(exclude_none=True)
     return facts
 
-
+# %% ../../../nbs/lib/serving/local/endpoints.ipynb #ec169af9
 def shown(
     endpoint: Endpoint,
 ) -> dict[str, Any]:  # JSON-ready

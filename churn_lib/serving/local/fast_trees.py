@@ -46,7 +46,7 @@ class FastModel:
         trees[:, 0] += self.prior
         return expit(np.add.accumulate(trees, axis=1)[:, -1])
 
-# %% ../../../nbs/lib/serving/local/fast_trees.ipynb #f9acb84f
+# %% ../../../nbs/lib/serving/local/fast_trees.ipynb #b9576cf2
 def _parts(
     model: Any,  # what was logged
 ) -> tuple[Any, SimpleImputer | None]:  # trees, and what fills missing values before them
@@ -63,7 +63,7 @@ def _parts(
         raise NotConvertible(f"{len(estimator.classes_)} classes; a probability needs two")
     return estimator, imputer
 
-
+# %% ../../../nbs/lib/serving/local/fast_trees.ipynb #10a56b90
 def convert(
     model: Any,  # what was logged
 ) -> FastModel:

@@ -45,14 +45,14 @@ _log = logging.getLogger("churn.serving")
 class ServerError(ChurnError):
     "The model server cannot run, or is not there; the message says what to do."
 
-# %% ../../../nbs/lib/serving/local/process.ipynb #c91d89cf
+# %% ../../../nbs/lib/serving/local/process.ipynb #7d6ce1a8
 def serving_folder(
     settings: Settings,  # names the store
 ) -> Path:
     "Where the server of a store keeps its files."
     return settings.store / "serving"
 
-
+# %% ../../../nbs/lib/serving/local/process.ipynb #831c0047
 def token_of(
     settings: Settings,  # names the store
 ) -> str:
@@ -90,7 +90,7 @@ def _ended(
         lock.close()
     return lock is not None
 
-# %% ../../../nbs/lib/serving/local/process.ipynb #069a5516
+# %% ../../../nbs/lib/serving/local/process.ipynb #800ac322
 @dataclass(frozen=True)
 class Address:
     "Where a server listens, and its process."
@@ -106,7 +106,7 @@ class Address:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-
+# %% ../../../nbs/lib/serving/local/process.ipynb #fcd09c34
 def _last_address(
     settings: Settings,
 ) -> Address | None:

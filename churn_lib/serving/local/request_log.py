@@ -86,7 +86,7 @@ class Spool:
                 file.truncate(before)  # all of it or nothing: it is tried again
                 raise
 
-# %% ../../../nbs/lib/serving/local/request_log.ipynb #68fcd06b
+# %% ../../../nbs/lib/serving/local/request_log.ipynb #d8720ca2
 def _read_spool(
     path: Path,
 ) -> list[dict[str, Any]]:
@@ -96,13 +96,13 @@ def _read_spool(
             lines.append(json.loads(text))
     return lines
 
-
+# %% ../../../nbs/lib/serving/local/request_log.ipynb #1e26f1b5
 def _is_committed(tables: Tables, spool: Spool, number: str) -> bool:
     if not tables.exists(spool.name):
         return False
     return any(tags.get("spool") == number for tags in tables.history(spool.name)["tags"])
 
-# %% ../../../nbs/lib/serving/local/request_log.ipynb #b534ce6d
+# %% ../../../nbs/lib/serving/local/request_log.ipynb #a5ec4c6d
 def _commit_file(spool: Spool, path: Path, tried: bool) -> None:  # tried: perhaps committed before
     tables, rows = spool.connect(), _read_spool(path)
     try:
@@ -115,7 +115,7 @@ def _commit_file(spool: Spool, path: Path, tried: bool) -> None:  # tried: perha
         tables.append(spool.name, ibis.memtable(table), {"spool": path.stem})
     path.unlink()
 
-
+# %% ../../../nbs/lib/serving/local/request_log.ipynb #655775dd
 def commit(spool: Spool) -> None:
     "Bring everything in the spool into the table."
     current = spool.folder / "open.jsonl"
@@ -126,7 +126,7 @@ def commit(spool: Spool) -> None:
         closed = current.rename(spool.folder / f"{uuid.uuid4().hex}.jsonl")
         _commit_file(spool, closed, False)
 
-# %% ../../../nbs/lib/serving/local/request_log.ipynb #26c3d311
+# %% ../../../nbs/lib/serving/local/request_log.ipynb #a475a09e
 _QUEUE = 20_000  # requests
 _QUEUE_BYTES = 256 * 1024 * 1024  # of requests and answers
 
@@ -134,7 +134,7 @@ _QUEUE_BYTES = 256 * 1024 * 1024  # of requests and answers
 def _size(row: dict[str, Any]) -> int:  # about what it takes in memory
     return len(row["request"]) + len(row["response"])
 
-
+# %% ../../../nbs/lib/serving/local/request_log.ipynb #d2c2e4c5
 class InferenceTables:
     "Takes requests and answers from the server and brings them into their tables."
 

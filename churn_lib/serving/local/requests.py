@@ -33,7 +33,7 @@ from pydantic_core import ErrorDetails, from_json
 class InvalidRequest(Exception):
     "A request that the model cannot answer; the message says what is wrong with it and where."
 
-# %% ../../../nbs/lib/serving/local/requests.ipynb #fbbd14a2
+# %% ../../../nbs/lib/serving/local/requests.ipynb #eb84d224
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _NUMBERS = (DataType.double, DataType.float)
 _TYPES: dict[DataType, tuple[Any, str]] = {  # what a cell has to be, for pydantic and for a message
@@ -45,7 +45,7 @@ _TYPES: dict[DataType, tuple[Any, str]] = {  # what a cell has to be, for pydant
     DataType.string: (str, "text"),
 }
 
-
+# %% ../../../nbs/lib/serving/local/requests.ipynb #02b13d33
 def row_model(
     columns: list[Any],  # ColSpec of a signature
 ) -> type[BaseModel]:  # its fields have the columns as aliases, in their order
@@ -89,7 +89,7 @@ def reader_for(
     rows: Any = Annotated[GenericAlias(list, row), FailFast()]
     return RequestReader(columns, max_rows, only_numbers, row, TypeAdapter(rows))
 
-# %% ../../../nbs/lib/serving/local/requests.ipynb #88e3f8c8
+# %% ../../../nbs/lib/serving/local/requests.ipynb #303ac19f
 FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 
 
@@ -100,7 +100,7 @@ def _shown(value: Any) -> str:  # a value as a message quotes it
         return "a value nested too deeply to show"
     return text if len(text) <= 40 else f"{text[:36]} ..."
 
-
+# %% ../../../nbs/lib/serving/local/requests.ipynb #5423f67c
 def _duplicate(names: list[str]) -> str:
     return Counter(names).most_common(1)[0][0]
 
@@ -112,7 +112,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # the pairs of one
         raise InvalidRequest(f"key {_shown(key)} is a duplicate in its object")
     return found
 
-# %% ../../../nbs/lib/serving/local/requests.ipynb #0134d7ae
+# %% ../../../nbs/lib/serving/local/requests.ipynb #96114c65
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
@@ -125,7 +125,7 @@ def _read_slowly(body: bytes) -> Any:
         reason = " ".join(str(error).split())[:120]
         raise InvalidRequest(f"the body is not JSON: {reason}") from None
 
-
+# %% ../../../nbs/lib/serving/local/requests.ipynb #fda63e4d
 def _count_keys(content: Any) -> int:  # of an object, the objects in it and in its lists
     values = list(content.values()) if isinstance(content, dict) else []
     objects = [content, *values, *chain.from_iterable(v for v in values if isinstance(v, list))]
@@ -175,7 +175,7 @@ def _from_columns(columns: dict[str, Any], form: str, max_rows: int) -> list[Any
         return [{}]
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
-# %% ../../../nbs/lib/serving/local/requests.ipynb #ffef3aee
+# %% ../../../nbs/lib/serving/local/requests.ipynb #8a4b92be
 def _check_split(split: Any) -> None:
     where = "dataframe_split"
     if not isinstance(split, dict):
@@ -195,7 +195,7 @@ def _check_split(split: Any) -> None:
     if len(set(columns)) < len(columns):
         raise InvalidRequest(f"{where}: column {_duplicate(columns)} is a duplicate")
 
-
+# %% ../../../nbs/lib/serving/local/requests.ipynb #e6d6cdaa
 def _from_split(split: Any) -> list[Any]:
     _check_split(split)
     columns = split["columns"]
@@ -242,7 +242,7 @@ def _problems(
             for each in error.errors(include_url=False, include_context=False):
                 yield number, each
 
-# %% ../../../nbs/lib/serving/local/requests.ipynb #4635f693
+# %% ../../../nbs/lib/serving/local/requests.ipynb #f17e832e
 def _columns_message(problems: list[ErrorDetails]) -> str:  # of _OTHER_COLUMNS, in one row
     kind = problems[0]["type"]
     if kind == "model_type":
@@ -253,7 +253,7 @@ def _columns_message(problems: list[ErrorDetails]) -> str:  # of _OTHER_COLUMNS,
         return f"column {names[0]} is missing{more}"
     return f"column {_shown(names[0])} is not one of the model's{more}"
 
-
+# %% ../../../nbs/lib/serving/local/requests.ipynb #49c11626
 def _cell_message(problem: ErrorDetails, columns: dict[str, DataType]) -> str:
     name, value = str(problem["loc"][0]), problem["input"]
     kind = columns[name]
@@ -277,7 +277,7 @@ def _explain(
     cells = [f"row {row}, {_cell_message(each, reader.columns)}" for row, each in found[:5]]
     return "; ".join(cells) + ("; and more" if len(found) > 5 else "")
 
-# %% ../../../nbs/lib/serving/local/requests.ipynb #bf633eb9
+# %% ../../../nbs/lib/serving/local/requests.ipynb #86917d0d
 @dataclass(frozen=True)
 class Request:
     "A request that has passed every check."
@@ -287,7 +287,7 @@ class Request:
     params: dict[str, Any] | None
     client_request_id: str | None
 
-
+# %% ../../../nbs/lib/serving/local/requests.ipynb #bdf147df
 def read(
     reader: RequestReader,
     body: bytes,  # of the request

@@ -131,7 +131,7 @@ def authorize(
     if not hmac.compare_digest(b" ".join(given), token.encode()):
         raise ApiError(403, "PERMISSION_DENIED", "Invalid access token.")
 
-# %% ../../../nbs/lib/serving/local/server.ipynb #079d9ae7
+# %% ../../../nbs/lib/serving/local/server.ipynb #f13ce829
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -159,7 +159,7 @@ async def _read_body(
         raise InvalidRequest(f"the body has more than {limit} bytes, the most that is taken")
     return body
 
-
+# %% ../../../nbs/lib/serving/local/server.ipynb #ba35e5c5
 async def _body_in_time(receive: Receive, limits: Limits) -> bytes:
     try:
         async with asyncio.timeout(limits.body_seconds):
@@ -168,7 +168,7 @@ async def _body_in_time(receive: Receive, limits: Limits) -> bytes:
         reason = f"the body was not complete after {limits.body_seconds:g} s"
         raise ApiError(408, "REQUEST_TIMEOUT", reason) from None
 
-# %% ../../../nbs/lib/serving/local/server.ipynb #1e80d648
+# %% ../../../nbs/lib/serving/local/server.ipynb #ded4c2fc
 def _place(
     path: str,  # /serving-endpoints/...
 ) -> tuple[str, str]:  # endpoint, and served entity or nothing
@@ -179,7 +179,7 @@ def _place(
             return name, entity
     raise ApiError(404, "ENDPOINT_NOT_FOUND", f"No API found for {path[:200]!r}")
 
-
+# %% ../../../nbs/lib/serving/local/server.ipynb #07cedd10
 def _check_content(headers: Headers) -> None:
     given = headers.get(b"content-type", b"").decode("latin-1")
     if given != "application/json":
@@ -192,7 +192,7 @@ def _check_content(headers: Headers) -> None:
     if encoding.lower() != "identity":
         raise InvalidRequest(f"content encoding {encoding[:80]!r} is not taken: send it as it is")
 
-# %% ../../../nbs/lib/serving/local/server.ipynb #70e5ed18
+# %% ../../../nbs/lib/serving/local/server.ipynb #17d6b28e
 def find_version(
     endpoint: Endpoint,
     entity: str,  # served entity; empty: whoever has its turn
@@ -206,7 +206,7 @@ def find_version(
         raise not_found(f"Endpoint '{name}' has no served entity '{entity}'.")
     raise ApiError(503, "TEMPORARILY_UNAVAILABLE", f"Endpoint '{name}' is not ready yet.")
 
-
+# %% ../../../nbs/lib/serving/local/server.ipynb #b12a1da9
 @dataclass
 class Call:
     "One invocation on its way."
@@ -276,7 +276,7 @@ async def _answer(
     call.client_request_id = request.client_request_id
     return model.answer(request) if model.is_quick(request) else await run(model.answer, request)
 
-# %% ../../../nbs/lib/serving/local/server.ipynb #d2a5ad55
+# %% ../../../nbs/lib/serving/local/server.ipynb #e9f8439d
 _log = logging.getLogger("churn.serving")
 
 
@@ -291,14 +291,14 @@ def _error(error: Exception) -> ApiError:
     _log.error("an invocation failed", exc_info=error)
     return ApiError(500, "INTERNAL_ERROR", f"{type(error).__name__}: see the server's log")
 
-
+# %% ../../../nbs/lib/serving/local/server.ipynb #6f214cae
 def _log_refusal(call: Call, error: ApiError) -> None:
     line = f"{error.status} {error.error_code} {call.request_id} {error.message}"
     _log.warning("%s %s", call.endpoint or "-", line)
     if call.version is not None:
         call.version.log(line)
 
-# %% ../../../nbs/lib/serving/local/server.ipynb #7f616ceb
+# %% ../../../nbs/lib/serving/local/server.ipynb #e32bae59
 def _row(call: Call, version: Version, status: int, answer: bytes) -> dict[str, Any]:
     name, number = version.entity.model
     return {
@@ -313,7 +313,7 @@ def _row(call: Call, version: Version, status: int, answer: bytes) -> dict[str, 
         "model_version": number,
     }
 
-
+# %% ../../../nbs/lib/serving/local/server.ipynb #06f03494
 def _keep(server: Invocations, call: Call, status: int, answer: bytes) -> None:
     endpoint = server.endpoints.all.get(call.endpoint)
     if endpoint is None:
@@ -563,7 +563,7 @@ def _routes(server: Invocations, about: dict[str, Any]) -> list[Route]:
         Route("/metrics", metrics),
     ]
 
-# %% ../../../nbs/lib/serving/local/server.ipynb #627ddeac
+# %% ../../../nbs/lib/serving/local/server.ipynb #3f84028a
 async def _sweep(server: Invocations) -> None:
     idle = server.limits.idle_seconds
     while True:
@@ -572,7 +572,7 @@ async def _sweep(server: Invocations) -> None:
             for version in endpoint.versions.values():
                 sleep_when_idle(version, idle)
 
-
+# %% ../../../nbs/lib/serving/local/server.ipynb #eade4028
 @asynccontextmanager
 async def _lifespan(server: Invocations, app: Starlette) -> AsyncIterator[None]:
     server.tables.start()
