@@ -9,7 +9,11 @@ __all__ = ['DRIFTS', 'SimulationError', 'Day', 'parse_drift', 'Population', 'eve
 # %% ../../nbs/lib/data/simulation.ipynb #99823cb3
 import dataclasses
 import datetime
+import queue
+import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +21,10 @@ import pyarrow.compute as pc
 from scipy.optimize import brentq
 from scipy.special import hyp2f1
 
-from .events import CUSTOMERS, EVENTS
+from .events import CUSTOMERS, EVENTS, empty_derived, sample_of
 from ..job_context import parse
 from ..settings import ChurnError
+from ..tables import DeltaTables
 
 # %% ../../nbs/lib/data/simulation.ipynb #250f9f8c
 class SimulationError(ChurnError):
@@ -73,35 +78,8 @@ class Population:
     drifts: tuple[tuple[str, datetime.date], ...] = ()  # kind of DRIFTS and its first day
 
     def __post_init__(self) -> None:
-        problem = next((text for wrong, text in self._rules() if wrong), None)
-        if problem:
+        for problem in _problems(self):
             raise SimulationError(problem)
-
-    def _rules(self) -> Iterator[tuple[bool, str]]:  # whether it is broken, what to say
-        yield (
-            not 1 <= self.customers <= 50_000_000,
-            f"--customers {self.customers}: give 1 to 50,000,000",
-        )
-        yield (
-            not 1.5 <= self.events_per_customer <= 200,
-            f"--events-per-customer {self.events_per_customer:g}: give 1.5 to 200",
-        )
-        yield (
-            not 0 <= self.seed < 2**63,
-            f"--seed {self.seed}: give a whole number from 0 to 2^63 - 1",
-        )
-        yield not 30 <= self.days <= 3_650, f"--days {self.days}: give 30 to 3650"
-        yield self.start.year < 1900, f"--start {self.start}: give a day from 1900 on"
-        yield (
-            self.end > datetime.datetime.now(datetime.UTC).date(),
-            f"{self.days} days from {self.start} end after today, and no event may lie in the "
-            "future: choose an earlier --start or fewer --days",
-        )
-        for kind, day in self.drifts:
-            yield (
-                not self.start <= day < self.end,
-                f"--drift {kind}={day}: the simulated days are {self.start} to {self.day(self.days - 1)}",
-            )
 
     def day(self, number: int) -> datetime.date:
         "The day with this number, from 0."
@@ -124,6 +102,28 @@ class Population:
         names = [field.name for field in dataclasses.fields(Day)]
         return Day(**{name: float(np.prod([getattr(c, name) for c in changes])) for name in names})
 
+# %% ../../nbs/lib/data/simulation.ipynb #6778250d
+def _problems(of: Population) -> Iterator[str]:
+    if not 1 <= of.customers <= 50_000_000:
+        yield f"--customers {of.customers}: give 1 to 50,000,000"
+    if not 1.5 <= of.events_per_customer <= 200:
+        yield f"--events-per-customer {of.events_per_customer:g}: give 1.5 to 200"
+    if not 0 <= of.seed < 2**63:
+        yield f"--seed {of.seed}: give a whole number from 0 to 2^63 - 1"
+    if not 30 <= of.days <= 3_650:
+        yield f"--days {of.days}: give 30 to 3650"
+    if of.start.year < 1900:
+        yield f"--start {of.start}: give a day from 1900 on"
+    if of.end > datetime.datetime.now(datetime.UTC).date():
+        yield (
+            f"{of.days} days from {of.start} end after today, and no event may lie in the future: "
+            "choose an earlier --start or fewer --days"
+        )
+    last = of.day(of.days - 1)
+    for kind, day in of.drifts:
+        if not of.start <= day <= last:
+            yield f"--drift {kind}={day}: the simulated days are {of.start} to {last}"
+
 # %% ../../nbs/lib/data/simulation.ipynb #f620cc98
 _WEEK = np.array([0.9, 0.9, 0.95, 1.0, 1.1, 1.2, 0.95])  # Monday to Sunday
 _QUARTERS = np.array([0, 0.8, 1.0, 1.2])  # of a day: night, morning, afternoon, evening
@@ -138,7 +138,7 @@ def _season(
     of_year = np.array([date.timetuple().tm_yday for date in dates])
     return _WEEK[weekday] * (1 + 0.2 * np.cos(2 * np.pi * (of_year - 350) / 365.25))
 
-
+# %% ../../nbs/lib/data/simulation.ipynb #49e3d9b1
 def _moments(
     rng: np.random.Generator,
     count: int,
@@ -168,7 +168,7 @@ def _loyalty(
 ) -> float:  # b: it grows with the visits, so that lives are as long however often one visits
     return 0.75 * _mean_visits(population)
 
-
+# %% ../../nbs/lib/data/simulation.ipynb #553ca647
 def _rate_scale(
     population: Population,
 ) -> float:  # alpha, in days of average season
@@ -210,26 +210,10 @@ class _Life:
         count = self.arrived[number + 1] - self.arrived[number]
         return np.sort(_moments(self._rng(2, number), int(count)))
 
-    def _candidates(
-        self,
-        number: int,
-        rng: np.random.Generator,
-    ) -> tuple[np.ndarray, np.ndarray]:  # customer and microsecond of visits, ordered by both
-        total = np.cumsum(self.rate[: self.arrived[number + 1]])
-        if not len(total) or total[-1] == 0:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        mean = total[-1] * self.season[number] * self.population.change(number).visits
-        share = np.sort(rng.random(rng.poisson(mean))) * total[-1]
-        # a sum of shares may round to the whole sum, which is nobody's
-        owner = np.minimum(np.searchsorted(total, share, side="right"), len(total) - 1)
-        moment = _moments(rng, len(owner))
-        order = np.lexsort((moment, owner))
-        return owner[order], moment[order]
-
     def visits(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         "Customer and microsecond of each visit of a day; to be asked day by day, once each."
         rng, before = self._rng(3, number), self.arrived[number]
-        owner, moment = self._candidates(number, rng)
+        owner, moment = _candidates(self, number, rng)
         signups = self.signups(number)
         new = owner >= before
         late = ~new
@@ -241,6 +225,23 @@ class _Life:
         there = ~_left_before(owner, leaving)
         newcomers = np.arange(before, before + len(signups))  # the first visit is the arrival
         return np.append(owner[there], newcomers), np.append(moment[there], signups)
+
+# %% ../../nbs/lib/data/simulation.ipynb #60e582be
+def _candidates(
+    life: _Life,
+    number: int,  # the day's
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:  # customer and microsecond of visits, ordered by both
+    total = np.cumsum(life.rate[: life.arrived[number + 1]])
+    if not len(total) or total[-1] == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    mean = total[-1] * life.season[number] * life.population.change(number).visits
+    share = np.sort(rng.random(rng.poisson(mean))) * total[-1]
+    # a sum of shares may round to the whole sum, which is nobody's
+    owner = np.minimum(np.searchsorted(total, share, side="right"), len(total) - 1)
+    moment = _moments(rng, len(owner))
+    order = np.lexsort((moment, owner))
+    return owner[order], moment[order]
 
 # %% ../../nbs/lib/data/simulation.ipynb #d90e1bfa
 def _left_before(
@@ -264,7 +265,7 @@ def _text(
     padded = pc.utf8_lpad(pc.cast(pa.array(numbers), pa.string()), digits, "0")
     return pc.binary_join_element_wise(prefix, padded, "")
 
-
+# %% ../../nbs/lib/data/simulation.ipynb #fab9dee7
 def _timestamps(
     day: datetime.date,
     micros: np.ndarray,  # since its midnight
@@ -314,7 +315,7 @@ def simulate_events(
         for start in range(0, day.num_rows, batch_rows):
             yield day.slice(start, batch_rows)
 
-
+# %% ../../nbs/lib/data/simulation.ipynb #29249241
 def simulate_customers(
     population: Population,
 ) -> Iterator[pa.RecordBatch]:  # rows of events.CUSTOMERS by signup, a day in each
@@ -338,20 +339,6 @@ def simulate(
     population = Population(customers, seed=random_state, start=first_day, days=days)
     events = pa.Table.from_batches(simulate_events(population), EVENTS)
     return events, pa.Table.from_batches(simulate_customers(population), CUSTOMERS)
-
-# %% ../../nbs/lib/data/simulation.ipynb #e2413c1c
-import dataclasses
-import datetime
-import queue
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-
-import pyarrow as pa
-
-from .events import CUSTOMERS, EVENTS, empty_derived, sample_of
-from ..tables import DeltaTables
 
 # %% ../../nbs/lib/data/simulation.ipynb #7c10270b
 class _Feed:
@@ -387,7 +374,7 @@ def _tags(
     given = {f"simulation.{name}": str(value) for name, value in values.items()}
     return {"load_id": uuid.uuid4().hex, "source": "simulation", "sample": "simulation"} | given
 
-
+# %% ../../nbs/lib/data/simulation.ipynb #9da8619d
 def check_replaceable(
     tables: DeltaTables,
 ) -> None:
@@ -426,7 +413,7 @@ def simulate_to(
     with tables.exclusive_lock(waiting):
         return _replace(tables, population, replace, progress)
 
-
+# %% ../../nbs/lib/data/simulation.ipynb #3e116623
 def _replace(
     tables: DeltaTables,
     population: Population,
