@@ -56,7 +56,7 @@ def _missing(source: Source, ours: str, theirs: str) -> LoadError:
     has = ", ".join(source.columns)
     return LoadError(f"{source}: has no column {theirs!r}{hint}; it has {has}")
 
-
+# %% ../../nbs/lib/data/columns.ipynb #f15aedcd
 def columns_of(
     table: str,  # events or customers
     source: Source,
@@ -104,7 +104,7 @@ def _text_key_sql(
         WHEN {key} LIKE '%.0%' THEN regexp_replace({key}, '^(-?(?:0|[1-9]\d{{0,14}}))\.0+$', '\1')
         ELSE {key} END"""
 
-
+# %% ../../nbs/lib/data/columns.ipynb #6e98a76e
 def _key_sql(source: Source, column: str) -> str:
     kind, quoted = source.columns[column], sql_name(column)
     if kind in _WHOLE or kind == "UUID":
@@ -157,7 +157,7 @@ def _parsed_type(
     with quiet_duckdb() as connection:
         return str(connection.execute(sql).fetchall()[0][0])
 
-
+# %% ../../nbs/lib/data/columns.ipynb #18dd05a8
 def unit_of(
     given: str,  # a time as it was given
 ) -> str:  # the unit that a number of its size is most likely in; empty for none
@@ -171,7 +171,7 @@ def unit_of(
     units = zip(_EPOCHS, (1e8, 1e11, 1e14, 1e17), strict=True)
     return next((unit for unit, low in units if low <= size < low * 100), "")
 
-
+# %% ../../nbs/lib/data/columns.ipynb #813ace8f
 def _parsed_sql(
     value: str,  # SQL for text
     time_zone: str,  # of times without an offset
@@ -212,7 +212,7 @@ def _instant_sql(
         return f"timezone('{time_zone}', CAST({value} AS TIMESTAMP))"
     return ""
 
-
+# %% ../../nbs/lib/data/columns.ipynb #877f3332
 def _time_sql(
     source: Source,
     column: str,
@@ -268,7 +268,7 @@ def _swallowed_sql(
     rows = f"list_filter({after}, lambda line: {instant} >= '1975-01-01')"
     return f"coalesce(len({rows}) > 0, false)"
 
-
+# %% ../../nbs/lib/data/columns.ipynb #de3b96ec
 def stage_sql(
     table: str,  # events or customers
     source: Source,
@@ -282,10 +282,11 @@ def stage_sql(
     for ours, theirs in columns.items():
         if ours == time:
             assert theirs  # a required column
-            picked.append(f"CAST({sql_name(theirs)} AS VARCHAR) AS {ours}_given")
-            picked.append(f"{_time_sql(source, theirs, time_zone, time_format)} AS {ours}")
-            swallowed = _swallowed_sql(source, theirs, time_zone, time_format)
-            picked.append(f"{swallowed} AS swallowed")
+            picked += [
+                f"CAST({sql_name(theirs)} AS VARCHAR) AS {ours}_given",
+                f"{_time_sql(source, theirs, time_zone, time_format)} AS {ours}",
+                f"{_swallowed_sql(source, theirs, time_zone, time_format)} AS swallowed",
+            ]
         else:
             picked.append(f"{_key_sql(source, theirs) if theirs else 'NULL::VARCHAR'} AS {ours}")
     lines = sql_name(files.LINES) if source.lines else "NULL::VARCHAR"

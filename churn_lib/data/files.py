@@ -14,7 +14,7 @@ import gzip
 import io
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -47,7 +47,7 @@ class Dialect:
     quoted: bool = True  # whether there is any quote, so that a value may go over several lines
     mixed: str = ""  # a file with more than one kind of line end
 
-
+# %% ../../nbs/lib/data/files.ipynb #b2021468
 @dataclass(frozen=True)
 class Source:
     "Files of one format with the same columns."
@@ -86,7 +86,7 @@ def _kind(
     name = path.name.lower()
     return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
 
-
+# %% ../../nbs/lib/data/files.ipynb #a5c8ba6f
 _HIDDEN = (".", "_")
 
 
@@ -127,7 +127,7 @@ def _files(
         )
     return found
 
-
+# %% ../../nbs/lib/data/files.ipynb #e03f3a4d
 def _named(
     path: str,  # a file, a folder or a glob
 ) -> Path:  # the part of it that is no pattern: what lies below it was not named
@@ -136,6 +136,16 @@ def _named(
         return given
     plain = itertools.takewhile(lambda part: not glob.has_magic(part), given.parts)
     return Path(*plain)
+
+# %% ../../nbs/lib/data/files.ipynb #6d452f39
+def _check_repeated(path: Path | str, names: list[str]) -> None:
+    # SQL does not tell upper from lower case
+    lower = [name.casefold() for name in names]
+    repeated = [name for name in names if lower.count(name.casefold()) > 1]
+    if repeated:
+        raise SourceError(
+            f"{path}: column {repeated[0]!r} duplicates {repeated[1]!r}; rename one of them"
+        )
 
 # %% ../../nbs/lib/data/files.ipynb #03de2558
 def _folders(
@@ -150,7 +160,7 @@ def _folders(
     _check_repeated(file.parent, [name for name, _ in pairs])
     return dict(pairs)
 
-
+# %% ../../nbs/lib/data/files.ipynb #4abb98b7
 def _with_folders(
     source: Source,  # CSV or Parquet files
     named: Path,  # the folder they were found in
@@ -169,7 +179,7 @@ def _with_folders(
     columns = source.columns | dict.fromkeys(more, "VARCHAR")
     return replace(source, columns=columns, partitions=partitions if more else {})
 
-
+# %% ../../nbs/lib/data/files.ipynb #5f4bf965
 def _keys(folders: dict[str, str | None]) -> str:
     return "/".join(f"{name}=..." for name in folders) or "without column=value"
 
@@ -194,13 +204,13 @@ def _opened(
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise SourceError(f"{path}: not a whole gzip file ({error}); fetch it again") from None
 
-
+# %% ../../nbs/lib/data/files.ipynb #5df95395
 def _head(path: Path) -> bytes:  # its first megabyte, which is text
     with _opened(path) as stream:
         head = stream.read(1 << 20)
-    for signature, told in _OTHERS.items():
+    for signature, problem in _OTHERS.items():
         if head.startswith(signature):
-            raise SourceError(f"{path}: {told}")
+            raise SourceError(f"{path}: {problem}")
     if b"\0" in head:
         raise SourceError(f"{path}: not a CSV file but binary; export it as CSV")
     return head
@@ -230,7 +240,7 @@ def _survey(
     kinds = [count for count in (crlf, lf, cr) if count]
     return sum(kinds) + (last not in (b"\r", b"\n")), len(kinds) > 1, quoted
 
-
+# %% ../../nbs/lib/data/files.ipynb #e2dd7b5d
 def blank_lines(
     file: str,  # a CSV file, plain or compressed
 ) -> int:
@@ -260,7 +270,7 @@ def _quoting(
     quote = "'" if single and quote == "'" else '"'
     return quote, "\\" if escape == "\\" else quote
 
-
+# %% ../../nbs/lib/data/files.ipynb #70ffcb63
 def _header(
     path: Path,  # a CSV file, plain or compressed
 ) -> tuple[list[str], str, str, str]:  # column names, delimiter, quote, escape
@@ -284,17 +294,7 @@ def _header(
     named = [name.strip() or f"column {number}" for number, name in enumerate(names, 1)]
     return named, delimiter, quote, escape
 
-# %% ../../nbs/lib/data/files.ipynb #6d452f39
-def _check_repeated(path: Path | str, names: list[str]) -> None:
-    # SQL does not tell upper from lower case
-    lower = [name.casefold() for name in names]
-    repeated = [name for name in names if lower.count(name.casefold()) > 1]
-    if repeated:
-        raise SourceError(
-            f"{path}: column {repeated[0]!r} stands twice, as {repeated[1]!r}; rename one of them"
-        )
-
-
+# %% ../../nbs/lib/data/files.ipynb #826d6af5
 def _csv_source(files: list[Path]) -> Source:
     header = _header(files[0])
     names, delimiter, quote, escape = header
@@ -328,10 +328,10 @@ def _parquet_columns(
         described = _duckdb().sql(f"DESCRIBE SELECT * FROM {scan}").fetchall()
         return {row[0]: row[1] for row in described}
     except (duckdb.Error, pa.ArrowException) as error:
-        told = str(error).splitlines()[0]
-        raise SourceError(f"{file}: not a readable Parquet file ({told})") from None
+        reason = str(error).splitlines()[0]
+        raise SourceError(f"{file}: not a readable Parquet file ({reason})") from None
 
-
+# %% ../../nbs/lib/data/files.ipynb #5480d546
 def _parquet_source(
     files: tuple[str, ...],  # Parquet files
 ) -> Source:
@@ -354,6 +354,21 @@ _DELTA_TYPES = {
 }
 
 
+def _delta_columns(
+    table: DeltaTable,
+    files: Iterable[str],  # its Parquet files
+) -> dict[str, str]:  # name to DuckDB type
+    declared = {field.name: str(getattr(field.type, "type", "")) for field in table.schema().fields}
+    columns: dict[str, str] = {}
+    for file in files:  # older files may lack newer columns
+        columns |= _parquet_columns(file)
+    times = (name for name, kind in declared.items() if kind == "timestamp")
+    columns |= dict.fromkeys(times, "TIMESTAMP WITH TIME ZONE")
+    for name in table.metadata().partition_columns:
+        columns[name] = _DELTA_TYPES.get(declared[name], declared[name])
+    return columns
+
+# %% ../../nbs/lib/data/files.ipynb #ed7890e4
 def _delta_source(folder: Path) -> Source:
     place = folder.resolve()
     if found := unfit_for_tables(place):
@@ -365,9 +380,9 @@ def _delta_source(folder: Path) -> Source:
         table = DeltaTable(place)
         files = delta_files(table, place, f"at {folder}")
     except DeltaError as error:
-        told = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split())[:160]
         raise SourceError(
-            f"{folder}: not a readable Delta table ({told}); export it as Parquet"
+            f"{folder}: not a readable Delta table ({reason}); export it as Parquet"
         ) from None
     except TableError as error:
         raise SourceError(str(error)) from None
@@ -376,16 +391,8 @@ def _delta_source(folder: Path) -> Source:
     gone = [file for file in files if not Path(file).is_file()]
     if gone:
         raise SourceError(f"{folder}: its log names {gone[0]}, which is not there; restore it")
-    declared = {field.name: str(getattr(field.type, "type", "")) for field in table.schema().fields}
-    columns: dict[str, str] = {}
-    for file in files:  # older files may lack newer columns
-        columns |= _parquet_columns(file)
-    times = (name for name, kind in declared.items() if kind == "timestamp")
-    columns |= dict.fromkeys(times, "TIMESTAMP WITH TIME ZONE")
-    for name in table.metadata().partition_columns:
-        columns[name] = _DELTA_TYPES.get(declared[name], declared[name])
     partitions = files if table.metadata().partition_columns else {}
-    return Source("delta", tuple(files), columns, partitions=partitions)
+    return Source("delta", tuple(files), _delta_columns(table, files), partitions=partitions)
 
 # %% ../../nbs/lib/data/files.ipynb #c45ef9cd
 def _found(
@@ -400,13 +407,13 @@ def _found(
             known = ", ".join(_SUFFIXES)
             raise SourceError(f"{file}: its name says no known format; known are {known}")
     if len(set(kinds.values())) > 1:
-        told = "CSV and Parquet files are mixed here; load one format at a time"
-        raise SourceError(f"{files[0].parent}: {told}")
+        problem = "CSV and Parquet files are mixed here; load one format at a time"
+        raise SourceError(f"{files[0].parent}: {problem}")
     csv_files = kinds[files[0]] == "csv"
     source = _csv_source(files) if csv_files else _parquet_source(tuple(map(str, files)))
     return _with_folders(source, named)
 
-
+# %% ../../nbs/lib/data/files.ipynb #d4348bee
 def find(
     path: str,  # a file, a folder or a glob
 ) -> Source:  # what is there, looked at and not yet read
@@ -414,9 +421,9 @@ def find(
     try:
         return _found(_files(path), _named(path))
     except OSError as error:
-        told = error.strerror or " ".join(str(error).split())
+        reason = error.strerror or " ".join(str(error).split())
         name = error.filename or path
-        raise SourceError(f"{name}: cannot be read ({told}); see to its permissions") from None
+        raise SourceError(f"{name}: cannot be read ({reason}); see to its permissions") from None
 
 # %% ../../nbs/lib/data/files.ipynb #5288e355
 # names that no file gives to a column of its own
@@ -430,7 +437,7 @@ def one_end_sql(
     "CRLF and CR as LF."
     return rf"regexp_replace({lines}, '\r\n?', chr(10), 'g')"
 
-
+# %% ../../nbs/lib/data/files.ipynb #0e4c334e
 def _csv_sql(source: Source) -> str:
     names, dialect = source.own_columns, source.dialect
     columns = ", ".join(f"{sql_text(name)}: 'VARCHAR'" for name in names)
@@ -452,7 +459,7 @@ def _csv_sql(source: Source) -> str:
         "store_rejects=true, max_line_size=1048576)"
     )
 
-
+# %% ../../nbs/lib/data/files.ipynb #82ec1061
 def _parquet_sql(source: Source) -> str:
     files = sql_files(source.files)
     return f"SELECT * FROM read_parquet({files}, filename='{FILE}', hive_partitioning=false)"
@@ -468,7 +475,7 @@ def _values_sql(file: str, row: dict[str, str | None]) -> str:
     texts = ["NULL" if value is None else sql_text(value) for value in (file, *row.values())]
     return f"({', '.join(texts)})"
 
-
+# %% ../../nbs/lib/data/files.ipynb #f662424d
 def _delta_sql(source: Source) -> str:
     scan = f"read_parquet({sql_files(source.files)}, filename='{FILE}', union_by_name=true, "
     rows = f"{scan} hive_partitioning=false) r"

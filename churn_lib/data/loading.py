@@ -44,7 +44,7 @@ Report = Callable[[str, float | None], None]  # what is going on, and how far it
 
 
 def _silent(step: str, done: float | None) -> None:
-    "Nobody looks."
+    "Report to nobody."
 
 # %% ../../nbs/lib/data/loading.ipynb #8add7473
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ def _staging(
     store: DeltaTables,
 ) -> Iterator[Any]:  # the tables' DuckDB connection with the database `stage` attached
     connection = store.connection
-    for abandoned in store.folder.glob(".loading-*"):  # by loads that were killed: we are alone
+    for abandoned in store.folder.glob(".loading-*"):  # by loads that were killed: we hold the lock
         shutil.rmtree(abandoned, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=".loading-", dir=store.folder))
     # below a ? DuckDB looks for the log of a database elsewhere; one in memory spills when it grows
@@ -70,7 +70,7 @@ def _staging(
         connection.raw_sql("DETACH DATABASE IF EXISTS stage")
         shutil.rmtree(folder, ignore_errors=True)
 
-
+# %% ../../nbs/lib/data/loading.ipynb #3f1c718e
 def _execute(
     connection: Any,
     sql: str,
@@ -108,7 +108,7 @@ def _occurrences_sql(
             SELECT {key} FROM stage.{table} GROUP BY {key} HAVING count(*) > 1)
         WINDOW same AS (PARTITION BY {key} ORDER BY rowid)"""
 
-
+# %% ../../nbs/lib/data/loading.ipynb #a6993793
 def _numbered_sql(
     table: str,  # events or customers
     content_key: bool,  # whether the key is the content
@@ -126,7 +126,7 @@ def _session(
 ) -> ibis.expr.types.StringColumn:  # a day is one session where none is given
     return rows.session_id.coalesce(rows.customer_id + "-" + rows.event_ts.strftime("%Y%m%d"))
 
-
+# %% ../../nbs/lib/data/loading.ipynb #5a7d5103
 def _with_conflicts(
     rows: ibis.Table,  # events to be judged
     stored: ibis.Table | None,  # events that stay in the table
@@ -166,38 +166,48 @@ class _Load:
         there = self.append and self.store.exists("bronze.events")
         return self.store.read("bronze.events") if there else None
 
-    def customers(self, given: bool) -> ibis.Table:  # customer_id, signup_ts
-        if given:
-            sql = _occurrences_sql("customers", "customer_id", _SIGNUP)
-            self.execute(sql, "counting customers")
-            numbered = self.connection.sql(_numbered_sql("customers", False))
-            self.judge("customers", numbered, customer_rules(self.now))
-            judged = self.table("judged_customers")
-            found = judged.filter(judged.reason.isnull()).select("customer_id", "signup_ts")
-        else:
-            events = judge(self.table("events"), row_rules(self.now))
-            sound = events.filter(events.reason.isnull())
-            found = sound.group_by("customer_id").aggregate(signup_ts=sound.event_ts.min())
-        if self.append and self.store.exists("bronze.customers"):
-            found = found.union(self.store.read("bronze.customers"))
-        merged = found.group_by("customer_id").aggregate(signup_ts=found.signup_ts.min())
-        sql = ibis.to_sql(merged, dialect="duckdb")
-        self.execute(f"CREATE TABLE stage.known_customers AS {sql}", "gathering customers")
-        return self.table("known_customers")
+# %% ../../nbs/lib/data/loading.ipynb #0345d29d
+def _customers(
+    load: _Load,
+    given: bool,  # whether there is a file of customers
+) -> ibis.Table:  # customer_id, signup_ts; made as stage.known_customers
+    if given:
+        sql = _occurrences_sql("customers", "customer_id", _SIGNUP)
+        load.execute(sql, "counting customers")
+        numbered = load.connection.sql(_numbered_sql("customers", False))
+        load.judge("customers", numbered, customer_rules(load.now))
+        judged = load.table("judged_customers")
+        found = judged.filter(judged.reason.isnull()).select("customer_id", "signup_ts")
+    else:
+        events = judge(load.table("events"), row_rules(load.now))
+        sound = events.filter(events.reason.isnull())
+        found = sound.group_by("customer_id").aggregate(signup_ts=sound.event_ts.min())
+    if load.append and load.store.exists("bronze.customers"):
+        found = found.union(load.store.read("bronze.customers"))
+    merged = found.group_by("customer_id").aggregate(signup_ts=found.signup_ts.min())
+    sql = ibis.to_sql(merged, dialect="duckdb")
+    load.execute(f"CREATE TABLE stage.known_customers AS {sql}", "gathering customers")
+    return load.table("known_customers")
 
-    def events(self, customers: ibis.Table, content_key: bool, given: bool) -> None:
-        key = _CONTENT if content_key else "event_id"
-        self.execute(_occurrences_sql("events", key, _CONTENT), "counting events")
-        numbered = self.connection.sql(_numbered_sql("events", content_key))
-        known = numbered.left_join(customers, "customer_id").drop("customer_id_right")
-        if given:
-            judged = self.table("judged_customers").filter(lambda row: row.reason.notnull())
-            reasons = judged.group_by("customer_id").aggregate(customer_reason=judged.reason.min())
-            known = known.left_join(reasons, "customer_id").drop("customer_id_right")
-        else:
-            known = known.mutate(customer_reason=ibis.null("string"))
-        stored = None if content_key else self.stored()
-        self.judge("events", _with_conflicts(known, stored), event_rules(self.now))
+# %% ../../nbs/lib/data/loading.ipynb #8cd04367
+def _judge_events(
+    load: _Load,
+    customers: ibis.Table,  # customer_id, signup_ts
+    content_key: bool,  # whether events are known by their content
+    given: bool,  # whether there is a file of customers
+) -> None:  # makes stage.judged_events
+    key = _CONTENT if content_key else "event_id"
+    load.execute(_occurrences_sql("events", key, _CONTENT), "counting events")
+    numbered = load.connection.sql(_numbered_sql("events", content_key))
+    known = numbered.left_join(customers, "customer_id").drop("customer_id_right")
+    if given:
+        judged = load.table("judged_customers").filter(lambda row: row.reason.notnull())
+        reasons = judged.group_by("customer_id").aggregate(customer_reason=judged.reason.min())
+        known = known.left_join(reasons, "customer_id").drop("customer_id_right")
+    else:
+        known = known.mutate(customer_reason=ibis.null("string"))
+    stored = None if content_key else load.stored()
+    load.judge("events", _with_conflicts(known, stored), event_rules(load.now))
 
 # %% ../../nbs/lib/data/loading.ipynb #75e457c5
 def _rejected_sql(
@@ -212,7 +222,7 @@ def _rejected_sql(
         reason
         FROM stage.judged_{table} WHERE reason IS NOT NULL"""
 
-
+# %% ../../nbs/lib/data/loading.ipynb #b1d9c128
 _OPTION = {"event_ts": "--time-format", "signup_ts": "--customers-time-format"}
 
 
@@ -240,12 +250,12 @@ def _advice(
         return f"{given} looks like {unit}; write one unit in all rows and say it with {_OPTION[column]}"
     if not reason.endswith("is not a timestamp"):
         return "correct the file or raise data.max_rejected_share in settings.ini"
-    told = "such as %d.%m.%Y or epoch_s"
     return (
-        f"say how they are written with {_OPTION[column]}, {told}; zones as +01:00 or Europe/Berlin"
+        f"say how they are written with {_OPTION[column]}, such as %d.%m.%Y or epoch_s; "
+        "zones as +01:00 or Europe/Berlin"
     )
 
-
+# %% ../../nbs/lib/data/loading.ipynb #ccbd0af1
 def _worst(
     load: _Load,
     table: str,  # events or customers
@@ -259,8 +269,8 @@ def _worst(
     line = f" line {number}" if number else ""
     example = " ".join(row.split())
     shown = example if len(example) <= 200 else f"{example[:200]}..."
-    told = f"most often: {reason}, as in {Path(file).name}{line}: {shown}"
-    return f"{told}; {_advice(reason, row)}"
+    place = f"{Path(file).name}{line}"
+    return f"most often: {reason}, as in {place}: {shown}; {_advice(reason, row)}"
 
 # %% ../../nbs/lib/data/loading.ipynb #62f63140
 def _check_share(
@@ -296,7 +306,7 @@ def _new_events(load: _Load) -> ibis.Table:  # the rows to write, in the events 
     stored = load.stored()
     return rows if stored is None else rows.anti_join(stored, "event_id")
 
-
+# %% ../../nbs/lib/data/loading.ipynb #0b439cb8
 def _brings_nothing(
     load: _Load,
     events: int,  # that are not in bronze.events
@@ -306,7 +316,7 @@ def _brings_nothing(
     customers = load.table("known_customers").difference(load.store.read("bronze.customers"))
     return customers.count().to_pyarrow().as_py() == 0
 
-
+# %% ../../nbs/lib/data/loading.ipynb #88d1a0e2
 def _write(
     load: _Load,
     source: str,  # what the data came from
@@ -345,7 +355,7 @@ class Profile:
     rejected: dict[str, int]  # reason to rows that this load set aside
     replaced: str = ""  # the sample that had to go; empty when there was none
 
-
+# %% ../../nbs/lib/data/loading.ipynb #1ab635a2
 def _profile(load: _Load, load_id: str, already_loaded: int, loaded: int) -> Profile:
     load.report("profiling", None)
     events = load.store.read("bronze.events")
@@ -388,7 +398,7 @@ def _check_mode(store: DeltaTables, mode: str) -> None:
     rows = store.read("bronze.events").count().to_pyarrow().as_py()
     raise LoadError(f"bronze.events has {rows:,} events already; say --append or --replace")
 
-
+# %% ../../nbs/lib/data/loading.ipynb #51939a13
 def _stage(
     load: _Load,
     found: dict[str, Source],  # events, and customers when given
@@ -413,15 +423,15 @@ def _stage(
         _stage_broken(load, table, found[table])
     return columns["events"]["event_id"] is None
 
-
+# %% ../../nbs/lib/data/loading.ipynb #96079abc
 def _unreadable(source: Source, error: duckdb.Error) -> LoadError:
     if mixed := source.dialect.mixed:
         return LoadError(
             f"{mixed}: some of its lines end with CRLF and some with LF or CR, which cannot be told "
             "from quoted ones; write it with one line end, as dos2unix does"
         )
-    told = str(error).splitlines()[0]
-    return LoadError(f"{source}: cannot be read to its end ({told})")
+    reason = str(error).splitlines()[0]
+    return LoadError(f"{source}: cannot be read to its end ({reason})")
 
 # %% ../../nbs/lib/data/loading.ipynb #99247f92
 _NO_BROKEN = """SELECT NULL::VARCHAR AS source_file, NULL::BIGINT AS line, NULL::VARCHAR AS row,
@@ -436,7 +446,7 @@ def _stage_broken(load: _Load, table: str, source: Source) -> None:  # makes sta
         load.connection.raw_sql("DROP TABLE reject_errors; DROP TABLE reject_scans")
         _check_lines(load, table, source)
 
-
+# %% ../../nbs/lib/data/loading.ipynb #5a3bfe73
 def _check_lines(load: _Load, table: str, source: Source) -> None:
     # DuckDB reads a large file from several places at once: behind a quote that does not close, and in
     # lines that are too long for it, some lines end up in no row, or in two
@@ -480,11 +490,10 @@ def load(
     events: str,  # a file, a folder or a glob
     customers: str | None = None,  # likewise; derived from the events when None
     mode: str = "",  # append or replace; needed where there are events that are no sample
-    mapping: list[str]
-    | None = None,  # ours=theirs, besides the data.column_mapping of the settings
+    mapping: list[str] | None = None,  # ours=theirs, besides data.column_mapping
     time_zone: str = "UTC",  # of times without an offset
     time_format: str = "",  # of times in text or numbers; empty or iso for ISO 8601
-    report: Report = _silent,  # told what is going on
+    report: Report = _silent,  # called with what is going on
     customers_time_format: str | None = None,  # of the customers' file; as time_format when None
 ) -> Profile:
     "Load files into the bronze tables; raises `SourceError` or `LoadError`, then nothing is written."
@@ -505,7 +514,7 @@ def load(
         content_key = _stage(going, found, names, time_zone, formats)
         return _judge_and_write(going, found, content_key, settings.data.max_rejected_share, events)
 
-
+# %% ../../nbs/lib/data/loading.ipynb #31dd81ff
 def _judge_and_write(
     load: _Load,
     found: dict[str, Source],
@@ -514,7 +523,7 @@ def _judge_and_write(
     path: str,  # of the events
 ) -> Profile:
     given = "customers" in found
-    load.events(load.customers(given), content_key, given)
+    _judge_events(load, _customers(load, given), content_key, given)
     _set_aside(load, found, content_key)
     for table in sorted(found):  # customers first: without them their events are bad, too
         _check_share(load, table, found[table], bound)

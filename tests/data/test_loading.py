@@ -240,7 +240,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "no known name": ("a.json", "{}", "its name says no known format"),
     "an empty folder": ("empty/", "", "no .csv, .csv.gz or .parquet file"),
     "a missing column": ("a.csv", "customer_id,when\na,2024-01-01\n", "has no column 'event_ts'"),
-    "a column twice": ("a.csv", "customer_id,event_ts,event_ts\na,1,2\n", "stands twice"),
+    "a column twice": ("a.csv", "customer_id,event_ts,event_ts\na,1,2\n", "duplicates"),
     "no header": ("a.csv", "a,2024-01-01\nb,2024-01-02\n", "has no column 'customer_id'"),
     "binary": ("a.csv", b"customer_id,event_ts\n\x00\x01\x02\n", "not a CSV file but binary"),
     "Parquet called CSV": ("a.csv", b"PAR1 and so on\nPAR1", "is Parquet and not CSV"),
@@ -256,7 +256,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "a column twice but for case": (
         "a.csv",
         "customer_id,event_ts, Customer_ID\na,2024-01-01,b\n",
-        "column 'customer_id' stands twice, as 'Customer_ID'",
+        "column 'customer_id' duplicates 'Customer_ID'",
     ),
     "days first": (
         "a.csv",
@@ -1152,7 +1152,7 @@ def test_files_in_folders_of_different_columns_are_refused(
     with pytest.raises(ChurnError, match=r"is in folders month=\.\.\., but .* in day=\.\.\.; load"):
         load(store, config, str(tmp_path / "in"))
     written(tmp_path, "twice/day=1/day=2/a.csv", GOOD)
-    with pytest.raises(ChurnError, match="column 'day' stands twice"):
+    with pytest.raises(ChurnError, match="column 'day' duplicates"):
         load(store, config, str(tmp_path / "twice"))
 
 
