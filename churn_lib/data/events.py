@@ -8,8 +8,11 @@ __all__ = ['EVENTS', 'CUSTOMERS', 'BRONZE', 'Broken', 'EARLIEST', 'cdnow', 'cust
            'event_rules', 'customer_rules', 'judge']
 
 # %% ../../nbs/lib/data/events.ipynb #c3d4a77a
+import datetime
 import uuid
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from importlib import resources
 
 import ibis
@@ -81,7 +84,7 @@ def last_load(
     "What a bronze table was last loaded from."
     return next((tags for tags in tables.history(name).tags if "load_id" in tags), {})
 
-
+# %% ../../nbs/lib/data/events.ipynb #f1c3897b
 def cut_off(
     tables: Tables,  # the tables of a catalog
 ) -> bool:
@@ -89,7 +92,7 @@ def cut_off(
     loads = [last_load(tables, name) for name in BRONZE if tables.exists(name)]
     return len(loads) < len(BRONZE) or len({load["load_id"] for load in loads if load}) > 1
 
-
+# %% ../../nbs/lib/data/events.ipynb #5d293d96
 def _write_cdnow(tables: Tables) -> None:
     tags = {"load_id": uuid.uuid4().hex, "source": "CDNOW", "sample": "CDNOW"}
     events, customers = cdnow()
@@ -108,7 +111,7 @@ def _sample(tags: dict[str, str]) -> str:  # of a commit
     known = {"CDNOW": "CDNOW", "simulation": "simulation" if "simulation.seed" in tags else ""}
     return known.get(tags.get("source", ""), "")
 
-
+# %% ../../nbs/lib/data/events.ipynb #6a09b1de
 def sample_of(
     tables: Tables,  # the tables of a catalog
     version: int | None = None,  # of the table; the latest when None
@@ -122,7 +125,7 @@ def sample_of(
     tags = changes.tags[changes.version <= (commits.version.max() if version is None else version)]
     return _sample(tags.iloc[0]) if len(tags) else ""
 
-
+# %% ../../nbs/lib/data/events.ipynb #894bd41c
 def empty_derived(
     tables: Tables,  # the tables of a catalog
     sample: str,  # what bronze.events will hold: CDNOW, simulation, or empty for own events
@@ -151,15 +154,15 @@ def ensure_bronze(
         _ensure_whole(tables, sample)
         return {name: tables.version(name) for name in BRONZE}
 
-
+# %% ../../nbs/lib/data/events.ipynb #cbfbc8b2
 def _ensure_whole(tables: Tables, sample: bool) -> None:
     if cut_off(tables):
         missing = [name for name in BRONZE if not tables.exists(name)]
         found = [last_load(tables, name) for name in BRONZE if name not in missing]
         if any(load.get("source") != "CDNOW" for load in found):
-            told = f"{missing[0]} is missing" if missing else "they come from different loads"
+            reason = f"{missing[0]} is missing" if missing else "they come from different loads"
             raise EventsError(
-                f"{' and '.join(BRONZE)} do not belong together, {told}: "
+                f"{' and '.join(BRONZE)} do not belong together, {reason}: "
                 "run the `churn data load` or `churn data simulate` that was cut off again"
             )
         if not sample:
@@ -168,13 +171,6 @@ def _ensure_whole(tables: Tables, sample: bool) -> None:
                 "write them, or correct `catalog` in settings.ini"
             )
         _write_cdnow(tables)
-
-# %% ../../nbs/lib/data/events.ipynb #8cb80e66
-import datetime
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import ibis
 
 # %% ../../nbs/lib/data/events.ipynb #870cd5d9
 Broken = Callable[[ibis.Table], ibis.expr.types.BooleanValue]
@@ -194,7 +190,7 @@ def missing(
     "A key must be there, and be more than blanks."
     return Rule(f"{column} is missing", lambda row: row[column].strip().fill_null("") == "")
 
-
+# %% ../../nbs/lib/data/events.ipynb #ba834aed
 def id_rules(
     column: str,  # a text column
 ) -> list[Rule]:
@@ -218,7 +214,7 @@ _ZERO = (datetime.datetime(1969, 12, 31, tzinfo=_UTC), datetime.datetime(1970, 2
 def _instant(moment: datetime.datetime) -> ibis.expr.types.TimestampScalar:
     return ibis.literal(moment, "timestamp('UTC', 6)")
 
-
+# %% ../../nbs/lib/data/events.ipynb #932bfae1
 def timestamp_rules(
     column: str,  # a timestamp column, with what the file said beside it as <column>_given
     now: datetime.datetime,  # what lies after it is in the future
@@ -256,7 +252,7 @@ def row_rules(
         *id_rules("product_id"),
     ]
 
-
+# %% ../../nbs/lib/data/events.ipynb #78a0eb3f
 def event_rules(
     now: datetime.datetime,  # when the load began
 ) -> list[Rule]:  # in the order in which a reason is looked for
@@ -273,7 +269,7 @@ def event_rules(
         Rule("event_ts is before signup_ts", lambda row: row.event_ts < row.signup_ts),
     ]
 
-
+# %% ../../nbs/lib/data/events.ipynb #0fe59c7f
 def _signup_rule(
     reason: str,  # why a customer was set aside
 ) -> Rule:
