@@ -1205,4 +1205,4 @@ def test_a_load_says_which_day_is_today_and_which_sample_has_gone(
     data.load(path)
     printed = " ".join(capsys.readouterr().out.split())
     assert "the day after the last event." in printed
-    assert "The sample CDNOW has made room" in printed
+    assert "The sample CDNOW is replaced" in printed
