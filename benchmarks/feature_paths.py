@@ -230,10 +230,10 @@ def main() -> None:
     seconds = time.perf_counter() - began
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-    told = {"seconds": seconds, "cpu_seconds": cpu, "peak_gb": used.ru_maxrss * 1024 / 1e9}
+    figures = {"seconds": seconds, "cpu_seconds": cpu, "peak_gb": used.ru_maxrss * 1024 / 1e9}
     if rows is not None:
         pq.write_table(rows.select(SHOWN), answer)
-    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.write(json.dumps(figures) + "\n")
 
 
 if __name__ == "__main__":

@@ -342,10 +342,10 @@ def test_a_kernel_that_goes_on_with_what_it_has_imported_is_told_to_restart(
     NotebookClient(book, kernel_name="python3", resources=resources, allow_errors=True).execute()
     assert "'right'" in str(book.cells[2].outputs)
     shown = str(book.cells[4].outputs)
-    told = (
+    message = (
         "CodeError: churn_lib/model.py has changed since it was imported here: restart the kernel"
     )
-    assert (told in shown, "'right'" in shown) == (refused, not refused)
+    assert (message in shown, "'right'" in shown) == (refused, not refused)
 
 
 def test_a_kernel_runs_the_code_of_the_command_that_starts_it(project: Project) -> None:

@@ -213,7 +213,7 @@ def test_text_that_does_not_fit_is_refused_with_the_parameter_and_the_value(kind
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "detail"),
     [
         ("x: int = True", "parameter x = True is not a whole number: write digits, such as 12"),
         ("x: int = 1.9", "parameter x = 1.9 is not a whole number"),
@@ -231,10 +231,10 @@ def test_text_that_does_not_fit_is_refused_with_the_parameter_and_the_value(kind
         ("x = 1", "no typed parameters"),
     ],
 )
-def test_a_value_that_does_not_fit_is_named(source: str, said: str) -> None:
+def test_a_value_that_does_not_fit_is_named(source: str, detail: str) -> None:
     with pytest.raises(JobError) as caught:
         job_context.parameters(namespace(source, date=date))
-    assert said in str(caught.value)
+    assert detail in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -300,7 +300,7 @@ def test_a_value_is_kept_as_the_json_it_is(own_values: Callable[[], Any], value:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "detail"),
     [
         ({1, 2}, "task value k is not JSON: Object of type set"),
         (b"x", "task value k is not JSON"),
@@ -309,11 +309,11 @@ def test_a_value_is_kept_as_the_json_it_is(own_values: Callable[[], Any], value:
     ],
 )
 def test_a_value_that_cannot_be_handed_on_is_refused_everywhere(
-    own_values: Callable[[], Any], value: object, said: str
+    own_values: Callable[[], Any], value: object, detail: str
 ) -> None:
     with pytest.raises(JobError) as caught:
         job_context.task_values.set("k", value)
-    assert said in str(caught.value)
+    assert detail in str(caught.value)
     assert own_values() == {}
 
 

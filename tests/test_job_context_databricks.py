@@ -137,8 +137,8 @@ def test_a_real_job_notebook_takes_its_values_from_widgets(tmp_path: Path) -> No
         "target": "dev",
     }
     stand_in = nbformat.v4.new_code_cell(f"{STRICT}\ndbutils = make_dbutils({passed!r}, {{}})")
-    told = nbformat.v4.new_code_cell("import json\nprint(json.dumps(vars(job), default=str))")
-    notebook.cells = [stand_in, *notebook.cells[: number + 1], told]
+    showing = nbformat.v4.new_code_cell("import json\nprint(json.dumps(vars(job), default=str))")
+    notebook.cells = [stand_in, *notebook.cells[: number + 1], showing]
     nbformat.write(notebook, tmp_path / "in.ipynb")
     done = papermill.execute_notebook(
         tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, cwd=str(tmp_path)

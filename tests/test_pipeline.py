@@ -214,10 +214,10 @@ def test_the_logged_model_answers_one_probability_and_needs_no_package_of_ours(
 def test_a_second_run_makes_version_2_and_the_gate_compares_it_with_version_1(
     cdnow: tuple[Path, dict], second: dict
 ) -> None:
-    told = values(second["jobs"][1])
-    assert told["candidate_version"] == 2
-    assert told["production_version"] == 1
-    assert told["verdict"].startswith("Tie: version 2 answers exactly as version 1")
+    judged = values(second["jobs"][1])
+    assert judged["candidate_version"] == 2
+    assert judged["production_version"] == 1
+    assert judged["verdict"].startswith("Tie: version 2 answers exactly as version 1")
 
 
 def test_a_second_run_builds_no_snapshot_again_and_a_rebuild_makes_the_same_rows(

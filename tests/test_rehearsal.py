@@ -155,11 +155,11 @@ def _day(number: int) -> datetime.date:
 
 def test_a_job_that_does_not_say_whether_it_rehearses_is_refused(project: Project) -> None:
     project.notebook("work", "1", parameters="rehearsal: bool = True")
-    told = [{"name": "rehearsal", "default": "false"}]
+    declared = [{"name": "rehearsal", "default": "false"}]
     project.write(
         {
             "silent": [notebook_task("work")],
-            "by job": {"parameters": told, "tasks": [notebook_task("work")]},
+            "by job": {"parameters": declared, "tasks": [notebook_task("work")]},
             "by task": [notebook_task("work", base_parameters={"rehearsal": "false"})],
         }
     )

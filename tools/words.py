@@ -19,8 +19,12 @@ NOT_READ = ("churn_lib/", "tools/words.py", "tests/tools/test_words.py")  # gene
 # in any case and at any line break
 PHRASES = {
     "a line each": "one per line",
+    "anew": "again, or regenerate",
     "cure": "fix",
     "day to stand on": "reference date",
+    "last words": "last log lines",
+    "ledger": "promotion log",
+    "MoveLost": "ConcurrentPromotionError",
     "nothing would be lost": "plan guard",
     "polite kill": "SIGTERM",
     "text twin": "paired script",
@@ -28,7 +32,8 @@ PHRASES = {
     "written by nobody": "generated",
 }
 NAMES = {
-    "MoveLost": "ConcurrentPromotionError",
+    "PATIENCE": "TIMEOUT",
+    "asker": "client",
 }
 
 

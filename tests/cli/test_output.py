@@ -13,7 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from churn_lib import cli, registry
+from churn_lib import registry
+from churn_lib.cli import app as cli
 from churn_lib.cli.console import keep_for_json
 from churn_lib.settings import Settings
 from tests.conftest import CHURN, ROOT, Project, good

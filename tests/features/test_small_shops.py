@@ -62,7 +62,7 @@ def prepare(shop: Shop, folder: Path) -> train.DataSet:
     return train.read_data_set(table, built[-1].version, CONFIG)
 
 
-def told(shop: Shop, folder: Path) -> str:
+def refusal(shop: Shop, folder: Path) -> str:
     with pytest.raises(ChurnError) as refused:
         prepare(shop, folder)
     assert isinstance(refused.value, FeatureError | TrainingError)
@@ -72,18 +72,18 @@ def told(shop: Shop, folder: Path) -> str:
 
 @pytest.mark.parametrize("count", [1, 300])
 def test_one_day_of_events_teaches_nothing(count: int, tmp_path: Path) -> None:
-    said = told({name: np.array([0]) for name in names(count)}, tmp_path)
-    assert said.endswith(
+    message = refusal({name: np.array([0]) for name in names(count)}, tmp_path)
+    assert message.endswith(
         "events of one day teach nothing, whatever the settings; load older events"
     )
 
 
 def test_a_young_shop_hears_which_horizon_its_history_carries(tmp_path: Path) -> None:
     shop = regular(names(300), days=100)
-    said = told(shop, tmp_path)
+    message = refusal(shop, tmp_path)
     assert (
         "(the first joined 2023-01-01): in settings.ini, lower data.horizon_days to 24 or less"
-        in said
+        in message
     )
     today = datetime.date(2023, 4, 11)
     customers = DeltaTables(tmp_path).read("bronze.customers")
@@ -98,7 +98,7 @@ def test_a_young_shop_hears_which_horizon_its_history_carries(tmp_path: Path) ->
 
 
 def test_a_day_before_all_events_is_no_day_to_stand_on(tmp_path: Path) -> None:
-    told(regular(names(3), days=100), tmp_path)
+    refusal(regular(names(3), days=100), tmp_path)
     customers = DeltaTables(tmp_path).read("bronze.customers")
     days = features.feature_dates(datetime.date(2022, 6, 1), CONFIG)
     with pytest.raises(FeatureError, match="choose a later as_of than 2022-06-01"):
@@ -109,31 +109,31 @@ def test_a_day_before_all_events_is_no_day_to_stand_on(tmp_path: Path) -> None:
 def test_a_handful_of_customers_is_too_few_whatever_they_do(count: int, tmp_path: Path) -> None:
     chosen = names(count, held_out=False)
     shop = regular(chosen[:1]) | regular(chosen[1:], until=300)
-    said = told(shop, tmp_path)
+    message = refusal(shop, tmp_path)
     of = "1 customer" if count == 1 else f"{count} customers"
-    assert said.endswith(f"they are of {of}: {MORE}")
+    assert message.endswith(f"they are of {of}: {MORE}")
 
 
 def test_nobody_in_the_holdout_and_nobody_else_are_told_by_name(tmp_path: Path) -> None:
     staying, leaving = names(60, held_out=False)[:30], names(60, held_out=False)[30:]
     shop = regular(staying) | regular(leaving, until=300)
-    said = told(shop, tmp_path / "none")
-    assert said.startswith("none of the 60 customers of 2024-")
-    assert said.endswith(
+    message = refusal(shop, tmp_path / "none")
+    assert message.startswith("none of the 60 customers of 2024-")
+    assert message.endswith(
         f"is in the holdout bucket (data.holdout_share = 0.2, a hash of customer_id): {MORE}"
     )
-    said = told(regular(names(60, held_out=True)), tmp_path / "all")
-    assert said.startswith("nobody is left to train on: the 60 customers of ")
-    assert said.endswith(MORE)
+    message = refusal(regular(names(60, held_out=True)), tmp_path / "all")
+    assert message.startswith("nobody is left to train on: the 60 customers of ")
+    assert message.endswith(MORE)
 
 
 def test_a_shop_that_everybody_left_or_nobody_leaves(tmp_path: Path) -> None:
     one = names(301)[-1:]
-    said = told(regular(names(300), until=30) | regular(one), tmp_path / "left")
-    assert "fewer than 10 of each; raise data.horizon_days in settings.ini" in said
-    said = told(regular(names(300)), tmp_path / "stayed")
-    assert "0 churned and " in said
-    assert "fewer than 10 of each; lower data.horizon_days in settings.ini" in said
+    message = refusal(regular(names(300), until=30) | regular(one), tmp_path / "left")
+    assert "fewer than 10 of each; raise data.horizon_days in settings.ini" in message
+    message = refusal(regular(names(300)), tmp_path / "stayed")
+    assert "0 churned and " in message
+    assert "fewer than 10 of each; lower data.horizon_days in settings.ini" in message
 
 
 def test_a_shop_of_a_few_hundred_is_enough(tmp_path: Path) -> None:

@@ -162,9 +162,9 @@ def test_a_silence_is_told_by_its_days() -> None:
     found = covered(events(counts))
     assert found.silences == (silence,)
     day = silence[0]
-    (told,) = found.warnings([after(day, -90), after(day, -91), after(day, 7)], 90)
-    assert told.startswith(f"no events from {silence[0]} to {silence[1]}: see whether")
-    assert told.endswith(f"look churned in the labels of {after(day, -90)}")
+    (message,) = found.warnings([after(day, -90), after(day, -91), after(day, 7)], 90)
+    assert message.startswith(f"no events from {silence[0]} to {silence[1]}: see whether")
+    assert message.endswith(f"look churned in the labels of {after(day, -90)}")
 
 
 @pytest.mark.parametrize("rows", [1, 2, 13])
@@ -189,8 +189,10 @@ def test_a_later_day_than_the_data_cover_is_refused_and_names_what_is_left_out()
     found = covered(events(counts), strays([35], end))
     assert features.resolve_as_of(None, found) == after(end)
     assert features.resolve_as_of(end, found) == end
-    told = rf"after {after(end)}, the day after the last complete day \(1 event of {after(end, 35)}"
-    with pytest.raises(FeatureError, match=told):
+    message = (
+        rf"after {after(end)}, the day after the last complete day \(1 event of {after(end, 35)}"
+    )
+    with pytest.raises(FeatureError, match=message):
         features.resolve_as_of(after(end, 2), found)
 
 

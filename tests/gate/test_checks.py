@@ -199,17 +199,17 @@ def test_a_model_that_raises_on_a_null_is_refused_by_that_alone() -> None:
         return good(rows)
 
     report = judge(evidence(HOLDOUT, strict), None, HOLDOUT, CONFIG)
-    said = {found.name: found.sentence for found in report.failures}
-    assert said == {"extreme_input": "predict raised ValueError: null in features"}
+    expected = {found.name: found.sentence for found in report.failures}
+    assert expected == {"extreme_input": "predict raised ValueError: null in features"}
 
 
 def test_training_rows_with_other_ids_prove_nothing() -> None:
     rows = HOLDOUT.assign(customer_id=[f"{number:05}" for number in range(len(HOLDOUT))])
     seen = pd.DataFrame({"customer_id": [7], "feature_date": pd.Timestamp("1998-01-02")})
     report = judge(evidence(rows, training_rows=seen), None, rows, CONFIG)
-    said = {found.name: found.sentence for found in report.failures}
-    assert list(said) == ["leakage_customers"]
-    assert "name customers by int64, the holdout by str" in said["leakage_customers"]
+    expected = {found.name: found.sentence for found in report.failures}
+    assert list(expected) == ["leakage_customers"]
+    assert "name customers by int64, the holdout by str" in expected["leakage_customers"]
 
 
 def test_a_model_that_does_not_survive_nulls_is_found() -> None:

@@ -79,11 +79,11 @@ def test_another_horizon_or_a_sample_against_own_events_needs_a_reason(
     assert not report.tie
     blank = judged(*pair, replace_reason="  ")
     assert blank.verdict == "FAIL"
-    told = judged(*pair, replace_reason="we write every month")
-    assert told.verdict == "PASS"
-    assert "replaced on purpose: we write every month" in sentence(told)[1]
-    assert told.to_dict()["not_compared"] == report.case.difference
-    assert told.best == 2
+    replaced = judged(*pair, replace_reason="we write every month")
+    assert replaced.verdict == "PASS"
+    assert "replaced on purpose: we write every month" in sentence(replaced)[1]
+    assert replaced.to_dict()["not_compared"] == report.case.difference
+    assert replaced.best == 2
 
 
 @pytest.mark.parametrize("theirs", [CDNOW, Basis(30, 0.2, "CDNOW")])
@@ -91,10 +91,10 @@ def test_another_horizon_or_a_sample_against_own_events_needs_a_reason(
 def test_a_model_of_a_sample_gives_way_and_the_report_says_so(ours: Basis, theirs: Basis) -> None:
     report = judged(ours, theirs)
     data = "your own events" if ours is OWN else "the sample simulation"
-    told = f"version 2 was trained on {data}, version 1 on the sample CDNOW"
-    assert (report.verdict, report.case.difference) == ("PASS", told)
+    message = f"version 2 was trained on {data}, version 1 on the sample CDNOW"
+    assert (report.verdict, report.case.difference) == ("PASS", message)
     assert "a model of a sample gives way" in sentence(report)[1]
-    assert f"against no champion (not compared: {told})" in repr(report)
+    assert f"against no champion (not compared: {message})" in repr(report)
 
 
 def test_a_candidate_of_another_horizon_than_the_labels_is_refused_for_any_reason() -> None:
@@ -200,8 +200,8 @@ def test_scores_and_monitor_keep_to_the_horizon_of_the_version(month: Settings) 
     models, store = registry.connect(month), tables.connect(month)
     scorer = scoring.production(models, month, store)
     assert (scorer.version, scorer.basis) == (1, Basis(90, 0.2))
-    told = "version 1: it predicts churn within 90 days, and data.horizon_days is 30 now"
-    assert scorer.warning(month) == told
+    message = "version 1: it predicts churn within 90 days, and data.horizon_days is 30 now"
+    assert scorer.warning(month) == message
     today = datetime.date(2025, 6, 24)
     refresher = metrics.Refresher(store, models, month, today, today)
     assert refresher.settings_of(1).data.horizon_days == 90
@@ -261,8 +261,8 @@ def test_a_version_of_a_sample_is_neither_copied_nor_deployed_where_customers_ar
     assert promotion.objection(models, store, 1, here) == ""
     for target in ("staging", "production"):
         shared = here.model_copy(update={"target": target})
-        told = promotion.objection(models, store, 1, shared)
-        assert told == (
+        message = promotion.objection(models, store, 1, shared)
+        assert message == (
             f"version 1 was trained on the sample CDNOW, and {target} is for your own customers"
         )
 

@@ -134,8 +134,8 @@ def test_a_miscalibrated_model() -> None:
 def test_trained_on_holdout_customers() -> None:
     rows = HOLDOUT[["customer_id"]].head(3).assign(feature_date=FITTED.feature_date[0])
     found = sabotaged(training_rows=pd.concat([FITTED, rows]))
-    said = "3 of 1000 held-out customers are in the training rows"
-    assert found == {"leakage_customers": said}
+    failures = "3 of 1000 held-out customers are in the training rows"
+    assert found == {"leakage_customers": failures}
 
 
 def test_a_stale_alias() -> None:
@@ -180,8 +180,8 @@ def test_an_empty_holdout() -> None:
 def test_a_holdout_of_one_class() -> None:
     rows = HOLDOUT.assign(**{LABEL: 1.0})
     found = refused(judge(evidence(rows), answers(rows), rows, CONFIG))
-    said = "1000 churned and 0 stayed; at least 10 of each are needed"
-    assert found == {"holdout_labels": said}
+    failures = "1000 churned and 0 stayed; at least 10 of each are needed"
+    assert found == {"holdout_labels": failures}
 
 
 def test_missing_labels() -> None:

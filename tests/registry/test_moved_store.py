@@ -81,8 +81,8 @@ def test_a_moved_store_has_its_models_and_gets_new_ones_where_it_is(
     before, new = answers(at(old)), tmp_path / "new name %#?"
     old.rename(new)
     assert answers(at(new)) == before
-    said = f"store was moved from {old / '.churn'}; its addresses now say {new / '.churn'}\n"
-    assert said in capfd.readouterr().err
+    expected = f"store was moved from {old / '.churn'}; its addresses now say {new / '.churn'}\n"
+    assert expected in capfd.readouterr().err
     with mlflow.start_run():
         mlflow.log_text("a report", "report.txt")
     assert serving_store.register(registry.connect(at(new)), 3) == 4

@@ -197,10 +197,10 @@ def test_history_tells_promote_promote_rollback(place: Settings) -> None:
     promotion.rollback(models, store, "too many letters", "abc", by="bob")
     assert models.aliases() == {"Production": 1, "Previous": 2}
     story = promotion.history(models, store)
-    told = [
+    entries = [
         (each["action"], each["by"], each["from_version"], each["to_version"]) for each in story
     ]
-    assert told == [
+    assert entries == [
         ("rollback", "bob", 2, 1),
         ("promote", "ann", 1, 2),
         ("promote", "ann", None, 1),
@@ -354,10 +354,10 @@ def test_an_alias_moved_by_hand_stays_and_shows_in_the_history(local: Settings) 
     judged(store, local.model_name, 2, 3)
     assert promotion.history(models, store)[0]["action"] == "unrecorded"
     promote(local, 2)
-    told = [
+    entries = [
         (e["action"], e["from_version"], e["to_version"]) for e in promotion.history(models, store)
     ]
-    assert told == [("promote", 3, 2), ("unrecorded", 1, 3), ("promote", None, 1)]
+    assert entries == [("promote", 3, 2), ("unrecorded", 1, 3), ("promote", None, 1)]
 
 
 def test_an_alias_that_is_gone_comes_back_by_the_command_that_the_gate_names(
@@ -397,11 +397,11 @@ def test_what_follows_the_alias_is_made_up_for_when_it_failed(local: Settings) -
     def broken(version: int) -> None:
         raise ConnectionError("no endpoint")
 
-    told: list[int] = []
+    followed: list[int] = []
     with pytest.raises(ConnectionError):
         promotion.rollback(models, store, "back", "abc", follow=broken)
-    again = promotion.rollback(models, store, "back", "abc", follow=told.append)
-    assert (again.to_version, told) == (1, [1])
+    again = promotion.rollback(models, store, "back", "abc", follow=followed.append)
+    assert (again.to_version, followed) == (1, [1])
     assert [action for action, _, _ in moves(local)] == ["promote", "promote", "rollback"]
 
 
@@ -563,7 +563,7 @@ def test_a_copy_killed_at_any_write_is_one_copy_after_a_rerun(serving: Settings)
 # Rivals -------------------------------------------------------------------------------------------
 
 
-def race(settings: Settings, version: int, start: Any, told: Any) -> None:
+def race(settings: Settings, version: int, start: Any, results: Any) -> None:
     """Promote, but write no move before every rival has decided to."""
     write = DeltaTables.append_if_unchanged
 
@@ -579,17 +579,17 @@ def race(settings: Settings, version: int, start: Any, told: Any) -> None:
     try:
         who = f"user-{version}"
         answer = promotion.promote(models, store, version, settings, "abc", by=who)
-        told.put((version, answer.state, answer.sentence))
+        results.put((version, answer.state, answer.sentence))
     except promotion_log.ConcurrentPromotionError as error:
-        told.put((version, "LOST", str(error)))
+        results.put((version, "LOST", str(error)))
 
 
 def run_rivals(settings: Settings, versions: tuple[int, int]) -> list[tuple[int, str, str]]:
-    start, told = PROCESSES.Barrier(2), PROCESSES.Queue()
-    rivals = [PROCESSES.Process(target=race, args=(settings, v, start, told)) for v in versions]
+    start, results = PROCESSES.Barrier(2), PROCESSES.Queue()
+    rivals = [PROCESSES.Process(target=race, args=(settings, v, start, results)) for v in versions]
     for rival in rivals:
         rival.start()
-    answers = [told.get(timeout=240) for _ in rivals]
+    answers = [results.get(timeout=240) for _ in rivals]
     for rival in rivals:
         rival.join()
     return answers
@@ -597,11 +597,11 @@ def run_rivals(settings: Settings, versions: tuple[int, int]) -> list[tuple[int,
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_says_so(serving: Settings) -> None:
     judged(tables.connect(serving), "churn", 3, 1)
-    answers = {state: (version, told) for version, state, told in run_rivals(serving, (2, 3))}
+    answers = {state: (version, message) for version, state, message in run_rivals(serving, (2, 3))}
     assert answers.keys() == {"PROMOTED", "LOST"}
-    winner, (loser, told) = answers["PROMOTED"][0], answers["LOST"]
-    assert f"version {loser} of churn is not at Production" in told
-    assert f"user-{winner} has just moved it from 1 to {winner}" in told
+    winner, (loser, message) = answers["PROMOTED"][0], answers["LOST"]
+    assert f"version {loser} of churn is not at Production" in message
+    assert f"user-{winner} has just moved it from 1 to {winner}" in message
     assert settled(serving) == {"Production": winner, "Previous": 1}
     assert moves(serving) == [("promote", None, 1), ("promote", 1, winner)]
 

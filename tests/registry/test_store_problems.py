@@ -42,7 +42,7 @@ def database(config: Settings) -> Path:
     return config.store / "mlflow.db"
 
 
-def told(action: Callable[[], object]) -> str:
+def reason_of(action: Callable[[], object]) -> str:
     """The one line that an action ends with."""
     with pytest.raises(StoreError) as raised:
         action()
@@ -101,7 +101,7 @@ def test_a_database_that_mlflow_cannot_use_is_named_at_once(
     config.store.rename(moved.store)
     spoil(moved.store / "mlflow.db")
     began = time.monotonic()
-    message = told(lambda: registry.connect(moved))
+    message = reason_of(lambda: registry.connect(moved))
     assert message.startswith(f"MLflow's store sqlite:///{moved.store / 'mlflow.db'} {fix}")
     assert time.monotonic() - began < 60  # MLflow itself tries a hundred seconds and more
 
@@ -112,13 +112,13 @@ def test_a_locked_database_is_waited_for_and_then_named(
     monkeypatch.setitem(registry.models._CONNECT, "sqlite", {"timeout": 0.1})
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert "is locked by another process" in told(lambda: registry.connect(config))
+        assert "is locked by another process" in reason_of(lambda: registry.connect(config))
     registry.connect(config)
 
 
 def test_a_store_below_a_file_is_refused(config: Settings, database: Path) -> None:
     below = config.model_copy(update={"store": database / "store"})
-    assert "correct `store` in settings.ini" in told(lambda: registry.connect(below))
+    assert "correct `store` in settings.ini" in reason_of(lambda: registry.connect(below))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_store_elsewhere_that_does_not_answer_is_named_without_its_password(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(port=closed_port()))
     began = time.monotonic()
-    message = told(lambda: registry.connect(config))
+    message = reason_of(lambda: registry.connect(config))
     assert fix in message
     assert "secret" not in message
     assert time.monotonic() - began < 60
@@ -148,7 +148,9 @@ def test_a_server_that_takes_the_call_and_never_answers_is_given_up(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        assert f"MLflow's store {address} does not answer" in told(lambda: registry.connect(config))
+        assert f"MLflow's store {address} does not answer" in reason_of(
+            lambda: registry.connect(config)
+        )
 
 
 @pytest.fixture
@@ -183,9 +185,9 @@ def test_expired_credentials_are_named_for_mlflow_and_for_the_workspace(
 ) -> None:
     monkeypatch.setenv("DATABRICKS_HOST", refusing)
     monkeypatch.setenv("DATABRICKS_TOKEN", "expired")
-    assert "refuses the credentials: renew them" in told(_who)
+    assert "refuses the credentials: renew them" in reason_of(_who)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing)
-    assert "refuses the credentials" in told(lambda: registry.connect(config))
+    assert "refuses the credentials" in reason_of(lambda: registry.connect(config))
 
 
 def test_a_workspace_without_a_way_in_is_one_line(
@@ -193,7 +195,7 @@ def test_a_workspace_without_a_way_in_is_one_line(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # where databricks-sdk looks for profiles
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
-    nobody = told(lambda: registry.connect(config))
+    nobody = reason_of(lambda: registry.connect(config))
     assert "no way into the Databricks workspace (profile DEFAULT: default auth" in nobody
     monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", "nosuch")
     for action in (
@@ -201,11 +203,11 @@ def test_a_workspace_without_a_way_in_is_one_line(
         lambda: deploy.status(config),
         lambda: deploy.connect(config),
     ):
-        assert "(profile nosuch: " in told(action)
+        assert "(profile nosuch: " in reason_of(action)
     (tmp_path / ".databrickscfg").write_text("[other]\nhost = https://example.org\n")
-    assert "has no nosuch profile" in told(lambda: registry.connect(config))
+    assert "has no nosuch profile" in reason_of(lambda: registry.connect(config))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks://missing")
-    assert "(profile missing: " in told(lambda: registry.connect(config))
+    assert "(profile missing: " in reason_of(lambda: registry.connect(config))
 
 
 def test_a_workspace_that_is_not_there_is_not_waited_for(
@@ -215,7 +217,7 @@ def test_a_workspace_that_is_not_there_is_not_waited_for(
     address = f"http://127.0.0.1:{closed_port()}"
     monkeypatch.setenv("DATABRICKS_HOST", address)
     monkeypatch.setenv("DATABRICKS_TOKEN", "any")
-    assert f"the Databricks workspace {address} does not answer" in told(registry.workspace)
+    assert f"the Databricks workspace {address} does not answer" in reason_of(registry.workspace)
 
 
 def test_what_no_user_can_put_right_stays_what_it_is() -> None:
@@ -254,7 +256,7 @@ def test_a_deleted_experiment_stops_training_only_and_the_command_brings_it_back
     promotion.rollback(models, store, "it works without", "abc", to=1, force=True)
     assert promotion.history(models, store)[0]["to_version"] == 1
     assert scoring.production(models).version == 1
-    message = told(lambda: train.train(None, shop, "abc"))
+    message = reason_of(lambda: train.train(None, shop, "abc"))
     assert message.startswith(f"experiment {shop.experiment} is deleted")
     (command,) = re.findall(r"`(.+?)`", message)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

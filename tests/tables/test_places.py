@@ -11,7 +11,8 @@ import pytest
 from deltalake import write_deltalake
 from typer.testing import CliRunner
 
-from churn_lib import cli, registry, settings, tables
+from churn_lib import registry, settings, tables
+from churn_lib.cli import app as cli
 from churn_lib.data import files
 from churn_lib.data.files import SourceError
 from churn_lib.settings import SettingsError

@@ -125,14 +125,18 @@ def test_history_tells_version_time_and_tags_newest_first(
         store.overwrite("gold.t", rows(row("a")), {"feature_date": MONDAY}, {"git_sha": "abc"})
         store.append("gold.t", rows(row("b")), {"git_sha": "def", "note": 'a "quoted" Ω'})
         store.append("gold.t", rows(row("c")))
-        told = store.history("gold.t")
+        history = store.history("gold.t")
         end = datetime.datetime.now(UTC) + datetime.timedelta(seconds=2)
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert list(told.version) == [2, 1, 0]
-    assert list(told.tags) == [{}, {"git_sha": "def", "note": 'a "quoted" Ω'}, {"git_sha": "abc"}]
-    assert all(begin <= moment <= end for moment in told.timestamp)
+    assert list(history.version) == [2, 1, 0]
+    assert list(history.tags) == [
+        {},
+        {"git_sha": "def", "note": 'a "quoted" Ω'},
+        {"git_sha": "abc"},
+    ]
+    assert all(begin <= moment <= end for moment in history.timestamp)
 
 
 def test_compaction_leaves_fewer_files_and_the_same_rows(store: Tables) -> None:
@@ -251,8 +255,8 @@ def test_two_appenders_both_succeed_from_the_first_write_on(
     made = list(pool.map(write, (store, second), "ab"))
     assert sorted(made[0] + made[1]) == list(range(6))
     assert held(store, "gold.t") == [row(who, number=n) for who in "ab" for n in range(3)]
-    told = store.history("gold.t")
-    tags = dict(zip(told.version, told.tags, strict=True))
+    history = store.history("gold.t")
+    tags = dict(zip(history.version, history.tags, strict=True))
     for who, versions in zip("ab", made, strict=True):
         assert [tags[version] for version in versions] == [{"who": f"{who}{n}"} for n in range(3)]
 
@@ -350,24 +354,24 @@ def test_spark_reads_what_delta_rs_wrote(spark_tables: SparkTables, tmp_path: Pa
 def test_an_append_that_rests_on_a_version_is_refused_when_another_came_first(
     store: Tables,
 ) -> None:
-    first = store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [1]}), -1)
+    first = store.append_if_unchanged("gold.moves", ibis.memtable({"move": [1]}), -1)
     with pytest.raises(TableChanged, match="no longer at version"):
-        store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [9]}), -1)
-    second = store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [2]}), first)
+        store.append_if_unchanged("gold.moves", ibis.memtable({"move": [9]}), -1)
+    second = store.append_if_unchanged("gold.moves", ibis.memtable({"move": [2]}), first)
     with pytest.raises(TableChanged, match="no longer at version"):
-        store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [3]}), first)
-    assert store.version("gold.ledger") == second
-    assert sorted(store.read("gold.ledger").to_pandas().move) == [1, 2]
+        store.append_if_unchanged("gold.moves", ibis.memtable({"move": [3]}), first)
+    assert store.version("gold.moves") == second
+    assert sorted(store.read("gold.moves").to_pandas().move) == [1, 2]
 
 
 def test_of_two_appends_that_rest_on_one_version_one_wins(store: Tables) -> None:
-    version = store.append_if_unchanged("gold.ledger", ibis.memtable({"move": [0]}), -1)
+    version = store.append_if_unchanged("gold.moves", ibis.memtable({"move": [0]}), -1)
 
     def attempt(move: int) -> bool:
         # a connection of DuckDB serves one thread
         own = DeltaTables(store.folder) if isinstance(store, DeltaTables) else store
         try:
-            own.append_if_unchanged("gold.ledger", ibis.memtable({"move": [move]}), version)
+            own.append_if_unchanged("gold.moves", ibis.memtable({"move": [move]}), version)
         except TableChanged:
             return False
         return True
@@ -375,4 +379,4 @@ def test_of_two_appends_that_rest_on_one_version_one_wins(store: Tables) -> None
     with ThreadPoolExecutor(2) as pool:
         won = list(pool.map(attempt, (1, 2)))
     assert sorted(won) == [False, True]
-    assert len(store.read("gold.ledger").to_pandas()) == 2
+    assert len(store.read("gold.moves").to_pandas()) == 2
