@@ -311,8 +311,8 @@ def forget_variables(
         dropped = [name for name in chosen if not _is_documented(name)]
     for name in dropped:
         del os.environ[name]
-    if told := [name for name in sorted(dropped) if name.startswith(("MLFLOW_", "PAPERMILL_"))]:
-        sys.stderr.write(f"churn: ignored, as no job sees it: {', '.join(told)}\n")
+    if ignored := [name for name in sorted(dropped) if name.startswith(("MLFLOW_", "PAPERMILL_"))]:
+        sys.stderr.write(f"churn: ignored, as no job sees it: {', '.join(ignored)}\n")
 
 # %% ../nbs/lib/job_context.ipynb #18b0166f
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "date": date}

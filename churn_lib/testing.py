@@ -100,7 +100,7 @@ def labels_and_probabilities(
     rows: int = 2_000,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:  # 1 churned and 0 stayed, and the odds they were drawn from
-    "What happened and what a calibrated model had said, each of shape (rows,)."
+    "What happened and what a calibrated model had predicted, each of shape (rows,)."
     customers = customer_rows(rows, seed)
     return customers[LABEL].to_numpy(), churn_probability(customers)
 
