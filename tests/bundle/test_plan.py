@@ -6,8 +6,17 @@ from typing import Any
 
 import pytest
 
+from churn_lib import bundle
 from churn_lib.bundle import PlanError, make_plan
-from churn_lib.bundle.plan import compare, decide, declared_parameters
+from churn_lib.bundle.plan import (
+    circle,
+    compare,
+    decide,
+    declared_parameters,
+    job_graph,
+    reachable,
+    task_graph,
+)
 from churn_lib.settings import ChurnError
 from tests.conftest import Project, after, bad, good, notebook_task
 
@@ -439,3 +448,26 @@ def test_a_plan_is_made_from_the_bundle_alone(project: Project) -> None:
     assert (plan.job, plan.name, plan.timeout_seconds) == ("job", "The job", 60)
     assert plan.steps[0].notebook == project.root / "echo.ipynb"
     assert not project.runs.exists()
+
+
+# --- the graph ---------------------------------------------------------------------------------------
+
+
+def test_what_is_reached_includes_a_member_only_within_a_circle() -> None:
+    graph = {"a": [], "b": ["a"], "c": ["b", "a"], "x": ["y"], "y": ["x", "gone"]}
+    assert {name: reachable(graph, name) for name in ("a", "c", "x", "none")} == {
+        "a": set(),
+        "c": {"a", "b"},
+        "x": {"x", "y", "gone"},
+        "none": set(),
+    }
+    assert circle(graph) in (["x", "y", "x"], ["y", "x", "y"])
+    assert circle({"b": ["a"], "a": []}) == []
+
+
+def test_the_graphs_of_a_bundle_are_read_also_where_a_job_cannot_run(project: Project) -> None:
+    calls = {"task_key": "call", "run_job_task": {"job_id": "${resources.jobs.two.id}"}}
+    project.write({"one": [calls, good("late", depends_on=after("call", "gone"))], "two": [{}]})
+    loaded = bundle.load("local", project.root)
+    assert task_graph(loaded.job_bodies["one"]) == {"call": [], "late": ["call", "gone"]}
+    assert job_graph(loaded) == {"one": ["two"], "two": []}
