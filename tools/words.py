@@ -27,12 +27,15 @@ PHRASES = {
     "MoveLost": "ConcurrentPromotionError",
     "nothing would be lost": "plan guard",
     "polite kill": "SIGTERM",
+    "stands twice": "duplicate",
     "text twin": "paired script",
     "the version before comes back": "roll back",
     "written by nobody": "generated",
 }
 NAMES = {
     "PATIENCE": "TIMEOUT",
+    "said": "message, detail or reason",
+    "told": "message, detail or reason",
     "asker": "client",
 }
 

@@ -337,7 +337,7 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
 def test_a_bad_file_is_refused_in_one_line_that_names_it_and_nothing_is_written(
     name: str, tmp_path: Path, store: DeltaTables, config: Settings
 ) -> None:
-    file, content, told = BAD[name]
+    file, content, reason = BAD[name]
     path = tmp_path / "in" / file if file else tmp_path / "in" / "nowhere.csv"
     if file.endswith("/"):
         path.mkdir(parents=True)
@@ -351,7 +351,7 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it_and_nothing_is_written(
     with pytest.raises(ChurnError) as refused:
         load(store, config, str(path))
     message = str(refused.value)
-    assert told in message
+    assert reason in message
     assert str(path).rstrip("/") in message
     assert "\n" not in message
     assert len(message) < 600 + 2 * len(str(path))
@@ -360,7 +360,7 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "told"),
+    ("column", "values", "reason"),
     [
         ("event_ts", range(20), "is BIGINT, not a timestamp (--time-format epoch_s or epoch_ms?)"),
         ("event_ts", [1.5] * 20, "column 'event_ts' is DOUBLE, not a timestamp"),
@@ -382,7 +382,7 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it_and_nothing_is_written(
 def test_a_column_of_the_wrong_type_is_refused(
     column: str,
     values: Any,
-    told: str,
+    reason: str,
     tmp_path: Path,
     store: DeltaTables,
     config: Settings,
@@ -391,7 +391,7 @@ def test_a_column_of_the_wrong_type_is_refused(
     pq.write_table(pa.Table.from_pandas(table, preserve_index=False), tmp_path / "a.parquet")
     with pytest.raises(ChurnError) as refused:
         load(store, config, str(tmp_path / "a.parquet"))
-    assert told in str(refused.value)
+    assert reason in str(refused.value)
     assert not store.exists("bronze.events")
 
 
@@ -404,7 +404,7 @@ def test_a_misspelt_column_gets_the_flag_that_would_mend_it(
 
 
 @pytest.mark.parametrize(
-    ("mapping", "told"),
+    ("mapping", "reason"),
     [
         (["customer_id=user", "customer_id=event_ts"], "mapped to both 'user' and 'event_ts'"),
         (["customer_id=user", "session_id=user"], "'user' stands for customer_id and session_id"),
@@ -413,10 +413,10 @@ def test_a_misspelt_column_gets_the_flag_that_would_mend_it(
     ],
 )
 def test_a_mapping_that_cannot_be_meant_is_refused(
-    mapping: list[str], told: str, tmp_path: Path, store: DeltaTables, config: Settings
+    mapping: list[str], reason: str, tmp_path: Path, store: DeltaTables, config: Settings
 ) -> None:
     path = written(tmp_path, "a.csv", "user,event_ts\na,2024-01-01\n")
-    with pytest.raises(ChurnError, match=re.escape(told)):
+    with pytest.raises(ChurnError, match=re.escape(reason)):
         load(store, config, path, mapping=mapping)
 
 
@@ -567,11 +567,11 @@ FEATURES: dict[str, tuple[list[str], dict[str, str], int, dict[str, Any], str]] 
 def test_a_delta_table_is_refused_when_its_files_alone_do_not_say_all(
     name: str, tmp_path: Path, store: DeltaTables, config: Settings
 ) -> None:
-    features, configuration, reader, add, told = FEATURES[name]
+    features, configuration, reader, add, reason = FEATURES[name]
     path = delta_log(tmp_path / "in", features, configuration, reader, **add)
     with pytest.raises(ChurnError) as refused:
         load(store, config, str(path))
-    assert told in str(refused.value)
+    assert reason in str(refused.value)
     assert str(path) in str(refused.value)
     assert "export it as Parquet" in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -661,8 +661,8 @@ def test_the_command_shows_a_profile_and_refuses_with_exit_code_2(
     assert churn("--events", path, "--append", "--replace") == 2
     assert churn("--events", path) == 2
     assert churn("--events", path, "--replace", "--time-zone", "Mars/Base") == 2
-    told = capsys.readouterr().err.splitlines()
-    assert "time zone 'Mars/Base' is not known" in told[-1]
+    lines = capsys.readouterr().err.splitlines()
+    assert "time zone 'Mars/Base' is not known" in lines[-1]
 
 
 def test_a_profile_counts_what_the_tables_hold(
@@ -780,7 +780,7 @@ def test_numbers_in_another_unit_than_was_said_are_refused_with_the_one_they_loo
     tmp_path: Path, store: DeltaTables, config: Settings
 ) -> None:
     seconds = 1_700_000_000
-    for said, factor, seen in [
+    for time_format, factor, seen in [
         ("epoch_ms", 1, "epoch_s"),
         ("epoch_us", 1, "epoch_s"),
         ("epoch_us", 1000, "epoch_ms"),
@@ -790,7 +790,7 @@ def test_numbers_in_another_unit_than_was_said_are_refused_with_the_one_they_loo
         table = frame().assign(event_ts=[(seconds + n * 3600) * factor for n in range(20)])
         path = written(tmp_path, "in/a.csv", table.to_csv(index=False))
         with pytest.raises(ChurnError, match=f"{seconds}0* looks like {seen}; .* --time-format$"):
-            load(store, config, path, time_format=said)
+            load(store, config, path, time_format=time_format)
     profile = load(store, config, path, time_format="epoch_ns")
     assert profile.first_event.startswith("2023-11-14")
 
