@@ -175,8 +175,8 @@ class _Inputs:
         return self.best if known else None
 
 # %% ../../nbs/lib/gate/comparison.ipynb #16df7fe5
-class Case(_Inputs):
-    "What is judged, and the figures that the checks have in common."
+class _Figures(_Inputs):
+    "The candidate's own figures."
 
     @cached_property
     def y(self) -> np.ndarray:
@@ -188,6 +188,15 @@ class Case(_Inputs):
         "The candidate's metrics; those of its decisions are wrong without a threshold."
         threshold = 0.5 if self.candidate.threshold is None else self.candidate.threshold
         return classification_metrics(self.y, given(self.candidate), threshold)
+
+    @cached_property
+    def single_columns(self) -> pd.Series:
+        "ROC-AUC of each feature alone, best first."
+        return single_column_roc_auc(self.holdout)
+
+# %% ../../nbs/lib/gate/comparison.ipynb #fd29b41e
+class Case(_Figures):
+    "What is judged, and how it compares."
 
     @cached_property
     def comparison(self) -> Comparison | None:
@@ -206,11 +215,6 @@ class Case(_Inputs):
             return None
         probability = self.candidate.probability
         return compare(self.y, probability, rival.probability, rival.version, self.settings)
-
-    @cached_property
-    def single_columns(self) -> pd.Series:
-        "ROC-AUC of each feature alone, best first."
-        return single_column_roc_auc(self.holdout)
 
     @cached_property
     def slices(self) -> pd.DataFrame:

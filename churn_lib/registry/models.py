@@ -179,7 +179,7 @@ def _open_store(
     elif scheme.startswith("databricks"):
         workspace(uri.partition("://")[2])
 
-
+# %% ../../nbs/lib/registry/models.ipynb #98ac6b9f
 def workspace(
     profile: str = "",  # of ~/.databrickscfg; empty: as the environment has it
 ) -> "WorkspaceClient":
@@ -385,6 +385,10 @@ class _RegisteredModel:
         found = self._model()
         return dict(found.tags) if found else {}
 
+    def tag_model(self, key: str, value: Any) -> None:
+        "Set a tag on the model itself."
+        self.client.set_registered_model_tag(self.model_name, key, str(value))
+
     def created(self) -> datetime | None:
         "When the model was registered; None when it has not been, or the store does not say."
         found = self._model()
@@ -397,6 +401,22 @@ class _RegisteredModel:
         return self.aliases().get(alias)
 
 # %% ../../nbs/lib/registry/models.ipynb #ad02dfd7
+def _no_version(
+    model_name: str,
+    number: int,
+    aliases: dict[str, int],  # alias to version
+) -> RegistryError:
+    message = f"has no version {number}; `churn models` lists them"
+    left = [alias for alias, target in aliases.items() if target == number]
+    if left:  # MLflow keeps the aliases of a version that is deleted through its SDK
+        message = (
+            f"has no version {number} any more, though {' and '.join(left)} is set to it; "
+            '`churn models` lists them, `churn rollback --to VERSION --reason "..."` sets '
+            "Production, training_job sets Staging"
+        )
+    return RegistryError(f"model {model_name} {message}")
+
+# %% ../../nbs/lib/registry/models.ipynb #450f7331
 class _Versions(_RegisteredModel):
     "The versions of a model."
 
@@ -407,15 +427,7 @@ class _Versions(_RegisteredModel):
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            left = [alias for alias, target in self.aliases().items() if target == number]
-            known = f"has no version {number}; `churn models` lists them"
-            if left:  # MLflow keeps the aliases of a version that is deleted through its SDK
-                known = (
-                    f"has no version {number} any more, though {' and '.join(left)} is set to it; "
-                    '`churn models` lists them, `churn rollback --to VERSION --reason "..."` sets '
-                    "Production, training_job sets Staging"
-                )
-            raise RegistryError(f"model {self.model_name} {known}") from None
+            raise _no_version(self.model_name, number, self.aliases()) from None
 
     def candidate(self, number: int = 0) -> int:
         "The version `number`, or the one at Staging when 0; raises `RegistryError` without one."
@@ -442,12 +454,11 @@ class _Versions(_RegisteredModel):
         ]
 
     def _search(self) -> list[ModelVersion]:
-        page = self.client.search_model_versions(f"name = '{self.model_name}'")
+        query = f"name = '{self.model_name}'"
+        page = self.client.search_model_versions(query)
         found = list(page)
         while page.token:
-            page = self.client.search_model_versions(
-                f"name = '{self.model_name}'", page_token=page.token
-            )
+            page = self.client.search_model_versions(query, page_token=page.token)
             found += page
         return found
 
@@ -468,10 +479,6 @@ class Registry(_Versions):
         "Set tags on the version `number`."
         for key, value in tags.items():
             self.client.set_model_version_tag(self.model_name, str(number), key, str(value))
-
-    def tag_model(self, key: str, value: Any) -> None:
-        "Set a tag on the model itself."
-        self.client.set_registered_model_tag(self.model_name, key, str(value))
 
     def describe(self, number: int, markdown: str) -> None:
         "Set the text that MLflow shows with the version `number`."
