@@ -296,8 +296,8 @@ def test_a_notebook_that_was_edited_and_not_exported_stops_a_run(
 
 def test_a_new_notebook_that_was_not_exported_stops_a_run(copy: Path) -> None:
     text = (copy / MODEL).read_text().replace("default_exp model", "default_exp other")
-    (copy / "nbs/lib/99_other.ipynb").write_text(text)
-    with pytest.raises(CodeError, match=r"nbs/lib/99_other\.ipynb is not what churn_lib has"):
+    (copy / "nbs/lib/other.ipynb").write_text(text)
+    with pytest.raises(CodeError, match=r"nbs/lib/other\.ipynb is not what churn_lib has"):
         check_code(copy)
 
 
@@ -318,7 +318,7 @@ def test_examples_texts_and_outputs_may_differ(copy: Path) -> None:
     edit(copy / MODEL, change)
     folder = copy / "nbs" / "lib" / ".ipynb_checkpoints"
     folder.mkdir()
-    (folder / "20_model-checkpoint.ipynb").write_text("{}")
+    (folder / "model-checkpoint.ipynb").write_text("{}")
     check_code(copy)
 
 
@@ -335,8 +335,8 @@ def test_a_kernel_that_goes_on_with_what_it_has_imported_is_told_to_restart(
         "    file = pathlib.Path('../..', path)\n"
         "    file.write_text(file.read_text().replace('learning_rate=0.03', 'learning_rate=0.07'))"
     )
-    asking = "jobs.check_code()\n'right'"
-    sources = [setup, "from churn_lib import jobs, model", asking, change, asking]
+    asking = "job_context.check_code()\n'right'"
+    sources = [setup, "from churn_lib import job_context, model", asking, change, asking]
     book = new_notebook(cells=[new_code_cell(source) for source in sources])
     resources = {"metadata": {"path": str(copy / "nbs" / "jobs")}}
     NotebookClient(book, kernel_name="python3", resources=resources, allow_errors=True).execute()
@@ -350,7 +350,7 @@ def test_a_kernel_that_goes_on_with_what_it_has_imported_is_told_to_restart(
 
 def test_a_kernel_runs_the_code_of_the_command_that_starts_it(project: Project) -> None:
     shutil.copytree(ROOT / "churn_lib", project.root / "code" / "churn_lib")
-    source = "import churn_lib\nfrom churn_lib import job_context as jobs\njobs.task_values.set('at', churn_lib.__file__)"
+    source = "import churn_lib\nfrom churn_lib import job_context\njobs.task_values.set('at', churn_lib.__file__)"
     project.notebook("where", source)
     project.write({"job": [notebook_task("where")]})
     answer = run(project.root, "run", "job", PYTHONPATH="code")

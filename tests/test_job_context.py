@@ -95,7 +95,7 @@ def test_a_job_notebook_takes_every_parameter_from_its_widget_in_its_type(path: 
     job = job_context.parameters(namespace(source, dbutils=make_dbutils(passed)))
     converted = {str: "passed", int: 17, float: 0.25, bool: True, date | None: date(2024, 2, 29)}
     assert vars(job) == {name: converted[kind] for name, kind in declared.items()}
-    (asking,) = [cell for cell in cells if "jobs.parameters(globals())" in cell.source]
+    (asking,) = [cell for cell in cells if "job_context.parameters(globals())" in cell.source]
     assert cells.index(asking) > 0
 
 
@@ -359,10 +359,10 @@ def test_outside_a_job_values_go_nowhere_and_come_from_the_default() -> None:
 # --- in real kernels -----------------------------------------------------------------------------------
 
 SHOW = """
-from churn_lib import job_context as jobs
-job = jobs.parameters(globals())
+from churn_lib import job_context
+job = job_context.parameters(globals())
 for name, value in vars(job).items():
-    jobs.task_values.set(name, value)
+    job_context.task_values.set(name, value)
 """
 
 
@@ -372,9 +372,9 @@ def done(make_project: Callable[[str], Project]) -> tuple[Project, JobRun]:
     project = make_project("context")
     project.notebook(
         "first",
-        "from churn_lib import job_context as jobs",
-        "jobs.task_values.set('number', 3)\njobs.task_values.set('flag', True)\n"
-        "jobs.task_values.set('text', 'déjà {vu}')\njobs.task_values.set('parts', [1, {'a': None}])",
+        "from churn_lib import job_context",
+        "job_context.task_values.set('number', 3)\njobs.task_values.set('flag', True)\n"
+        "job_context.task_values.set('text', 'déjà {vu}')\njobs.task_values.set('parts', [1, {'a': None}])",
         kernelspec={"name": "gone", "display_name": "Gone", "language": "python"},
     )
     project.notebook(
@@ -385,8 +385,8 @@ def done(make_project: Callable[[str], Project]) -> tuple[Project, JobRun]:
     )
     project.notebook(
         "third",
-        "from churn_lib import job_context as jobs",
-        "jobs.task_values.set('seen', jobs.task_values.get('first', 'number', default='none'))",
+        "from churn_lib import job_context",
+        "job_context.task_values.set('seen', job_context.task_values.get('first', 'number', default='none'))",
         parameters="number: str = ''",
     )
     project.notebook(
@@ -395,7 +395,7 @@ def done(make_project: Callable[[str], Project]) -> tuple[Project, JobRun]:
         "from tests.test_job_context import make_dbutils\n"
         "dbutils = make_dbutils({'limit': '12'}, {'first': {'number': 44}})",
         SHOW,
-        "jobs.task_values.set('number', jobs.task_values.get('first', 'number'))\n"
+        "job_context.task_values.set('number', job_context.task_values.get('first', 'number'))\n"
         "open('cloud.json', 'w').write(__import__('json').dumps(dbutils.jobs.taskValues.own))",
         parameters="limit: int = 3\nday: str = 'monday'",
     )

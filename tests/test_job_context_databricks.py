@@ -129,7 +129,9 @@ def test_a_value_that_databricks_would_refuse_is_refused_first(
 def test_a_real_job_notebook_takes_its_values_from_widgets(tmp_path: Path) -> None:
     source = Path(__file__).parent.parent / "nbs/jobs/02_train_and_register.ipynb"
     notebook = nbformat.read(source, as_version=4)
-    number = next(n for n, cell in enumerate(notebook.cells) if "jobs.parameters" in cell.source)
+    number = next(
+        n for n, cell in enumerate(notebook.cells) if "job_context.parameters" in cell.source
+    )
     passed = {
         "git_sha": "abc",
         "as_of": "1998-05-01",

@@ -163,7 +163,7 @@ def test_a_job_that_does_not_say_whether_it_rehearses_is_refused(project: Projec
             "by task": [notebook_task("work", base_parameters={"rehearsal": "false"})],
         }
     )
-    with pytest.raises(PlanError, match=r"silent\.work: work\.ipynb rehearses unless it is told"):
+    with pytest.raises(PlanError, match=r"silent\.work: work\.ipynb rehearses by default"):
         project.plan("silent")
     assert project.plan("by job").parameters == {"rehearsal": "false"}
     assert project.plan("by job", rehearsal="true").parameters == {"rehearsal": "true"}

@@ -19,7 +19,7 @@ from churn_lib.bundle.run import JobRun, Reporter, TaskRun
 from tests.conftest import wait_for
 
 CHURN = Path(sys.executable).parent / "churn"
-ECHO = "from churn_lib import job_context as jobs\njobs.task_values.set('echoed', text)"
+ECHO = "from churn_lib import job_context\njobs.task_values.set('echoed', text)"
 
 
 class Project:
@@ -255,10 +255,10 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, JobRun]:
         project.notebook(
             "source",
             "text: str = ''",
-            "from churn_lib import job_context as jobs\n"
-            "jobs.task_values.set('count', 7)\n"
-            "jobs.task_values.set('name', 'seven')\n"
-            "jobs.task_values.set('parts', [1, 2])",
+            "from churn_lib import job_context\n"
+            "job_context.task_values.set('count', 7)\n"
+            "job_context.task_values.set('name', 'seven')\n"
+            "job_context.task_values.set('parts', [1, 2])",
         )
         meet = (
             "import pathlib, time\n"
@@ -271,11 +271,11 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, JobRun]:
         project.notebook("meet", "text: str = ''\nother: str = ''", meet)
         flaky = (
             "import pathlib, time\n"
-            "from churn_lib import job_context as jobs\n"
+            "from churn_lib import job_context\n"
             "tries = pathlib.Path('tries')\n"
             "with tries.open('a') as log:\n    log.write(f'{time.time()}\\n')\n"
             "attempt = len(tries.read_text().split())\n"
-            "jobs.task_values.set(f'attempt_{attempt}', True)\n"
+            "job_context.task_values.set(f'attempt_{attempt}', True)\n"
             "assert attempt == 3, f'attempt {attempt}'"
         )
         project.notebook("flaky", "text: str = ''", flaky, kernel="a kernel nobody has")
@@ -284,7 +284,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, JobRun]:
         project.notebook(
             "huge",
             "text: str = ''",
-            "from churn_lib import job_context as jobs\njobs.task_values.set('x', 'y' * 50_000)",
+            "from churn_lib import job_context\njobs.task_values.set('x', 'y' * 50_000)",
         )
         both = {name: str(project.root / name) for name in ("first", "second")}
         references = "{{tasks.source.values.count}} {{tasks.source.values.name}} {{tasks.source.values.parts}}"

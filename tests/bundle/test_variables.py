@@ -17,12 +17,12 @@ from tests.serving import serving_store
 SHOW = """
 import json, os, sys
 import matplotlib
-from churn_lib import job_context as jobs
-jobs.task_values.set("seen", dict(os.environ))
-jobs.task_values.set("python", sys.executable)
-jobs.task_values.set("started", "STARTED" in globals())
-jobs.task_values.set("encoding", open(os.devnull).encoding)
-jobs.task_values.set("warnings", sys.warnoptions)
+from churn_lib import job_context
+job_context.task_values.set("seen", dict(os.environ))
+job_context.task_values.set("python", sys.executable)
+job_context.task_values.set("started", "STARTED" in globals())
+job_context.task_values.set("encoding", open(os.devnull).encoding)
+job_context.task_values.set("warnings", sys.warnoptions)
 """
 STRAY = {
     "MLFLOW_RUN_ID": "0" * 32,
