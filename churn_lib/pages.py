@@ -11,13 +11,10 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # %% ../nbs/lib/pages.ipynb #00065182
 @cache
@@ -53,7 +50,7 @@ def mark(
 
 # %% ../nbs/lib/pages.ipynb #02daa098
 def picture(
-    figure: "Figure",
+    figure: Any,  # Figure of matplotlib
     meaning: str,  # what a reader who cannot see it is told
     dpi: int = 110,
 ) -> Markup:

@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ibis
 import numpy as np
@@ -25,9 +25,6 @@ from .features.holdout import in_holdout_bucket
 from .model import ChurnModel, make_estimator
 from .settings import Settings, load
 from .tables import Tables, connect
-
-if TYPE_CHECKING:
-    from churn_lib.registry import Registry
 
 # %% ../nbs/lib/testing.ipynb #6a5d667f
 def scratch_folder() -> Path:  # empty
@@ -116,7 +113,7 @@ def fitted_model(
 
 # %% ../nbs/lib/testing.ipynb #a4284496
 def register_version(
-    registry: "Registry",
+    registry: Any,  # Registry
     model: Any = None,  # a scikit-learn estimator; one that always answers the same when None
     tags: dict[str, str] | None = None,  # of the version
     **options: Any,  # of `mlflow.sklearn.log_model`, as input_example
@@ -138,7 +135,7 @@ def register_version(
 # %% ../nbs/lib/testing.ipynb #b02e83c1
 def add_gate_report(
     tables: Tables,
-    registry: "Registry",
+    registry: Any,  # Registry
     version: int,
     champion: int | None = None,  # the version it was compared with
     verdict: str = "PASS",  # PASS, FAIL or TIE

@@ -332,7 +332,7 @@ class Step:
     task: Task
     kind: str  # notebook_task, condition_task or run_job_task
     notebook: Path | None = None  # of a notebook_task
-    job: "Plan | None" = None  # of a run_job_task; its parameters may hold references
+    job: Any = None  # Plan of a run_job_task; its parameters may hold references
     before: frozenset[str] = frozenset()  # every task that ends before it
 
 # %% ../../nbs/lib/bundle/plan.ipynb #0f965600

@@ -16,7 +16,7 @@ import select
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -30,10 +30,6 @@ from rich.text import Text
 from .. import settings as settings_module
 from ..bundle import Plan, Step, run_plan
 from ..bundle.run import JobRun, Reporter, TaskRun
-
-if TYPE_CHECKING:  # MLflow and Ibis take seconds to import
-    from churn_lib.registry import Registry
-    from churn_lib.tables import Tables
 
 # %% ../../nbs/lib/cli/console.ipynb #deb506c7
 Target = Annotated[str, typer.Option(help="A target of databricks.yml whose values apply.")]
@@ -51,7 +47,7 @@ def shown_path(
 def open_stores(
     target: str,
     model_name: str = "",  # another model than the settings name
-) -> "tuple[settings_module.Settings, Registry, Tables]":
+) -> tuple[settings_module.Settings, Any, Any]:  # settings, Registry and Tables
     "The settings of a target, the registry of its model and its tables."
     from churn_lib import registry, tables
 

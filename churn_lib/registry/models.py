@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote
 
 from ..job_context import bypass_proxies, forget_variables
@@ -44,11 +44,6 @@ from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from ..settings import ChurnError, Settings
-
-if TYPE_CHECKING:
-    from databricks.sdk import WorkspaceClient
-
-    from churn_lib.tables import Tables
 
 # %% ../../nbs/lib/registry/models.ipynb #3e9641a6
 STAGING, PRODUCTION, PREVIOUS = "Staging", "Production", "Previous"
@@ -182,7 +177,7 @@ def _open_store(
 # %% ../../nbs/lib/registry/models.ipynb #98ac6b9f
 def workspace(
     profile: str = "",  # of ~/.databrickscfg; empty: as the environment has it
-) -> "WorkspaceClient":
+) -> Any:  # WorkspaceClient
     "A client of the Databricks workspace; raises `StoreError` when there is no way into it."
     from databricks.sdk import WorkspaceClient  # takes a second to import
     from databricks.sdk.config import Config
@@ -592,7 +587,7 @@ def basis(
     registry: Registry,
     number: int,  # version
     settings: Settings,  # for what a version does not say
-    tables: "Tables | None" = None,  # where bronze.events is, for versions that do not name their data
+    tables: Any = None,  # Tables, where bronze.events is, for versions that do not name their data
 ) -> Basis:
     "What a version predicts and what it was trained on, as its tags or its run have it."
     version = registry.version(number)
