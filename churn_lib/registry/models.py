@@ -26,11 +26,13 @@ from urllib.parse import quote, unquote
 
 from ..job_context import bypass_proxies, forget_variables
 
+# %% ../../nbs/lib/registry/models.ipynb #5b1c0a71
 # some variables are read when mlflow is imported
+_AT_IMPORT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 forget_variables("MLFLOW_", "_MLFLOW_")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.update({**_AT_IMPORT, **os.environ})
 
+# %% ../../nbs/lib/registry/models.ipynb #5b1c0a72
 import mlflow
 import pandas as pd
 import requests
@@ -355,10 +357,7 @@ def _follow_store(
 class _RegisteredModel:
     "What the registry says of the model as a whole."
 
-    def __init__(
-        self,
-        model_name: str,  # name in the registry; three levels in Unity Catalog
-    ):
+    def __init__(self, model_name: str):  # in the registry; three levels in Unity Catalog
         self.model_name = model_name
         self.client = mlflow.MlflowClient()
 
@@ -411,6 +410,16 @@ def _no_version(
         )
     return RegistryError(f"model {model_name} {message}")
 
+# %% ../../nbs/lib/registry/models.ipynb #5b1c0a73
+def _search(client: mlflow.MlflowClient, model_name: str) -> list[ModelVersion]:
+    query = f"name = '{model_name}'"
+    page = client.search_model_versions(query)
+    found = list(page)
+    while page.token:
+        page = client.search_model_versions(query, page_token=page.token)
+        found += page
+    return found
+
 # %% ../../nbs/lib/registry/models.ipynb #450f7331
 class _Versions(_RegisteredModel):
     "The versions of a model."
@@ -438,24 +447,15 @@ class _Versions(_RegisteredModel):
 
     def numbers(self) -> list[int]:
         "Every version there is, in ascending order."
-        return sorted(int(version.version) for version in self._search())
+        return sorted(int(version.version) for version in _search(self.client, self.model_name))
 
     def all(self) -> list[ModelVersion]:
         "Every version with its tags, whichever store it comes from."
         return [
             # Unity Catalog answers a search without tags
             self.version(int(each.version)) if isinstance(each, ModelVersionSearch) else each
-            for each in self._search()
+            for each in _search(self.client, self.model_name)
         ]
-
-    def _search(self) -> list[ModelVersion]:
-        query = f"name = '{self.model_name}'"
-        page = self.client.search_model_versions(query)
-        found = list(page)
-        while page.token:
-            page = self.client.search_model_versions(query, page_token=page.token)
-            found += page
-        return found
 
 # %% ../../nbs/lib/registry/models.ipynb #8782133d
 class Registry(_Versions):
