@@ -350,7 +350,7 @@ def test_a_kernel_that_goes_on_with_what_it_has_imported_is_told_to_restart(
 
 def test_a_kernel_runs_the_code_of_the_command_that_starts_it(project: Project) -> None:
     shutil.copytree(ROOT / "churn_lib", project.root / "code" / "churn_lib")
-    source = "import churn_lib\nfrom churn_lib import job_context\njobs.task_values.set('at', churn_lib.__file__)"
+    source = "import churn_lib\nfrom churn_lib import job_context\njob_context.task_values.set('at', churn_lib.__file__)"
     project.notebook("where", source)
     project.write({"job": [notebook_task("where")]})
     answer = run(project.root, "run", "job", PYTHONPATH="code")

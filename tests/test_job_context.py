@@ -373,8 +373,8 @@ def done(make_project: Callable[[str], Project]) -> tuple[Project, JobRun]:
     project.notebook(
         "first",
         "from churn_lib import job_context",
-        "job_context.task_values.set('number', 3)\njobs.task_values.set('flag', True)\n"
-        "job_context.task_values.set('text', 'déjà {vu}')\njobs.task_values.set('parts', [1, {'a': None}])",
+        "job_context.task_values.set('number', 3)\njob_context.task_values.set('flag', True)\n"
+        "job_context.task_values.set('text', 'déjà {vu}')\njob_context.task_values.set('parts', [1, {'a': None}])",
         kernelspec={"name": "gone", "display_name": "Gone", "language": "python"},
     )
     project.notebook(

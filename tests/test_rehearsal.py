@@ -241,7 +241,9 @@ def test_a_rehearsal_takes_a_column_that_is_new(both: tuple[DeltaTables, Any, De
     assert scores.to_pylist() == [None, 0.5]
 
 
-@pytest.mark.parametrize("name", ["compact", "retain"])
-def test_a_rehearsal_deletes_nothing(both: tuple[DeltaTables, Any, DeltaTables], name: str) -> None:
+@pytest.mark.parametrize(("name", "more"), [("compact", ()), ("retain", (7.0,))])
+def test_a_rehearsal_deletes_nothing(
+    both: tuple[DeltaTables, Any, DeltaTables], name: str, more: tuple[float, ...]
+) -> None:
     with pytest.raises(TableError, match=f"a rehearsal does not {name} tables"):
-        getattr(both[1], name)
+        getattr(both[1], name)("gold.t", *more)

@@ -197,7 +197,7 @@ def prepare(root: Path) -> None:
     run(root, "nbdev-clean")
     write_scripts(root)
     # in a process of its own: it takes the meanings that were exported just now
-    run(root, "python", "-c", COMMENT)
+    run(root, "python", "-B", "-c", COMMENT)
 
 
 # --- the check -----------------------------------------------------------------------------------
@@ -315,6 +315,7 @@ def problems(source: Path) -> Iterator[str]:
     yield from tag_problems(source)
     yield from pair_problems(source)
     yield from settings_problems(source)
+    yield from cell_problems(source)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         fresh_copy(folder, source)

@@ -152,9 +152,7 @@ def pristine(make_project: Callable[[str], Project]) -> Project:
     """A bundle without a mistake, committed."""
     project = make_project("pristine")
     declared = "git_sha: str = ''\nsize: str = ''\ncount: int = 1\nmade: str = ''\n"
-    set_value = (
-        "%matplotlib inline\nfrom churn_lib import job_context\njobs.task_values.set('made', 1)"
-    )
+    set_value = "%matplotlib inline\nfrom churn_lib import job_context\njob_context.task_values.set('made', 1)"
     for name in ("make", "use", "again"):
         source = set_value if name == "make" else "1"
         notebook(project.root / f"nbs/{name}.ipynb", source, parameters=declared)

@@ -19,7 +19,7 @@ from churn_lib.bundle.run import JobRun, Reporter, TaskRun
 from tests.conftest import wait_for
 
 CHURN = Path(sys.executable).parent / "churn"
-ECHO = "from churn_lib import job_context\njobs.task_values.set('echoed', text)"
+ECHO = "from churn_lib import job_context\njob_context.task_values.set('echoed', text)"
 
 
 class Project:
@@ -284,7 +284,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, JobRun]:
         project.notebook(
             "huge",
             "text: str = ''",
-            "from churn_lib import job_context\njobs.task_values.set('x', 'y' * 50_000)",
+            "from churn_lib import job_context\njob_context.task_values.set('x', 'y' * 50_000)",
         )
         both = {name: str(project.root / name) for name in ("first", "second")}
         references = "{{tasks.source.values.count}} {{tasks.source.values.name}} {{tasks.source.values.parts}}"

@@ -380,7 +380,7 @@ def timed(make_project: Callable[[str], Project]) -> tuple[Project, JobRun, Watc
     project.notebook("hang", HANGS)
     project.notebook(
         "values",
-        "from churn_lib import job_context\njobs.task_values.set('k', {1, 2})",
+        "from churn_lib import job_context\njob_context.task_values.set('k', {1, 2})",
         "open('x', 'w')",
     )
     endless = [notebook_task("in", "hang"), good("after", depends_on=after("in"))]
@@ -512,7 +512,7 @@ def test_a_warning_of_a_task_has_a_line_of_its_own(project: Project) -> None:
     message = "1 event of 1998-08-05, after the last complete day, is left out"
     project.notebook(
         "warns",
-        f"from churn_lib import job_context\njobs.task_values.set('warning', {message!r})",
+        f"from churn_lib import job_context\njob_context.task_values.set('warning', {message!r})",
     )
     project.write({"training_job": [notebook_task("warns")]})
     assert f"warns {message}" in project.churn("run", "training_job").stdout.splitlines()

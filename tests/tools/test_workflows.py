@@ -154,7 +154,14 @@ CLOUD = (
     "alert_issues",
 )
 # these are `make test` itself, or what it does: running them here would run the tests in the tests
-LONG = ("make test", "make lock", "make docs", "spark_tests.sh", "benchmark_history")
+LONG = (
+    "make test",
+    "make coverage",
+    "make lock",
+    "make docs",
+    "spark_tests.sh",
+    "benchmark_history",
+)
 
 
 @pytest.fixture(scope="module")
