@@ -18,7 +18,7 @@ from nbconvert.filters import markdown2html
 from sklearn.metrics import roc_auc_score
 
 from ..features import FEATURES, LABEL
-from ..features.slices import slice_table, sliced_features, slices
+from ..features.definitions import slice_table, sliced_features, slices
 from .metrics import metric_intervals
 from ..pages import document
 from ..registry.promotion import latest_report

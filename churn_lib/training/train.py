@@ -42,7 +42,7 @@ from churn_lib.features import (
     to_frame,
     training_rows,
 )
-from ..features.slices import sliced_features
+from ..features.definitions import sliced_features
 from .metrics import classification_metrics, measure
 from .plots import figures
 from .record import PREDICTIONS, TrainingError, log_training_rows, new_artifact

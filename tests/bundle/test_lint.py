@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from churn_lib.bundle import BundleError
-from churn_lib.bundle.compute import choose_compute
 from churn_lib.bundle.files import place_of, read_sources
 from churn_lib.bundle.lint import LintFinding, changes, losses
 from churn_lib.bundle.lint.check import LOSSES, check
 from churn_lib.bundle.lint.rules import cron_problem
+from churn_lib.bundle.resolve import choose_compute
 from churn_lib.cli.bundle import app
 from tests.conftest import Project, notebook
 

@@ -8,7 +8,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from churn_lib.features import FEATURES
-from churn_lib.features.slices import SLICED, slice_table, sliced_features, slices, value_slices
+from churn_lib.features.definitions import (
+    SLICED,
+    slice_table,
+    sliced_features,
+    slices,
+    value_slices,
+)
 from churn_lib.settings import SettingsError
 
 VALUES = st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(0, 3))
