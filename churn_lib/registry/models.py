@@ -457,6 +457,26 @@ class _Versions(_RegisteredModel):
             for each in _search(self.client, self.model_name)
         ]
 
+# %% ../../nbs/lib/registry/models.ipynb #e1691ef5
+@contextmanager
+def _files_of(
+    registry: _Versions,
+    number: int,  # version
+) -> Iterator[str]:  # the address of its files
+    try:
+        yield f"models:/{registry.model_name}/{number}"
+    except (OSError, MlflowException) as error:
+        gone = getattr(error, "error_code", "RESOURCE_DOES_NOT_EXIST")
+        # a download says in words only that a file is not there
+        if gone != "RESOURCE_DOES_NOT_EXIST" and "No such file" not in str(error):
+            raise
+        registry.version(number)  # raises when it is the version that does not exist
+        reason = " ".join(str(error).split())
+        raise RegistryError(
+            f"the files of version {number} of {registry.model_name} are not all there ({reason}): "
+            "put them back from a copy, or choose another version"
+        ) from None
+
 # %% ../../nbs/lib/registry/models.ipynb #8782133d
 class Registry(_Versions):
     "The versions and aliases of one registered model."
@@ -486,17 +506,13 @@ class Registry(_Versions):
 
     def load(self, number: int) -> PyFuncModel:
         "The version `number` as MLflow serves it; raises `RegistryError` when its files are gone."
-        try:
-            return mlflow.pyfunc.load_model(f"models:/{self.model_name}/{number}")
-        except (OSError, MlflowException) as error:
-            gone = getattr(error, "error_code", "RESOURCE_DOES_NOT_EXIST")
-            if gone != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            self.version(number)  # raises when it is the version that does not exist
-            raise RegistryError(
-                f"the files of version {number} of {self.model_name} are not all there ({error}): "
-                "put them back from a copy, or choose another version"
-            ) from None
+        with _files_of(self, number) as address:
+            return mlflow.pyfunc.load_model(address)
+
+    def download(self, number: int, folder: Path) -> Path:
+        "The files of the version `number`, copied into `folder`; raises as `load` does."
+        with _files_of(self, number) as address:
+            return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
 
 # %% ../../nbs/lib/registry/models.ipynb #5d46b4ed
 def _quiet_mlflow() -> None:

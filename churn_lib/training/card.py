@@ -21,7 +21,7 @@ from ..features import FEATURES, LABEL
 from ..features.definitions import slice_table, sliced_features, slices
 from .metrics import metric_intervals
 from ..pages import document
-from ..registry.promotion import latest_report
+from ..registry.evidence import latest_report
 from ..registry import Registry
 from ..settings import named_as_now
 from ..tables import Tables
