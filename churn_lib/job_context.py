@@ -43,11 +43,7 @@ def git_environment() -> dict[str, str]:
     }
 
 
-def git(
-    folder: Path,  # a folder of the checkout
-    *arguments: str,  # git's arguments
-    **environment: str,  # more environment variables
-) -> bytes:  # standard output
+def git(folder: Path, *arguments: str, **environment: str) -> bytes:  # standard output
     "Run git in `folder`; raises `GitError` when it fails or is not there."
     options = ("--no-optional-locks", "-c", "core.hooksPath=/dev/null")
     command = ["git", "-C", str(folder), *options, *arguments]
@@ -68,9 +64,7 @@ def git(
 _NO_COMMIT = re.compile(r"not a git repository \(or any|Needed a single revision")
 
 
-def _is_ignored(
-    folder: Path,  # in a checkout
-) -> bool:  # whether git leaves it out: what lies in it is of no commit
+def _is_ignored(folder: Path) -> bool:  # whether git leaves it out: what lies in it is of no commit
     try:
         git(folder, "check-ignore", "--quiet", ".")
     except GitError:
@@ -103,9 +97,7 @@ def _package() -> Path:  # the folder that `import churn_lib` leads to
     return Path(str(resources.files("churn_lib"))).resolve()
 
 
-def _modules(
-    package: Path,  # a folder of the package
-) -> dict[str, bytes]:  # each module below it and its source
+def _modules(package: Path) -> dict[str, bytes]:  # each module below it and its source
     found = sorted(package.rglob("*.py"))
     return {path.relative_to(package).as_posix(): path.read_bytes() for path in found}
 
@@ -143,10 +135,7 @@ _SECTION = re.compile(r"^# %% (.+) #\w+\n", re.M)  # of a module, with the file 
 _IMPORT = re.compile(r"\bfrom[ \t]+(\.+)([\w.]*)(?=[ \t]+import\b)")
 
 
-def _absolute(
-    source: str,  # part of a module
-    module: str,  # its dotted name
-) -> str:  # the same with imports as notebooks have them
+def _absolute(source: str, module: str) -> str:  # the same with imports as notebooks have them
     parents = ["churn_lib", *module.split(".")]
 
     def name(found: re.Match[str]) -> str:
@@ -171,10 +160,7 @@ def _exported(
     return module, cells
 
 # %% ../nbs/lib/job_context.ipynb #bbcabccd
-def _is_exported(
-    path: Path,  # a notebook
-    package: Path,  # the checkout's
-) -> bool:  # whether its module has what it exports
+def _is_exported(path: Path, package: Path) -> bool:  # whether its module has what it exports
     try:
         module, cells = _exported(json.loads(path.read_bytes()))
     except (ValueError, KeyError, TypeError):
@@ -436,10 +422,7 @@ def _dbutils() -> Any:  # Databricks' own object, or None elsewhere
     return shell.user_ns.get("dbutils") if shell else None
 
 
-def _as_json(
-    key: str,  # name of the value
-    value: Any,  # anything JSON can hold
-) -> str:  # its JSON text
+def _as_json(key: str, value: Any) -> str:  # its JSON text
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -463,11 +446,7 @@ def read_values(
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def write_values(
-    folder: Path,  # the run's folder of task values
-    task_key: str,  # the task that sets them
-    values: dict[str, Any],  # all of its values by key
-) -> None:
+def write_values(folder: Path, task_key: str, values: dict[str, Any]) -> None:
     "Replace the task values of `task_key` in one step: a reader sees the old ones or the new ones."
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{task_key}.json.part"
@@ -492,12 +471,7 @@ class TaskValues:
             values = read_values(Path(folder), task_key)
             write_values(Path(folder), task_key, {**values, key: json.loads(text)})
 
-    def get(
-        self,
-        task_key: str,  # the task that set it
-        key: str,  # name of the value
-        default: Any = _MISSING,  # answer when there is no such value
-    ) -> Any:
+    def get(self, task_key: str, key: str, default: Any = _MISSING) -> Any:
         "The value that `task_key` set in this run; raises `JobError` without one and no default."
         found = self._find(task_key, key, default)
         if found is _MISSING:

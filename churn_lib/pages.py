@@ -86,9 +86,6 @@ def fragment(*parts: Markup | Section) -> str:
     return str(_render("fragment", parts, _style()))
 
 
-def document(
-    title: str,  # of the window
-    *parts: Markup | Section,
-) -> str:
+def document(title: str, *parts: Markup | Section) -> str:
     "A whole HTML file, which needs nothing from elsewhere."
     return str(_render("document", title, parts, _style()))

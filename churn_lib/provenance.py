@@ -26,18 +26,14 @@ LARGE = 1_000_000  # bytes of a new file that is taken for data
 MOST_BYTES = 20_000_000  # of a patch that is kept
 
 
-def _large_new_files(
-    top: Path,  # top folder of the checkout
-) -> list[str]:  # pathspecs that leave them out
+def _large_new_files(top: Path) -> list[str]:  # pathspecs that leave them out
     listed = git(top, "ls-files", "--others", "--exclude-standard", "-z")
     names = [os.fsdecode(name) for name in listed.split(b"\0") if name]
     sizes = {name: os.lstat(top / name).st_size for name in names if os.path.lexists(top / name)}
     return [f":(top,exclude,literal){name}" for name, size in sizes.items() if size > LARGE]
 
 
-def _patch(
-    top: Path,  # top folder of the checkout
-) -> bytes:
+def _patch(top: Path) -> bytes:
     options = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames")
     prefixes = ("--src-prefix=a/", "--dst-prefix=b/")
     paths = (":/", *_LEFT_OUT, *_large_new_files(top))
@@ -60,9 +56,7 @@ class Checkout:
     patch: bytes  # what differs from the commit; empty when too large to be kept
 
 
-def checkout(
-    folder: Path,  # a folder of the checkout
-) -> Checkout:
+def checkout(folder: Path) -> Checkout:
     "The commit checked out in `folder` and what was changed since."
     try:
         top = Path(os.fsdecode(git(folder, "rev-parse", "--show-toplevel")).strip())
@@ -74,9 +68,7 @@ def checkout(
     return Checkout(sha, str(dirty).lower(), patch if len(patch) <= MOST_BYTES else b"")
 
 # %% ../nbs/lib/provenance.ipynb #3e549f1c
-def lock_hash(
-    settings: Settings,  # its root holds requirements.lock
-) -> str:  # 12 hexadecimal digits, or "absent"
+def lock_hash(settings: Settings) -> str:  # 12 hexadecimal digits, or "absent"
     "A short hash of the locked library versions."
     lock = settings.root / "requirements.lock"
     return hashlib.sha256(lock.read_bytes()).hexdigest()[:12] if lock.is_file() else "absent"
@@ -91,9 +83,7 @@ def _processor() -> str:
     return models[0] if models else platform.machine()
 
 
-def environment(
-    settings: Settings,  # lock, seed and threads
-) -> dict[str, Any]:  # JSON-ready
+def environment(settings: Settings) -> dict[str, Any]:  # JSON-ready
     "Python, libraries, machine, seed and threads: what two runs of the same code can differ in."
     installed = {(each.name or "").lower(): each.version for each in metadata.distributions()}
     return {
@@ -108,9 +98,7 @@ def environment(
     }
 
 # %% ../nbs/lib/provenance.ipynb #be1870f1
-def flat(
-    recorded: dict[str, Any],  # an environment
-) -> dict[str, str]:  # each library a key of its own
+def flat(recorded: dict[str, Any]) -> dict[str, str]:  # each library a key of its own
     "An environment as text, for comparison."
     libraries = recorded.get("libraries", {})
     plain = {key: str(value) for key, value in recorded.items() if key != "libraries"}

@@ -47,10 +47,7 @@ def _holds(folder: Path, sha: str) -> bool:
     return True
 
 
-def _repository(
-    settings: Settings,  # its root is looked at first
-    sha: str,  # a commit
-) -> Path:  # a folder of a checkout that has the commit
+def _repository(settings: Settings, sha: str) -> Path:  # a folder of a checkout that has the commit
     for folder in (settings.root, Path.cwd()):
         if _holds(folder, sha):
             return folder
@@ -75,19 +72,14 @@ def _worktree(
         git(repository, "worktree", "remove", "--force", str(folder))
 
 # %% ../nbs/lib/reproduction.ipynb #ba2e693d
-def _apply(
-    patch: bytes,  # what differed from the commit
-    worktree: Path,
-) -> None:
+def _apply(patch: bytes, worktree: Path) -> None:
     if patch:
         path = worktree.parent / "uncommitted.patch"
         path.write_bytes(patch)
         git(worktree, "apply", "--whitespace=nowarn", str(path))
 
 # %% ../nbs/lib/reproduction.ipynb #a1d10fe3
-def _project(
-    worktree: Path,
-) -> Path:  # the folder that holds nbs
+def _project(worktree: Path) -> Path:  # the folder that holds nbs
     for path in sorted(worktree.rglob(NOTEBOOK)):
         return path.parents[len(Path(NOTEBOOK).parts) - 1]
     raise ReproductionError(f"the commit has no {NOTEBOOK}: it is older than the pipeline")
@@ -117,11 +109,7 @@ def _says(
     return raw == _text(value)
 
 # %% ../nbs/lib/reproduction.ipynb #4f36f14f
-def _write_settings(
-    source: Path,  # the commit's settings.ini
-    recorded: dict[str, Any],  # settings of the run
-    path: Path,  # where they go
-) -> None:
+def _write_settings(source: Path, recorded: dict[str, Any], path: Path) -> None:
     parser, target = configparser.ConfigParser(interpolation=None), str(recorded["target"])
     parser.read(source, encoding="utf-8")
     if target not in parser:
@@ -145,10 +133,7 @@ def _link(source: str, destination: str) -> None:
 _SHA = re.compile("[0-9a-f]{7,40}")
 
 
-def _check(
-    record: Record,
-    tables: Tables,
-) -> None:
+def _check(record: Record, tables: Tables) -> None:
     if "git_sha" not in record.tags or "delta_feature_version" not in record.tags:
         raise ReproductionError(f"version {record.version} was not made by training_job")
     if not _SHA.fullmatch(sha := record.tags["git_sha"].removesuffix("-dirty")):
@@ -171,10 +156,7 @@ def _check(
     tables.read("gold.features", int(record.tags["delta_feature_version"]))
 
 # %% ../nbs/lib/reproduction.ipynb #adabaef3
-def _environment(
-    project: Path,  # the commit's files
-    scratch: Path,  # folder of this reproduction
-) -> dict[str, str]:  # of the kernel
+def _environment(project: Path, scratch: Path) -> dict[str, str]:  # of the kernel
     strange = ("CHURN_", "MLFLOW_", "DATABRICKS_", "GIT_")
     kept = {name: each for name, each in job_environment().items() if not name.startswith(strange)}
     return kept | {
@@ -188,11 +170,7 @@ def _environment(
     }
 
 # %% ../nbs/lib/reproduction.ipynb #3e58f1c8
-def _train(
-    record: Record,
-    project: Path,  # the commit's files
-    scratch: Path,  # folder of this reproduction
-) -> Record:
+def _train(record: Record, project: Path, scratch: Path) -> Record:
     parameters = {
         "git_sha": record.tags["git_sha"],
         "as_of": record.tags["as_of"],
@@ -318,12 +296,7 @@ class Reproduction:
         return [head, *(["What of the environment differs:", *lines] if lines else [same])]
 
 # %% ../nbs/lib/reproduction.ipynb #c401da3c
-def compare(
-    models: Registry,
-    tables: Tables,
-    recorded: Record,
-    rebuilt: Record,
-) -> Reproduction:
+def compare(models: Registry, tables: Tables, recorded: Record, rebuilt: Record) -> Reproduction:
     "Hold a rebuilt run against the record: holdout predictions, registered model, metrics."
     if recorded.predictions is None or rebuilt.predictions is None:
         raise ReproductionError(f"version {recorded.version} has no predictions to compare")
@@ -342,11 +315,7 @@ def compare(
     )
 
 # %% ../nbs/lib/reproduction.ipynb #aaba68c5
-def reproduce(
-    models: Registry,
-    settings: Settings,  # the store that has the tables
-    version: int,
-) -> Reproduction:
+def reproduce(models: Registry, settings: Settings, version: int) -> Reproduction:
     "Make a version again and compare; raises `ReproductionError` when it cannot be made."
     record = read_record(models, version)
     # a copy from another environment was trained on that one's tables

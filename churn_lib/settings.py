@@ -399,11 +399,7 @@ def find_settings(
     )
 
 # %% ../nbs/lib/settings.ipynb #4013ae15
-def _problems(
-    path: Path,  # the file
-    section: str,  # the section that was read
-    error: ValidationError,  # what pydantic found
-) -> str:  # one line for each problem
+def _problems(path: Path, section: str, error: ValidationError) -> str:  # one line for each problem
     lines = []
     for found in error.errors():
         key = ".".join(str(part) for part in found["loc"][:2] if isinstance(part, str))
@@ -415,9 +411,7 @@ def _problems(
     return "\n".join(lines)
 
 # %% ../nbs/lib/settings.ipynb #2b73151d
-def _sections(
-    path: Path,  # path of settings.ini
-) -> configparser.ConfigParser:  # the file as written, values still text
+def _sections(path: Path) -> configparser.ConfigParser:  # the file as written, values still text
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
@@ -487,9 +481,7 @@ def load(
         raise SettingsError(_problems(path, target, error)) from None
 
 # %% ../nbs/lib/settings.ipynb #64b6d998
-def _allowed(
-    field: FieldInfo,  # of one key
-) -> str:  # what values it takes, in words
+def _allowed(field: FieldInfo) -> str:  # what values it takes, in words
     signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     bounds = [
         f"{words} {getattr(each, sign):,}"
@@ -572,9 +564,7 @@ def commented(
     return f"{head}{default}" + "\n".join(lines) + f"\n{sections}{rest}"
 
 # %% ../nbs/lib/settings.ipynb #cd3dc8b4
-def snapshot(
-    settings: Settings,  # the settings of a run
-) -> dict:  # JSON-ready, without paths
+def snapshot(settings: Settings) -> dict:  # JSON-ready, without paths
     "The settings as they belong into a run's record."
     made = {name: value for name, value in settings.flat() if name not in ("root", "store")}
     return to_jsonable_python(made)
@@ -587,9 +577,7 @@ def named_as_now(
     return {present_name(name) or name: value for name, value in record.items()}
 
 # %% ../nbs/lib/settings.ipynb #378dec1d
-def fingerprint(
-    settings: Settings,  # the settings of a run
-) -> str:  # 12 hexadecimal digits
+def fingerprint(settings: Settings) -> str:  # 12 hexadecimal digits
     "A short hash of `snapshot`, equal on every machine that has the same settings."
     text = json.dumps(snapshot(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -135,11 +135,7 @@ class _Outline(BaseModel):
     workspace: _Keys | None = None
 
 # %% ../../nbs/lib/bundle/files.ipynb #c753a616
-def _check_outline(
-    content: dict[str, Any],  # one file of the bundle, or one target of it
-    path: Path,  # that file
-    place: str = "",  # where in it, for messages
-) -> None:
+def _check_outline(content: dict[str, Any], path: Path, place: str = "") -> None:
     try:
         _Outline.model_validate(content)
     except ValidationError as error:
@@ -273,10 +269,7 @@ class Sources:
         return any(found for part in parts for found in (part.get("resources") or {}).values())
 
 # %% ../../nbs/lib/bundle/files.ipynb #4699ff90
-def _included(
-    main: Path,  # databricks.yml
-    patterns: list[str],  # its include
-) -> Iterator[Path]:  # the files, in order
+def _included(main: Path, patterns: list[str]) -> Iterator[Path]:  # the files, in order
     for pattern in patterns:
         if Path(pattern).is_absolute():
             problem = f"include {pattern} is not below the bundle; make it relative"
@@ -304,10 +297,7 @@ def _with_value(
     return Mapping({**kept, **given}, {**declared.places, **given.places})
 
 # %% ../../nbs/lib/bundle/files.ipynb #20b28258
-def _with_target(
-    content: Mapping,  # everything but the target
-    override: Mapping,  # the target
-) -> Mapping:
+def _with_target(content: Mapping, override: Mapping) -> Mapping:
     values = override.get("variables") or Mapping()
     declared = content.get("variables") or Mapping()
     variables = Mapping(declared, dict(declared.places))
@@ -354,10 +344,7 @@ def read_sources(
     return Sources(root, target, list(targets), merged, files)
 
 # %% ../../nbs/lib/bundle/files.ipynb #189fdf04
-def dig(
-    content: Any,  # any part of a bundle
-    *parts: str | int,  # keys and indices
-) -> Any:  # None where there is nothing
+def dig(content: Any, *parts: str | int) -> Any:  # None where there is nothing
     "The part at `parts`."
     for part in parts:
         if isinstance(content, dict):

@@ -67,9 +67,7 @@ def declared_parameters(
 _REFERENCE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 
 
-def references(
-    value: Any,  # any part of a task
-) -> Iterator[list[str]]:  # each reference split at its dots
+def references(value: Any) -> Iterator[list[str]]:  # each reference split at its dots
     "The dynamic references in texts inside `value`."
     if isinstance(value, str):
         yield from (found.split(".") for found in _REFERENCE.findall(value))
@@ -175,10 +173,7 @@ _RUN_IF: dict[str, Callable[[list[str], int], bool]] = {
 }
 
 # %% ../../nbs/lib/bundle/plan.ipynb #95994421
-def decide(
-    run_if: str,  # the task's run_if
-    states: list[str],  # states of the tasks it depends on
-) -> str:  # RUN, or the state of a task that does not run
+def decide(run_if: str, states: list[str]) -> str:  # RUN, or the state of a task that does not run
     "Whether a task runs, from the states of its dependencies."
     if states and all(state == "EXCLUDED" for state in states):
         return "EXCLUDED"
@@ -197,11 +192,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 # %% ../../nbs/lib/bundle/plan.ipynb #34fd9f77
-def compare(
-    op: str,  # one of the operators
-    left: str,
-    right: str,
-) -> bool:  # the condition's outcome
+def compare(op: str, left: str, right: str) -> bool:  # the condition's outcome
     "The outcome of a condition; raises `PlanError` when numbers are needed and text is given."
     try:
         return _COMPARISONS[op](left, right)
@@ -209,10 +200,7 @@ def compare(
         raise PlanError(f"{op} compares numbers, got {left!r} and {right!r}") from None
 
 # %% ../../nbs/lib/bundle/plan.ipynb #f9525bc2
-def _kind(
-    task: Task,
-    place: str,  # job and task, for messages
-) -> str:  # its one task type
+def _kind(task: Task, place: str) -> str:  # its one task type
     if len(task.kinds) != 1:
         found = ", ".join(task.kinds) or "none"
         raise PlanError(f"{place}: one task type is needed, found {found}")
@@ -240,11 +228,7 @@ def value_problem(
     return None
 
 # %% ../../nbs/lib/bundle/plan.ipynb #9a1047fa
-def check_values(
-    path: Path,  # a notebook
-    values: dict[str, str],  # for its parameters
-    place: str,  # job and task, for messages
-) -> None:
+def check_values(path: Path, values: dict[str, str], place: str) -> None:
     "Raise `PlanError` unless each value is of the type that the notebook declares."
     declared = declared_parameters(path)
     for name, value in values.items():
@@ -274,10 +258,7 @@ def _notebook(
     return path
 
 # %% ../../nbs/lib/bundle/plan.ipynb #c9a485ee
-def _check_condition(
-    task: Task,
-    place: str,  # job and task, for messages
-) -> None:
+def _check_condition(task: Task, place: str) -> None:
     spec = task.spec("condition_task")
     missing = [name for name in ("op", "left", "right") if name not in spec]
     if missing:
@@ -287,11 +268,7 @@ def _check_condition(
         raise PlanError(f"{place}: op {spec['op']!r} is unknown; use one of {known}")
 
 # %% ../../nbs/lib/bundle/plan.ipynb #f90a5955
-def _check_outcomes(
-    task: Task,
-    kinds: dict[str, str],  # task to its type
-    place: str,  # job and task, for messages
-) -> None:
+def _check_outcomes(task: Task, kinds: dict[str, str], place: str) -> None:
     for name, outcome in ((each.task_key, each.outcome) for each in task.depends_on):
         if outcome is not None and kinds[name] != "condition_task":
             raise PlanError(f"{place}: outcome of {name}, which is no condition_task")

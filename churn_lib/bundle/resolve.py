@@ -64,9 +64,7 @@ def _unset_problem(
     return f"variable {name} has no value; set a default or BUNDLE_VAR_{name}"
 
 # %% ../../nbs/lib/bundle/resolve.ipynb #fa526d75
-def _git(
-    root: Path,  # folder of databricks.yml
-) -> dict[str, str]:  # what ${bundle.git.*} stands for, empty outside a checkout
+def _git(root: Path) -> dict[str, str]:  # what ${bundle.git.*} stands for, empty outside a checkout
     def ask(*arguments: str) -> str:
         try:
             return git(root, *arguments).decode(errors="replace").strip()
@@ -229,10 +227,7 @@ class Job(BaseModel):
 _RUN_CODE = ("notebook_task", "python_wheel_task", "spark_python_task")
 
 
-def _on_serverless(
-    task: dict[str, Any],
-    environment: str | None,  # key of the job's environment
-) -> dict[str, Any]:
+def _on_serverless(task: dict[str, Any], environment: str | None) -> dict[str, Any]:
     left = {key: part for key, part in task.items() if key not in ("job_cluster_key", "libraries")}
     runs_code = any(kind in task for kind in _RUN_CODE)
     return {**left, "environment_key": environment} if runs_code and environment else left
@@ -297,10 +292,7 @@ class Bundle:
         return _job(self, key)
 
 # %% ../../nbs/lib/bundle/resolve.ipynb #85b70aa8
-def _job(
-    bundle: Bundle,
-    key: str,
-) -> Job:
+def _job(bundle: Bundle, key: str) -> Job:
     main, bodies = bundle.root / "databricks.yml", bundle.job_bodies
     if key not in bodies:
         raise BundleError(f"{main} has no job {key!r}; it has {', '.join(bodies) or 'none'}")
@@ -341,9 +333,7 @@ def find_root(
     raise BundleError(f"{start}: no databricks.yml here or above; run inside the project")
 
 # %% ../../nbs/lib/bundle/resolve.ipynb #ef71d20a
-def resolve(
-    sources: Sources,  # what is written, for one target
-) -> Bundle:
+def resolve(sources: Sources) -> Bundle:
     "The bundle that `sources` make; raises `BundleError` naming file and place."
     context = _context(sources.content, sources.root, sources.target)
     config = _choose_compute(_resolve(context, sources.root / "databricks.yml"))

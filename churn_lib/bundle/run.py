@@ -151,10 +151,7 @@ def _exit_reason(process: Any) -> str:
     return f"killed by {signal.Signals(-code).name}{hint}"
 
 # %% ../../nbs/lib/bundle/run.ipynb #02141bd8
-def _death(
-    kernel: _Kernel,
-    error: Exception,  # by which it was noticed
-) -> str:  # where and how it died, in one line
+def _death(kernel: _Kernel, error: Exception) -> str:  # where and how it died, in one line
     last = _last_lines(kernel)
     if not kernel.cell:
         detail = " ".join(str(error).split())
@@ -172,10 +169,7 @@ def _early_end(
     return f"{where}; a job runs to its end or raises an error"
 
 
-def _check_end(
-    kernel: _Kernel,
-    cells: list[Any],  # of the executed notebook
-) -> None:
+def _check_end(kernel: _Kernel, cells: list[Any]) -> None:
     # papermill takes SystemExit without a code for a good end, and leaves out the cells after it
     for cell in cells:
         if any(output.get("ename") == "SystemExit" for output in cell.get("outputs", [])):
@@ -242,9 +236,7 @@ def _engine() -> str:  # the name by which papermill knows our engine
     return "churn"
 
 # %% ../../nbs/lib/bundle/run.ipynb #82a22490
-def _write_html(
-    notebook: Path,  # an executed notebook
-) -> None:
+def _write_html(notebook: Path) -> None:
     from nbconvert import HTMLExporter
 
     # nothing in a report is fetched from elsewhere
@@ -259,10 +251,7 @@ def _write_html(
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def _failure(
-    error: Any,  # a PapermillExecutionError
-    notebook: Path,  # the executed notebook
-) -> str:  # last frames of the traceback, and where to look
+def _failure(error: Any, notebook: Path) -> str:  # last frames of the traceback, and where to look
     if error.ename == "SystemExit":
         return _early_end(error.exec_count, notebook, f"SystemExit: {error.evalue}")
     from churn_lib.registry import explain  # MLflow takes seconds to import
@@ -390,13 +379,7 @@ class _Guarded:
 class Run:
     "One run of a plan."
 
-    def __init__(
-        self,
-        plan: Plan,
-        runs: Path,  # folder of all runs
-        reporter: _Guarded,
-        kernels: Kernels,
-    ):
+    def __init__(self, plan: Plan, runs: Path, reporter: _Guarded, kernels: Kernels):
         self.plan, self.runs, self.reporter, self.kernels = plan, runs, reporter, kernels
         moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
         self.folder = runs / plan.job / f"{moment}-{secrets.token_hex(3)}"
@@ -417,10 +400,7 @@ class Run:
         return result
 
 # %% ../../nbs/lib/bundle/run.ipynb #db077201
-def _known(
-    run: Run,
-    spec: dict[str, Any],  # body of a task
-) -> dict[str, str]:  # each reference in it and its text
+def _known(run: Run, spec: dict[str, Any]) -> dict[str, str]:  # each reference in it and its text
     known = {"job.run_id": run.folder.name, "job.name": run.plan.name}
     known |= {f"job.parameters.{name}": value for name, value in run.plan.parameters.items()}
     for parts in references(spec):
@@ -442,10 +422,7 @@ def _filled(
     return {key: fill(as_text(value), known) for key, value in (spec.get(name) or {}).items()}
 
 # %% ../../nbs/lib/bundle/run.ipynb #b6f2d27e
-def _environment(
-    run: Run,
-    step: Step,
-) -> dict[str, str]:  # of the kernel
+def _environment(run: Run, step: Step) -> dict[str, str]:  # of the kernel
     environment = {
         **job_environment(),
         "CHURN_TASK_VALUES": str(run.values),
@@ -519,10 +496,7 @@ def _time_limit(
         clock.cancel()
 
 # %% ../../nbs/lib/bundle/run.ipynb #72933858
-def _attempt(
-    run: Run,
-    step: Step,
-) -> tuple[str, str | None]:  # state and error
+def _attempt(run: Run, step: Step) -> tuple[str, str | None]:  # state and error
     run.kernels.begin(step.task.task_key)
     with _time_limit(run, step) as expired:
         try:
@@ -548,21 +522,14 @@ def _again(
     return retry and (step.task.max_retries == -1 or attempt <= step.task.max_retries)
 
 
-def _keep_attempt(
-    run: Run,
-    task_key: str,
-    attempt: int,  # 1 for the first
-) -> None:
+def _keep_attempt(run: Run, task_key: str, attempt: int) -> None:
     for suffix in (".ipynb", ".html"):
         kept = run.folder / f"{task_key}{suffix}"
         if kept.exists():
             kept.rename(run.folder / f"{task_key}.attempt-{attempt}{suffix}")
 
 # %% ../../nbs/lib/bundle/run.ipynb #c500659e
-def _run_task(
-    run: Run,
-    step: Step,
-) -> TaskRun:  # how it ended
+def _run_task(run: Run, step: Step) -> TaskRun:  # how it ended
     task, began = run.tasks[step.task.task_key], time.monotonic()
     run.reporter.started(run.folder.name, step)
     attempt = 1
@@ -618,10 +585,7 @@ def _start_ready(run: Run, pool: ThreadPoolExecutor, running: _Running) -> None:
                 run.reporter.ended(run.folder.name, step, task)
 
 # %% ../../nbs/lib/bundle/run.ipynb #072035bd
-def _await_one(
-    run: Run,
-    running: _Running,
-) -> None:  # one task to end, and report it
+def _await_one(run: Run, running: _Running) -> None:  # one task to end, and report it
     limit = run.plan.timeout_seconds
     left = max(0.0, run.began + limit - time.monotonic()) if limit else None
     done, _ = wait(running, timeout=left, return_when=FIRST_COMPLETED)
@@ -676,12 +640,7 @@ def _reuse_values(run: Run) -> None:
             write_values(run.values, task_key, values or {})
 
 # %% ../../nbs/lib/bundle/run.ipynb #c2f0bc89
-def _run_steps(
-    plan: Plan,
-    runs: Path,  # folder of all runs
-    reporter: _Guarded,
-    kernels: Kernels,
-) -> JobRun:
+def _run_steps(plan: Plan, runs: Path, reporter: _Guarded, kernels: Kernels) -> JobRun:
     run = Run(plan, runs, reporter, kernels)
     _reuse_values(run)
     stopped = ""

@@ -58,11 +58,7 @@ Key = Annotated[
 
 
 @app.command()
-def settings(
-    target: Target = "local",
-    explain: Key = None,
-    as_json: AsJson = False,
-) -> None:
+def settings(target: Target = "local", explain: Key = None, as_json: AsJson = False) -> None:
     "Show the settings of a target, after its section has been laid over DEFAULT."
     if explain:
         return _explain(settings_module.explain(explain), as_json)

@@ -36,9 +36,7 @@ Target = Annotated[str, typer.Option(help="A target of databricks.yml whose valu
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
 
-def shown_path(
-    path: Path,  # a file or folder
-) -> str:  # relative where it lies below the current folder
+def shown_path(path: Path) -> str:  # relative where it lies below the current folder
     "A path as a message shows it."
     near = os.path.relpath(path)
     return str(path) if near.startswith("..") else near
@@ -99,9 +97,7 @@ def keep_for_json() -> None:
         _answer, sys.stdout = sys.stdout, sys.stderr
 
 
-def print_json(
-    content: Any,  # JSON-ready
-) -> None:
+def print_json(content: Any) -> None:
     "One JSON document on standard output; what is no number there, such as nan, is null."
     plain = to_jsonable_python(content, inf_nan_mode="null")
     (_answer or sys.stdout).write(json.dumps(plain, indent=2) + "\n")
@@ -267,22 +263,14 @@ class _Live(_Lines):
         self.progress.update(line, state=_styled(task.state), total=1, completed=1)
 
 # %% ../../nbs/lib/cli/console.ipynb #3a34c1f0
-def run_shown(
-    plan: Plan,
-    runs: Path,  # folder of all runs
-    console: Console,  # standard error
-) -> JobRun:
+def run_shown(plan: Plan, runs: Path, console: Console) -> JobRun:
     "Run a plan and show how it gets on."
     # a log takes lines only, also where a variable like FORCE_COLOR asks for colours in it
     live = console.is_interactive and console.file.isatty()
     return run_plan(plan, runs, _Live(console) if live else _Lines(console))
 
 # %% ../../nbs/lib/cli/console.ipynb #7f918165
-def print_run(
-    done: JobRun,
-    folder: Path,  # the run's reports
-    console: Console,
-) -> None:
+def print_run(done: JobRun, folder: Path, console: Console) -> None:
     "What came of a run: a row for each task, then the task values named `warning` and the errors."
     rows = []
     for task in done.tasks:

@@ -41,10 +41,7 @@ if TYPE_CHECKING:  # Ibis takes seconds to import
 app = typer.Typer(help="Raw events: load your own, keep the tables small.", no_args_is_help=True)
 
 
-def _facts(
-    title: str,
-    rows: dict[str, str],  # name to value
-) -> Table:
+def _facts(title: str, rows: dict[str, str]) -> Table:
     table = Table(title=title, show_header=False)
     table.add_column(overflow="fold")
     table.add_column(no_wrap=True)

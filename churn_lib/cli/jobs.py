@@ -44,10 +44,7 @@ Rebuild = Annotated[
 ]
 
 
-def _given(
-    params: list[str] | None,  # name=value
-    rebuild: bool = False,  # short for rebuild=true
-) -> dict[str, str]:
+def _given(params: list[str] | None, rebuild: bool = False) -> dict[str, str]:
     given: dict[str, str] = {}
     for param in params or []:
         name, equals, value = param.partition("=")
@@ -128,10 +125,7 @@ def run(
 PIPELINE = ("training_job", "validation_job", "deployment_job", "scoring_job", "monitoring_job")
 
 
-def _pipeline_plans(
-    bundle: Bundle,
-    given: dict[str, str],  # parameters, each for the jobs that declare it
-) -> list[Plan]:
+def _pipeline_plans(bundle: Bundle, given: dict[str, str]) -> list[Plan]:
     jobs = {key: bundle.job(key) for key in PIPELINE if key in bundle.job_keys}
     declared = {key: {parameter.name for parameter in job.parameters} for key, job in jobs.items()}
     for name in given:

@@ -58,10 +58,7 @@ def _notes(
     return [f"{note}: version {', '.join(numbers)}" for note, numbers in notes.items()]
 
 # %% ../../nbs/lib/cli/models.ipynb #d0f10d1a
-def models(
-    target: Target = "local",
-    as_json: AsJson = False,
-) -> None:
+def models(target: Target = "local", as_json: AsJson = False) -> None:
     "List versions with aliases, commit, feature version and headline metrics."
     from churn_lib import registry  # MLflow takes seconds to import
 
@@ -100,10 +97,7 @@ def _why(entry: dict[str, Any]) -> str:
     return f"{entry['reason']}\n{evidence['verdict']} on {customers}, report {report}"
 
 # %% ../../nbs/lib/cli/models.ipynb #897029d6
-def history(
-    target: Target = "local",
-    as_json: AsJson = False,
-) -> None:
+def history(target: Target = "local", as_json: AsJson = False) -> None:
     "Moves of Production and forced deployments: who, when, from, to, why, on which evidence."
     from churn_lib import registry  # MLflow takes seconds to import
     from churn_lib.registry import promotion
@@ -189,11 +183,7 @@ def copy(
     Console().print(f"{ours.model_name}: {escape(decision.sentence)}", soft_wrap=True)
 
 # %% ../../nbs/lib/cli/models.ipynb #4117b33a
-def reproduce(
-    version: Version,
-    target: Target = "local",
-    as_json: AsJson = False,
-) -> None:
+def reproduce(version: Version, target: Target = "local", as_json: AsJson = False) -> None:
     "Make a version again from its record and compare; exit code 1 when it differs."
     from churn_lib import reproduction
     from churn_lib import registry

@@ -81,10 +81,7 @@ def status(
 
 # %% ../../nbs/lib/cli/monitoring.ipynb #12674257
 @app.command(name="alerts")
-def list_alerts(
-    target: Target = "local",
-    as_json: AsJson = False,
-) -> None:
+def list_alerts(target: Target = "local", as_json: AsJson = False) -> None:
     "List every event of every alert, oldest first."
     from churn_lib.monitoring import alerts
 

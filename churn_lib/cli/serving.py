@@ -131,10 +131,7 @@ def _print_status(found: dict[str, Any], console: Console) -> None:
 
 # %% ../../nbs/lib/cli/serving.ipynb #5a3012f3
 @endpoint.command()
-def status(
-    target: Target = "local",
-    as_json: AsJson = False,
-) -> None:
+def status(target: Target = "local", as_json: AsJson = False) -> None:
     "Show what the endpoint serves, beside what is at Production; exits with 1 unless it is ready."
     from churn_lib.serving import deploy as serving
 
@@ -194,9 +191,7 @@ def query(
 
 # %% ../../nbs/lib/cli/serving.ipynb #e3c50ccb
 @endpoint.command()
-def stop(
-    target: Target = "local",
-) -> None:
+def stop(target: Target = "local") -> None:
     "Stop the local server, after the requests under way; its endpoints come back when it starts."
     from churn_lib.serving import deploy as serving
     from churn_lib.serving.local import process

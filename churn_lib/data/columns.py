@@ -90,9 +90,7 @@ _EXACT = {"DOUBLE": 2**53, "FLOAT": 2**24}  # below which a float holds whole nu
 _NOTHING = ("", "NULL", "null", "\\N", "NaN", "nan", "None", "<NA>")
 
 
-def _text_key_sql(
-    value: str,  # SQL for text
-) -> str:  # SQL for the id it is
+def _text_key_sql(value: str) -> str:  # SQL for the id it is
     # no line ends: a quote that does not close may leave one
     blanks = " || ".join(["' '", *(f"chr({code})" for code in (9, 0xA0, 0x200B, 0x3000, 0xFEFF))])
     key = f"trim(nfc_normalize({value}), {blanks})"

@@ -85,9 +85,7 @@ def last_load(
     return next((tags for tags in tables.history(name).tags if "load_id" in tags), {})
 
 # %% ../../nbs/lib/data/events.ipynb #f1c3897b
-def cut_off(
-    tables: Tables,  # the tables of a catalog
-) -> bool:
+def cut_off(tables: Tables) -> bool:
     "Whether one bronze table is missing or comes from another load than the other."
     loads = [last_load(tables, name) for name in BRONZE if tables.exists(name)]
     return len(loads) < len(BRONZE) or len({load["load_id"] for load in loads if load}) > 1
@@ -184,16 +182,12 @@ class Rule:
     broken: Broken  # true where a row breaks it
 
 
-def missing(
-    column: str,  # a text column
-) -> Rule:
+def missing(column: str) -> Rule:
     "A key must be there, and be more than blanks."
     return Rule(f"{column} is missing", lambda row: row[column].strip().fill_null("") == "")
 
 # %% ../../nbs/lib/data/events.ipynb #ba834aed
-def id_rules(
-    column: str,  # a text column
-) -> list[Rule]:
+def id_rules(column: str) -> list[Rule]:
     "An id is one word, as it was given: a line end in it is a quote that went astray."
     rounded = r"^-?\d(\.\d+)?[eE]\+\d+$|^-?\d{16,}\.0+$"  # as spreadsheets and floats write it
     return [
@@ -238,9 +232,7 @@ def timestamp_rules(
     ]
 
 # %% ../../nbs/lib/data/events.ipynb #3314a824
-def row_rules(
-    now: datetime.datetime,  # when the load began
-) -> list[Rule]:  # in the order in which a reason is looked for
+def row_rules(now: datetime.datetime) -> list[Rule]:  # in the order in which a reason is looked for
     "What an event must be like by itself, whatever else is loaded."
     return [
         Rule("not a row: a quote that does not close", lambda row: row.swallowed),
@@ -270,9 +262,7 @@ def event_rules(
     ]
 
 # %% ../../nbs/lib/data/events.ipynb #0fe59c7f
-def _signup_rule(
-    reason: str,  # why a customer was set aside
-) -> Rule:
+def _signup_rule(reason: str) -> Rule:
     return Rule(
         f"{reason} in customers",
         lambda row: row.signup_ts.isnull() & (row.customer_reason == reason),

@@ -80,9 +80,7 @@ _SUFFIXES = {
 }
 
 
-def _kind(
-    path: Path,  # a file
-) -> str | None:  # csv or parquet; None when its name says neither
+def _kind(path: Path) -> str | None:  # csv or parquet; None when its name says neither
     name = path.name.lower()
     return next((kind for suffix, kind in _SUFFIXES.items() if name.endswith(suffix)), None)
 
@@ -103,9 +101,7 @@ def _inside(
     ]
 
 # %% ../../nbs/lib/data/files.ipynb #c367e592
-def _files(
-    path: str,  # a file, a folder or a glob
-) -> list[Path]:  # data files, or one folder with a Delta log
+def _files(path: str) -> list[Path]:  # data files, or one folder with a Delta log
     given = Path(path).expanduser()
     if not path.strip():
         raise SourceError("a path is empty; name a file, a folder or a glob")
@@ -194,9 +190,7 @@ _OTHERS = {
 
 
 @contextlib.contextmanager
-def _opened(
-    path: Path,  # a CSV file, plain or compressed
-) -> Iterator[Any]:  # of bytes
+def _opened(path: Path) -> Iterator[Any]:  # of bytes
     packed = path.name.lower().endswith(".gz")
     try:
         with gzip.open(path) if packed else path.open("rb") as stream:
@@ -241,9 +235,7 @@ def _survey(
     return sum(kinds) + (last not in (b"\r", b"\n")), len(kinds) > 1, quoted
 
 # %% ../../nbs/lib/data/files.ipynb #e2dd7b5d
-def blank_lines(
-    file: str,  # a CSV file, plain or compressed
-) -> int:
+def blank_lines(file: str) -> int:
     "How many lines of a file are empty: they are no rows."
     with _opened(Path(file)) as stream:
         return sum(line == "\n" for line in io.TextIOWrapper(stream, "latin-1", newline=None))
@@ -252,11 +244,7 @@ def blank_lines(
 _duckdb = cache(quiet_duckdb)  # one for all files: making one takes ten milliseconds
 
 
-def _quoting(
-    path: Path,  # a CSV file
-    head: bytes,  # its beginning
-    delimiter: str,
-) -> tuple[str, str]:  # quote and escape
+def _quoting(path: Path, head: bytes, delimiter: str) -> tuple[str, str]:  # quote and escape
     single = b"'" in head and b'"' not in head
     if not single and b'\\"' not in head:
         return '"', '"'
@@ -317,9 +305,7 @@ def _csv_source(files: list[Path]) -> Source:
     )
 
 # %% ../../nbs/lib/data/files.ipynb #d5833d1f
-def _parquet_columns(
-    file: str,  # a Parquet file
-) -> dict[str, str]:  # name to DuckDB type
+def _parquet_columns(file: str) -> dict[str, str]:  # name to DuckDB type
     if Path(file).stat().st_size == 0:
         raise SourceError(f"{file}: is empty; a Parquet file has a header and a footer")
     try:
@@ -332,9 +318,7 @@ def _parquet_columns(
         raise SourceError(f"{file}: not a readable Parquet file ({reason})") from None
 
 # %% ../../nbs/lib/data/files.ipynb #5480d546
-def _parquet_source(
-    files: tuple[str, ...],  # Parquet files
-) -> Source:
+def _parquet_source(files: tuple[str, ...]) -> Source:
     columns = _parquet_columns(files[0])
     for file in files[1:]:
         if _parquet_columns(file) != columns:
@@ -414,9 +398,7 @@ def _found(
     return _with_folders(source, named)
 
 # %% ../../nbs/lib/data/files.ipynb #d4348bee
-def find(
-    path: str,  # a file, a folder or a glob
-) -> Source:  # what is there, looked at and not yet read
+def find(path: str) -> Source:  # what is there, looked at and not yet read
     "The data files a path stands for; raises `SourceError` naming the first that is wrong."
     try:
         return _found(_files(path), _named(path))
@@ -431,9 +413,7 @@ FILE = "file of this row"
 LINES = "lines of this row"  # as they were given, where they are several
 
 
-def one_end_sql(
-    lines: str,  # SQL for text of several lines
-) -> str:  # SQL for it with line feeds between them
+def one_end_sql(lines: str) -> str:  # SQL for it with line feeds between them
     "CRLF and CR as LF."
     return rf"regexp_replace({lines}, '\r\n?', chr(10), 'g')"
 
@@ -492,9 +472,7 @@ def _delta_sql(source: Source) -> str:
     return f"SELECT {', '.join(chosen)} FROM {rows}"
 
 # %% ../../nbs/lib/data/files.ipynb #002b3634
-def scan_sql(
-    source: Source,  # what to read
-) -> str:  # SQL for its rows, with the file of each in the column `FILE`
+def scan_sql(source: Source) -> str:  # SQL for its rows, with the file of each in the column `FILE`
     "What DuckDB reads a source with."
     if source.kind == "delta":
         return _delta_sql(source)

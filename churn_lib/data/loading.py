@@ -71,12 +71,7 @@ def _staging(
         shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/lib/data/loading.ipynb #3f1c718e
-def _execute(
-    connection: Any,
-    sql: str,
-    step: str,  # what it does, for those who wait
-    report: Report,
-) -> None:
+def _execute(connection: Any, sql: str, step: str, report: Report) -> None:
     report(step, None)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(connection.raw_sql, sql)
@@ -226,10 +221,7 @@ def _rejected_sql(
 _OPTION = {"event_ts": "--time-format", "signup_ts": "--customers-time-format"}
 
 
-def _advice(
-    reason: str,
-    row: str,  # an example of it, as it was set aside
-) -> str:  # what helps
+def _advice(reason: str, row: str) -> str:  # what helps
     column = reason.split()[0]
     if "with other content" in reason:
         return "give each event an event_id of its own, or --replace the events there are"
@@ -307,21 +299,14 @@ def _new_events(load: _Load) -> ibis.Table:  # the rows to write, in the events 
     return rows if stored is None else rows.anti_join(stored, "event_id")
 
 # %% ../../nbs/lib/data/loading.ipynb #0b439cb8
-def _brings_nothing(
-    load: _Load,
-    events: int,  # that are not in bronze.events
-) -> bool:
+def _brings_nothing(load: _Load, events: int) -> bool:
     if not load.append or events or cut_off(load.store):
         return False
     customers = load.table("known_customers").difference(load.store.read("bronze.customers"))
     return customers.count().to_pyarrow().as_py() == 0
 
 # %% ../../nbs/lib/data/loading.ipynb #88d1a0e2
-def _write(
-    load: _Load,
-    source: str,  # what the data came from
-    events: int,  # how many it adds
-) -> str:  # the load's id
+def _write(load: _Load, source: str, events: int) -> str:  # the load's id
     load_id = uuid.uuid4().hex
     tags = {"load_id": load_id, "source": source, "sample": ""}
     if not _brings_nothing(load, events):

@@ -130,9 +130,7 @@ _QUARTERS = np.array([0, 0.8, 1.0, 1.2])  # of a day: night, morning, afternoon,
 _VISIT_SECONDS = 1_800  # the longest visit
 
 
-def _season(
-    population: Population,
-) -> np.ndarray:  # factor for each day, shape (days,)
+def _season(population: Population) -> np.ndarray:  # factor for each day, shape (days,)
     dates = [population.day(number) for number in range(population.days)]
     weekday = np.array([date.weekday() for date in dates])
     of_year = np.array([date.timetuple().tm_yday for date in dates])
@@ -169,9 +167,7 @@ def _loyalty(
     return 0.75 * _mean_visits(population)
 
 # %% ../../nbs/lib/data/simulation.ipynb #553ca647
-def _rate_scale(
-    population: Population,
-) -> float:  # alpha, in days of average season
+def _rate_scale(population: Population) -> float:  # alpha, in days of average season
     season, b = _season(population), _loyalty(population)
     ahead = season[::-1].cumsum()[::-1] - season / 2  # time that a customer of each day has left
 
@@ -375,9 +371,7 @@ def _tags(
     return {"load_id": uuid.uuid4().hex, "source": "simulation", "sample": "simulation"} | given
 
 # %% ../../nbs/lib/data/simulation.ipynb #9da8619d
-def check_replaceable(
-    tables: DeltaTables,
-) -> None:
+def check_replaceable(tables: DeltaTables) -> None:
     "Raise `SimulationError` when a bronze table holds rows of no sample."
     for name in ("bronze.customers", "bronze.events"):
         if tables.exists(name) and not sample_of(tables, name=name):

@@ -77,10 +77,7 @@ class Scorer:
     explainer: Explainer | None = field(repr=False)  # None: this make of model gets no reasons
     basis: Basis | None = None  # what it predicts and was trained on
 
-    def warning(
-        self,
-        settings: Settings,  # data.horizon_days
-    ) -> str:  # empty when there is nothing to say
+    def warning(self, settings: Settings) -> str:  # empty when there is nothing to say
         "What to know before acting on its scores."
         remarks = self.basis.remarks(settings) if self.basis else []
         return f"version {self.version}: {'; '.join(remarks)}" if remarks else ""
@@ -137,9 +134,7 @@ def score_batch(
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
 
-def _batches(
-    snapshot: Snapshot,
-) -> Iterator[pd.DataFrame]:  # customer_id and features
+def _batches(snapshot: Snapshot) -> Iterator[pd.DataFrame]:  # customer_id and features
     for batch in snapshot.rows.to_pyarrow_batches(chunk_size=_BATCH):
         yield batch.to_pandas()
 
@@ -192,9 +187,7 @@ def _score_on_spark(
 _SPARK_REASONS = "array<struct<feature: string, value: double, contribution: double>>"
 
 
-def _spark_reasons(
-    explainer: Explainer | None,
-) -> Callable:  # a function of one struct column
+def _spark_reasons(explainer: Explainer | None) -> Callable:  # a function of one struct column
     import cloudpickle
     from pyspark.sql import functions
 
@@ -340,9 +333,7 @@ def read_predictions(
     return table.filter(table.feature_date == feature_date, table.model_version == model_version)
 
 # %% ../../nbs/lib/scoring/batch.ipynb #3609ca34
-def by_decile(
-    predictions: ibis.Table,  # one partition
-) -> pd.DataFrame:  # one row for each decile
+def by_decile(predictions: ibis.Table) -> pd.DataFrame:  # one row for each decile
     "Customers, probabilities and calls of each decile."
     found = predictions.group_by("decile").aggregate(
         customers=predictions.count(),

@@ -160,9 +160,7 @@ def _at_threshold(
     return float(called.mean()), float(report.churned[called].sum() / report.churned.sum())
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #fe9da35d
-def gain_plot(
-    report: GainsReport,
-) -> Figure:
+def gain_plot(report: GainsReport) -> Figure:
     "Share of the churners reached against the share of customers called."
     figure, axes = _axes(f"Gain on {report.feature_date}", "share of churners reached")
     curve, rate = gain_curve(report.churned, report.probability), np.mean(report.churned)
@@ -176,9 +174,7 @@ def gain_plot(
     return figure
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #71cdeb43
-def lift_plot(
-    report: GainsReport,
-) -> Figure:
+def lift_plot(report: GainsReport) -> Figure:
     "How many times more churners than at random, against the share of customers called."
     figure, axes = _axes(f"Lift on {report.feature_date}", "lift")
     curve, rate = gain_curve(report.churned, report.probability), np.mean(report.churned)

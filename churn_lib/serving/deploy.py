@@ -68,16 +68,12 @@ class DeploymentRefused(ChurnError):
     "The gate has not passed the version; nothing was changed."
 
 # %% ../../nbs/lib/serving/deploy.ipynb #193074c9
-def on_databricks(
-    settings: Settings,
-) -> bool:
+def on_databricks(settings: Settings) -> bool:
     "Whether the endpoint is one of a workspace: where the registry is, the endpoint is."
     return registry_module.tracking_uri(settings).startswith("databricks")
 
 # %% ../../nbs/lib/serving/deploy.ipynb #7e86a5ae
-def connect(
-    settings: Settings,
-) -> WorkspaceClient:
+def connect(settings: Settings) -> WorkspaceClient:
     "A client of the workspace, or of the store's own server, which is started when it does not run."
     if on_databricks(settings):
         return registry_module.workspace(registry_module.tracking_uri(settings).partition("://")[2])
@@ -87,17 +83,12 @@ def connect(
     return WorkspaceClient(host=address.url, token=token, auth_type="pat")
 
 # %% ../../nbs/lib/serving/deploy.ipynb #7f14504d
-def _secrets(
-    settings: Settings,
-) -> dict[str, str]:  # environment variable to reference
+def _secrets(settings: Settings) -> dict[str, str]:  # environment variable to reference
     pairs = [pair.strip() for pair in settings.serving.secrets.split(",") if pair.strip()]
     return dict(pair.split("=", 1) for pair in pairs)
 
 # %% ../../nbs/lib/serving/deploy.ipynb #473f9db8
-def desired_entity(
-    settings: Settings,
-    version: int,
-) -> ServedEntityInput:
+def desired_entity(settings: Settings, version: int) -> ServedEntityInput:
     "The served entity of a version, as settings want it."
     return ServedEntityInput(
         name=f"{settings.model_name.rpartition('.')[2]}-{version}",
@@ -109,9 +100,7 @@ def desired_entity(
     )
 
 # %% ../../nbs/lib/serving/deploy.ipynb #2e64f807
-def desired_gateway(
-    settings: Settings,
-) -> AiGatewayConfig | None:
+def desired_gateway(settings: Settings) -> AiGatewayConfig | None:
     "Inference table and rate limit, as settings want them; None when they want neither."
     wanted = settings.serving
     gateway = AiGatewayConfig()
@@ -478,10 +467,7 @@ def _serve(
     return outcome, _verify(task)
 
 # %% ../../nbs/lib/serving/deploy.ipynb #8262393b
-def _alias_goes_back_to(
-    task: Task,
-    former: int,  # version that serves again
-) -> int | None:  # None: it stays
+def _alias_goes_back_to(task: Task, former: int) -> int | None:  # None: it stays
     if task.alias != PRODUCTION or not objection(task.registry, task.tables, former, task.settings):
         return former
     # what was forced to serve does not become Production by the failure of another
@@ -659,9 +645,7 @@ def _served(found: ServingEndpointDetailed) -> list[dict[str, Any]]:
     return rows
 
 # %% ../../nbs/lib/serving/deploy.ipynb #d1e27b63
-def status(
-    settings: Settings,
-) -> dict[str, Any]:  # JSON-ready
+def status(settings: Settings) -> dict[str, Any]:  # JSON-ready
     "The endpoint as it is; a local server that does not run is not started for it."
     name, where = (
         settings.serving.endpoint_name,
@@ -719,9 +703,7 @@ def beside_production(
     return {"production": production, "differences": notes}
 
 # %% ../../nbs/lib/serving/deploy.ipynb #0b9d64b1
-def example_customer(
-    tables: Tables,
-) -> dict[str, float]:  # feature to value
+def example_customer(tables: Tables) -> dict[str, float]:  # feature to value
     "A customer of the newest snapshot, to ask about."
     features = tables.read("gold.features")
     ordered = features.order_by(ibis.desc("feature_date"), "customer_id").limit(1)
@@ -730,11 +712,7 @@ def example_customer(
     return {str(name): float(value) for name, value in row.items()}
 
 # %% ../../nbs/lib/serving/deploy.ipynb #527fc5bf
-def how_to_ask(
-    settings: Settings,
-    url: str,  # of the endpoint's invocations
-    example: dict[str, float],  # a customer
-) -> str:
+def how_to_ask(settings: Settings, url: str, example: dict[str, float]) -> str:
     "A curl line that works and, for the local server, where its documentation is."
     token, direct, docs = "$DATABRICKS_TOKEN", "", ""
     if not on_databricks(settings):

@@ -37,12 +37,7 @@ class Sample:
     expected: np.ndarray  # churn probability, shape (rows,)
 
 
-def holdout_sample(
-    registry: Registry,
-    store: Any,  # the tables
-    version: int,  # of the model
-    settings: Settings,  # serving.smoke_rows
-) -> Sample:
+def holdout_sample(registry: Registry, store: Any, version: int, settings: Settings) -> Sample:
     "Holdout customers and the registered model's answers; raises what loading the model raises."
     tags = registry.version(version).tags
     number, day = tags.get("delta_feature_version"), tags.get("holdout_feature_date")
@@ -166,12 +161,7 @@ class SmokeReport:
         return fragment(Section(f"{self.entity} {verdict}", table=table(titles, rows)))
 
 # %% ../../nbs/lib/serving/smoke_test.ipynb #f2139f20
-def smoke_test(
-    client: Client,
-    sample: Sample,
-    entity: str,  # name of the served entity that has to answer
-    settings: Settings,  # serving.max_endpoint_latency_ms
-) -> SmokeReport:
+def smoke_test(client: Client, sample: Sample, entity: str, settings: Settings) -> SmokeReport:
     "Ask an endpoint; what it gets wrong is in the report."
     try:
         equal, answer = _equality(client, sample)

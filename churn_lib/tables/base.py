@@ -92,16 +92,12 @@ class Tables(ReadableTables, Protocol):
         "Delete the files of the table `name` that no version to be kept needs."
 
 # %% ../../nbs/lib/tables/base.ipynb #35f02071
-def sql_text(
-    value: str,
-) -> str:  # quoted for SQL
+def sql_text(value: str) -> str:  # quoted for SQL
     "A text literal."
     return "'" + value.replace("'", "''") + "'"
 
 
-def sql_name(
-    column: str,
-) -> str:  # quoted for SQL
+def sql_name(column: str) -> str:  # quoted for SQL
     "The name of a column."
     return '"' + column.replace('"', '""') + '"'
 

@@ -51,15 +51,11 @@ from churn_lib.tables.base import (
 _HEEDED = {"deletionVectors", "timestampNtz", "v2Checkpoint"}
 
 
-def _words(
-    feature: str,  # as the protocol of Delta spells it
-) -> str:
+def _words(feature: str) -> str:
     return re.sub("([A-Z])", r" \1", feature).lower()
 
 
-def _foreign(
-    table: DeltaTable,  # one version of a table
-) -> str:  # what its files alone do not say; empty when they say all
+def _foreign(table: DeltaTable) -> str:  # what its files alone do not say; empty when they say all
     features = set(table.protocol().reader_features or ())
     # tables of reader version 2 list no features: their configuration alone says it
     if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
@@ -141,12 +137,7 @@ def _scan_sql(
     return " UNION ALL BY NAME ".join(scans)
 
 # %% ../../nbs/lib/tables/delta.ipynb #f2a9c072
-def _scan(
-    connection: Any,  # Ibis on DuckDB
-    table: DeltaTable,  # one version of a table
-    folder: Path,  # where it lies
-    name: str,  # for messages
-) -> ibis.Table:  # lazy
+def _scan(connection: Any, table: DeltaTable, folder: Path, name: str) -> ibis.Table:  # lazy
     files = delta_files(table, folder, name)
     schema = json.loads(table.schema().to_json())
     types = {field["name"]: field["type"] for field in schema["fields"]}
@@ -257,9 +248,7 @@ def quiet_duckdb() -> duckdb.DuckDBPyConnection:
     return connection
 
 # %% ../../nbs/lib/tables/delta.ipynb #bf1f8f8b
-def _connection(
-    folder: Path,  # of the catalog
-) -> Any:  # Ibis on DuckDB
+def _connection(folder: Path) -> Any:  # Ibis on DuckDB
     connection = ibis.duckdb.from_connection(quiet_duckdb())
     connection.raw_sql("SET TimeZone = 'UTC'")
     # what does not fit into memory spills beside the tables, not where the command was called

@@ -37,9 +37,7 @@ _METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 _WRITE = "churn_write_id"
 
 
-def _tags(
-    metadata: str | None,  # what a commit keeps
-) -> dict[str, str]:  # empty when it was not written by us
+def _tags(metadata: str | None) -> dict[str, str]:  # empty when it was not written by us
     try:
         found = json.loads(metadata or "{}")
     except ValueError:
@@ -52,10 +50,7 @@ _MAKING = threading.Lock()
 
 
 @contextlib.contextmanager
-def _keeping(
-    spark: Any,  # a SparkSession
-    metadata: str,  # for the commit that is made meanwhile
-) -> Iterator[None]:
+def _keeping(spark: Any, metadata: str) -> Iterator[None]:
     with _MAKING:
         spark.conf.set(_METADATA, metadata)
         try:
@@ -105,9 +100,7 @@ def _create_sql(
     )
 
 # %% ../../nbs/lib/tables/spark.ipynb #61fda52c
-def _instants(
-    schema: ibis.Schema,  # as Ibis understands Spark
-) -> ibis.Schema:  # with timestamps in UTC
+def _instants(schema: ibis.Schema) -> ibis.Schema:  # with timestamps in UTC
     return ibis.schema(
         {
             name: "timestamp('UTC', 6)" if kind.is_timestamp() else kind
@@ -146,11 +139,7 @@ def _within(
 
 # %% ../../nbs/lib/tables/spark.ipynb #d21d0339
 class _SparkReader(ReadableTables):
-    def __init__(
-        self,
-        spark: Any,  # a SparkSession
-        catalog: str = "",  # of Unity Catalog; the session's own when empty
-    ):
+    def __init__(self, spark: Any, catalog: str = ""):  # the session's own when empty
         self.spark, self.catalog = spark, catalog
         self.connection = ibis.pyspark.connect(spark)
 
@@ -181,10 +170,7 @@ class _SparkReader(ReadableTables):
         return _history(_commits(self, name))
 
 # %% ../../nbs/lib/tables/spark.ipynb #daeb27e6
-def _names(
-    spark: Any,  # a SparkSession
-    catalog: str,  # of Unity Catalog; the session's own when empty
-) -> list[str]:  # schema.table
+def _names(spark: Any, catalog: str) -> list[str]:  # schema.table
     within = f" IN `{catalog}`" if catalog else ""
     schemas = {row["namespace"] for row in spark.sql(f"SHOW SCHEMAS{within}").collect()}
     found: list[str] = []
@@ -195,11 +181,7 @@ def _names(
     return sorted(found)
 
 # %% ../../nbs/lib/tables/spark.ipynb #7c737867
-def _commits(
-    tables: _SparkReader,
-    name: str,
-    last: int | None = None,  # so many of them; all when None
-) -> list[Any]:  # newest first
+def _commits(tables: _SparkReader, name: str, last: int | None = None) -> list[Any]:  # newest first
     full_name = tables.full_name(name)
     if not tables.exists(name):
         raise TableError(f"table {full_name} does not exist; run the job that writes it first")
@@ -209,9 +191,7 @@ def _commits(
     return history.selectExpr(*columns).collect()
 
 
-def _history(
-    commits: list[Any],
-) -> pd.DataFrame:  # version, timestamp, operation, tags
+def _history(commits: list[Any]) -> pd.DataFrame:  # version, timestamp, operation, tags
     tags = [_tags(row["userMetadata"]) for row in commits]
     return pd.DataFrame(
         {
@@ -241,11 +221,7 @@ def _make(
         return True
 
 
-def _made(
-    tables: _SparkReader,
-    name: str,
-    mark: str,  # in the tags of the commit
-) -> int:  # its version
+def _made(tables: _SparkReader, name: str, mark: str) -> int:  # its version
     for last in (10, None):  # the whole history only when others have been quick
         for row in _commits(tables, name, last):
             if _tags(row["userMetadata"]).get(_WRITE) == mark:
@@ -253,11 +229,7 @@ def _made(
     raise TableError(f"table {name} was replaced while this was writing; run this again")
 
 # %% ../../nbs/lib/tables/spark.ipynb #617b4cdd
-def _check_columns(
-    name: str,
-    here: list[str],  # columns of the rows
-    there: list[str],  # columns of the table
-) -> None:
+def _check_columns(name: str, here: list[str], there: list[str]) -> None:
     if odd := sorted(set(there) ^ set(here)):
         raise TableError(
             f"table {name} has other columns than these rows: {', '.join(odd)} on one side only"
@@ -350,11 +322,7 @@ def _age_to_keep(
     return math.ceil(max([days * 86_400e6, *(now - each + margin for each in made)]) / 1000)
 
 
-def _keep_deleted(
-    tables: _SparkReader,
-    name: str,
-    duration: str,  # of files, after their removal
-) -> None:
+def _keep_deleted(tables: _SparkReader, name: str, duration: str) -> None:
     # Delta holds the two durations of one statement against each other
     values = {**_PROPERTIES, _DELETED: duration}
     properties = ", ".join(f"'{key}' = '{value}'" for key, value in values.items())

@@ -20,10 +20,7 @@ from ..resolve import Bundle, UnsetError, resolve
 from ...settings import ChurnError
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #2586c15c
-def _plan_problem(
-    bundle: Bundle,
-    key: str,  # of a job
-) -> Problem | None:
+def _plan_problem(bundle: Bundle, key: str) -> Problem | None:
     names = [str(item.get("name")) for _, item in listed(bundle.job_bodies[key], "parameters")]
     given = {"git_sha": "check"} if "git_sha" in names and not bundle.git_sha else {}
     try:
@@ -36,10 +33,7 @@ def _plan_problem(
     return None
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #e0ef4779
-def run_problems(
-    bundle: Bundle,
-    known: Iterable[Problem],  # what is found already
-) -> Iterator[Problem]:
+def run_problems(bundle: Bundle, known: Iterable[Problem]) -> Iterator[Problem]:
     "Jobs that `churn run` refuses for a reason not yet found, and notebooks that no job runs."
     wrong = {parts[2] for parts, _ in known if parts[:2] == ("resources", "jobs") and parts[2:]}
     runs = job_graph(bundle)
@@ -57,10 +51,7 @@ def run_problems(
     yield from _idle_notebooks(bundle, used)
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #5a0ceeaa
-def _idle_notebooks(
-    bundle: Bundle,
-    used: set[Path],  # notebooks that a job names
-) -> Iterator[Problem]:
+def _idle_notebooks(bundle: Bundle, used: set[Path]) -> Iterator[Problem]:
     if any(not path.is_file() for path in used):
         return  # a misspelt path, another finding, is why its notebook is idle
     for folder in sorted({path.parent for path in used}):
@@ -95,10 +86,7 @@ _RULES = (
 )
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #583221aa
-def _as_finding(
-    main: Path,  # databricks.yml
-    error: ChurnError,  # why a file could not be read, or a bundle not be resolved
-) -> LintFinding:
+def _as_finding(main: Path, error: ChurnError) -> LintFinding:
     message = str(error)
     path, _, rest = message.partition(": ")
     line = re.search(r"\bline (\d+)", message)
@@ -107,10 +95,7 @@ def _as_finding(
     return LintFinding(Path(path) if named else main, int(line[1]) if line else 1, detail)
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #ebf7b761
-def check_target(
-    root: Path,  # folder of databricks.yml
-    target: str,
-) -> list[LintFinding]:
+def check_target(root: Path, target: str) -> list[LintFinding]:
     "What is wrong with one target."
     main = root / "databricks.yml"
     found: list[LintFinding] = []
@@ -132,10 +117,7 @@ def check_target(
     return [*found, *located(bundle.written, main, problems)]
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #d00b317d
-def check(
-    root: Path,  # folder of databricks.yml
-    target: str | None = None,  # this one alone
-) -> list[LintFinding]:  # empty when all is well
+def check(root: Path, target: str | None = None) -> list[LintFinding]:  # empty when all is well
     "What is wrong with a bundle, in the order of files and lines; raises `BundleError` on no such target."
     main = root / "databricks.yml"
     try:

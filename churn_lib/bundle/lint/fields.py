@@ -137,12 +137,7 @@ def value_problems(
         yield parts, f"{name}: {problem}"
 
 # %% ../../../nbs/lib/bundle/lint/fields.ipynb #4906b353
-def _list_problems(
-    values: Any,  # a list, where all is well
-    written: Any,
-    hint: Any,  # of an item
-    parts: Parts,
-) -> Iterator[Problem]:
+def _list_problems(values: Any, written: Any, hint: Any, parts: Parts) -> Iterator[Problem]:
     if not isinstance(values, list):
         yield parts, f"a list is needed, found {values!r:.80}; put - before each item"
         return
@@ -198,11 +193,7 @@ def _key_problems(content: Any, known: str, parts: Parts) -> Iterator[Problem]:
             yield (*parts, key), f"{key} is no key of {where}; {meant(str(key), known.split())}"
 
 # %% ../../../nbs/lib/bundle/lint/fields.ipynb #49175d46
-def _outline_problems(
-    content: dict[str, Any],  # a file of the bundle, or a target of it
-    known: str,  # the keys it may have
-    parts: Parts,
-) -> Iterator[Problem]:
+def _outline_problems(content: dict[str, Any], known: str, parts: Parts) -> Iterator[Problem]:
     yield from _key_problems(content, known, parts)
     for place, keys in _BELOW.items():
         first, _, second = place.partition(".")
@@ -234,11 +225,7 @@ def _permission_problems(content: dict[str, Any], parts: Parts) -> Iterator[Prob
             yield (*place, index), f"{problem}; give each its own item"
 
 # %% ../../../nbs/lib/bundle/lint/fields.ipynb #6340e223
-def _target_problems(
-    name: str,
-    target: dict[str, Any],
-    declared: set[str],  # the variables of the bundle
-) -> Iterator[Problem]:
+def _target_problems(name: str, target: dict[str, Any], declared: set[str]) -> Iterator[Problem]:
     parts: Parts = ("targets", name)
     yield from _outline_problems(target, _TARGET, parts)
     yield from _permission_problems(target, parts)

@@ -88,10 +88,7 @@ def tasks_of(
             yield ("resources", "jobs", key, "tasks", index), body, task
 
 # %% ../../../nbs/lib/bundle/lint/findings.ipynb #3055e670
-def meant(
-    name: str,  # as written
-    known: Iterable[str],  # what could have been meant
-) -> str:  # a sentence's end
+def meant(name: str, known: Iterable[str]) -> str:  # a sentence's end
     "What could have been meant by a name that is not known."
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)

@@ -306,12 +306,7 @@ def _number(text: str, name: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _part_fits(
-    part: str,  # one of the comma-separated parts
-    name: str,  # of the field
-    least: int,
-    most: int,
-) -> bool:
+def _part_fits(part: str, name: str, least: int, most: int) -> bool:
     if name in _SPECIAL and _SPECIAL[name].fullmatch(part):
         return True
     span, slash, step = part.partition("/")

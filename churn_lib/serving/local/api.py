@@ -199,10 +199,7 @@ class CreateEndpoint(_Strict):
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
-def parse(
-    kind: type[_Body],  # what the body should be
-    content: Any,  # the body's JSON
-) -> _Body:
+def parse(kind: type[_Body], content: Any) -> _Body:
     "The body of an API request; raises `ApiError` 400 naming field and value."
     try:
         return kind.model_validate(content)

@@ -125,10 +125,7 @@ def _finish(future: "asyncio.Future[Any]", result: Any, error: BaseException | N
         future.set_exception(error)
 
 # %% ../../../nbs/lib/serving/local/endpoints.ipynb #a077481d
-async def in_thread(
-    function: Callable[..., _Result],
-    *arguments: Any,
-) -> _Result:
+async def in_thread(function: Callable[..., _Result], *arguments: Any) -> _Result:
     "Call a function in a daemon thread and wait for it; raises what it raises."
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
@@ -511,9 +508,7 @@ def _facts(endpoint: Endpoint) -> dict[str, Any]:
     return facts
 
 # %% ../../../nbs/lib/serving/local/endpoints.ipynb #ec169af9
-def shown(
-    endpoint: Endpoint,
-) -> dict[str, Any]:  # JSON-ready
+def shown(endpoint: Endpoint) -> dict[str, Any]:  # JSON-ready
     "An endpoint as GET /api/2.0/serving-endpoints/{name} answers."
     record, answer = endpoint.record, _facts(endpoint)
     version, pending = record.config_version, record.pending

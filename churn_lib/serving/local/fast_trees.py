@@ -64,9 +64,7 @@ def _parts(
     return estimator, imputer
 
 # %% ../../../nbs/lib/serving/local/fast_trees.ipynb #10a56b90
-def convert(
-    model: Any,  # what was logged
-) -> FastModel:
+def convert(model: Any) -> FastModel:
     "The fast form of a model; raises `NotConvertible`."
     estimator, imputer = _parts(model)
     try:
@@ -79,9 +77,7 @@ def convert(
     return FastModel(forest, prior, single, medians)
 
 # %% ../../../nbs/lib/serving/local/fast_trees.ipynb #440d1e6b
-def _thresholds(
-    model: Any,  # a ChurnModel
-) -> np.ndarray:  # every threshold of its trees
+def _thresholds(model: Any) -> np.ndarray:  # every threshold of its trees
     estimator, _ = _parts(model)
     if isinstance(estimator, HistGradientBoostingClassifier):
         nodes = [tree[0].nodes for tree in estimator._predictors]
@@ -92,11 +88,7 @@ def _thresholds(
     return np.concatenate([tree.threshold[tree.children_left >= 0] for tree in trees])
 
 
-def boundary_rows(
-    model: Any,  # a ChurnModel
-    features: list[str],  # columns
-    count: int = 2_000,  # rows
-) -> pd.DataFrame:  # float64
+def boundary_rows(model: Any, features: list[str], count: int = 2_000) -> pd.DataFrame:  # float64
     "Rows that hit the thresholds of the model's trees, their neighbours, and everything between."
     rng = np.random.default_rng(0)
     edges = np.unique(np.append(_thresholds(model), [0.0, 1.0]))
@@ -112,9 +104,7 @@ def boundary_rows(
     return pd.DataFrame(values, columns=features)
 
 # %% ../../../nbs/lib/serving/local/fast_trees.ipynb #57c2012a
-def verified(
-    served: Any,  # the version as MLflow serves it
-) -> FastModel:
+def verified(served: Any) -> FastModel:
     "The fast form of a version, after its answers were found equal; raises `NotConvertible`."
     signature = served.metadata.signature
     features = signature.inputs.input_names()

@@ -46,16 +46,12 @@ class ServerError(ChurnError):
     "The model server cannot run, or is not there; the message says what to do."
 
 # %% ../../../nbs/lib/serving/local/process.ipynb #7d6ce1a8
-def serving_folder(
-    settings: Settings,  # names the store
-) -> Path:
+def serving_folder(settings: Settings) -> Path:
     "Where the server of a store keeps its files."
     return settings.store / "serving"
 
 # %% ../../../nbs/lib/serving/local/process.ipynb #831c0047
-def token_of(
-    settings: Settings,  # names the store
-) -> str:
+def token_of(settings: Settings) -> str:
     "The token of the store's server, made when there is none."
     path = serving_folder(settings) / "token"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,15 +73,11 @@ def token_of(
     return token
 
 # %% ../../../nbs/lib/serving/local/process.ipynb #e8454ffc
-def _lock(
-    settings: Settings,  # names the store
-) -> IO[str] | None:  # hold on to it; None when a server runs
+def _lock(settings: Settings) -> IO[str] | None:  # hold on to it; None when a server runs
     return try_lock(serving_folder(settings) / "lock")
 
 
-def _ended(
-    settings: Settings,  # names the store
-) -> bool:  # whether no server runs
+def _ended(settings: Settings) -> bool:  # whether no server runs
     if (lock := _lock(settings)) is not None:
         lock.close()
     return lock is not None
@@ -107,9 +99,7 @@ class Address:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 # %% ../../../nbs/lib/serving/local/process.ipynb #fcd09c34
-def _last_address(
-    settings: Settings,
-) -> Address | None:
+def _last_address(settings: Settings) -> Address | None:
     try:
         return Address(**json.loads((serving_folder(settings) / "server.json").read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -132,9 +122,7 @@ def health(
     return answer if isinstance(answer, dict) and answer.get("pid") == address.pid else None
 
 
-def running(
-    settings: Settings,  # names the store
-) -> Address | None:
+def running(settings: Settings) -> Address | None:
     "The store's server, when it runs and answers."
     if not (serving_folder(settings) / "lock").exists():
         return None
@@ -155,10 +143,7 @@ def _check_version(model_name: str, version: int) -> None:
         ) from None
 
 
-def application(
-    settings: Settings,  # store, catalog and registry
-    limits: Limits | None = None,
-) -> ModelServer:
+def application(settings: Settings, limits: Limits | None = None) -> ModelServer:
     "The ASGI application that serves the models of a store's registry."
     registry.connect(settings)
     folder, bounds = serving_folder(settings), limits or Limits()
@@ -290,10 +275,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _CODE = "from churn_lib.serving.local.process import main; main()"
 
 
-def _wait(
-    what: Callable[[], Any],  # truthy when it has come
-    seconds: float,
-) -> Any:  # what came, or the last answer
+def _wait(what: Callable[[], Any], seconds: float) -> Any:  # what came, or the last answer
     deadline = time.monotonic() + seconds
     while not (answer := what()) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -305,10 +287,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {"CHURN_SETTINGS": str(settings.root / "settings.ini"), **ONE_THREAD, **kept}
 
 # %% ../../../nbs/lib/serving/local/process.ipynb #d1e12d5c
-def start(
-    settings: Settings,
-    seconds: float = 120,  # to wait for it
-) -> Address:
+def start(settings: Settings, seconds: float = 120) -> Address:
     "The store's server, started in the background when none runs; raises `ServerError`."
     if address := running(settings):
         return address

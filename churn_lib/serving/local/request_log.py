@@ -87,9 +87,7 @@ class Spool:
                 raise
 
 # %% ../../../nbs/lib/serving/local/request_log.ipynb #d8720ca2
-def _read_spool(
-    path: Path,
-) -> list[dict[str, Any]]:
+def _read_spool(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError):  # cut off by a crash, or the end of the file

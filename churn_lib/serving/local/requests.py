@@ -70,10 +70,7 @@ class RequestReader:
     rows: TypeAdapter[list[Any]] = field(repr=False)  # stops at the first row that is wrong
 
 # %% ../../../nbs/lib/serving/local/requests.ipynb #9100dafe
-def reader_for(
-    signature: ModelSignature | None,  # of a model
-    max_rows: int,  # in one request
-) -> RequestReader:
+def reader_for(signature: ModelSignature | None, max_rows: int) -> RequestReader:
     "The reader of a model's requests; raises `InvalidRequest` when its signature is of no use."
     inputs = signature.inputs if signature else None
     if inputs is None or inputs.is_tensor_spec() or not inputs.has_input_names():
@@ -231,10 +228,7 @@ _OTHER_COLUMNS = ("model_type", "missing", "extra_forbidden")
 Problem = tuple[int, ErrorDetails]  # number of the row, from 0, and what is wrong with it
 
 
-def _problems(
-    row: type[BaseModel],
-    records: list[Any],
-) -> Iterator[Problem]:
+def _problems(row: type[BaseModel], records: list[Any]) -> Iterator[Problem]:
     for number, record in enumerate(records):
         try:
             row.model_validate(record)
@@ -265,11 +259,7 @@ def _cell_message(problem: ErrorDetails, columns: dict[str, DataType]) -> str:
     return f"column {name}: {_shown(value)}; {wanted}"
 
 # %% ../../../nbs/lib/serving/local/requests.ipynb #72a4d8a3
-def _explain(
-    reader: RequestReader,
-    records: list[Any],  # with something wrong in them
-    form: str,
-) -> str:
+def _explain(reader: RequestReader, records: list[Any], form: str) -> str:
     found = list(islice(_problems(reader.row, records), 6))
     if others := [each for each in found if each[1]["type"] in _OTHER_COLUMNS]:
         row = others[0][0]
@@ -288,10 +278,7 @@ class Request:
     client_request_id: str | None
 
 # %% ../../../nbs/lib/serving/local/requests.ipynb #bdf147df
-def read(
-    reader: RequestReader,
-    body: bytes,  # of the request
-) -> Request:
+def read(reader: RequestReader, body: bytes) -> Request:
     "A request to the model; raises `InvalidRequest` naming row and column."
     if not body:
         raise InvalidRequest(f"the body is empty; it needs one of {', '.join(FORMATS)}")
@@ -312,10 +299,7 @@ def read(
     return Request(rows, matrix, params, request_id)
 
 # %% ../../../nbs/lib/serving/local/requests.ipynb #522de896
-def frame(
-    reader: RequestReader,
-    request: Request,
-) -> pd.DataFrame:  # as MLflow's predict takes it
+def frame(reader: RequestReader, request: Request) -> pd.DataFrame:  # as MLflow's predict takes it
     "The rows of a request as a data frame, in the types of the signature."
     data = pd.DataFrame(request.rows, columns=list(reader.columns), dtype=object)
     for name, kind in reader.columns.items():

@@ -118,10 +118,7 @@ def metrics_text(metrics: Metrics, endpoints: Endpoints, tables: InferenceTables
 Headers = dict[bytes, bytes]
 
 
-def authorize(
-    headers: Headers,  # of a request
-    token: str,  # what it has to show
-) -> None:
+def authorize(headers: Headers, token: str) -> None:
     "Let a request with the token pass; raises `ApiError` 401 or 403."
     scheme, *given = headers.get(b"authorization", b"").split() or [b""]
     if scheme.lower() != b"bearer" or not given:
@@ -140,10 +137,7 @@ class Disconnected(Exception):
     "The client has gone before its request was complete."
 
 
-async def _read_body(
-    receive: Receive,
-    limit: int,  # bytes
-) -> bytes:
+async def _read_body(receive: Receive, limit: int) -> bytes:
     message = await receive()
     body, size = message.get("body", b""), len(message.get("body", b""))
     while message.get("more_body"):
@@ -443,10 +437,7 @@ _ELSEWHERE = (
 )
 
 
-async def _elsewhere(
-    why: str,
-    request: Request,
-) -> Response:
+async def _elsewhere(why: str, request: Request) -> Response:
     raise ApiError(501, "NOT_IMPLEMENTED", f"this local server cannot do that: {why}")
 
 # %% ../../../nbs/lib/serving/local/server.ipynb #f56bd1da
@@ -467,9 +458,7 @@ no token, 403 a wrong one, 404 unknown, 409 being updated or there already, 429 
 loaded.</p>""")
 
 
-def _docs_page(
-    base: str,  # address of the server
-) -> str:  # HTML
+def _docs_page(base: str) -> str:  # HTML
     calls = [
         *((method, path) for path, method, _ in _MANAGING),
         ("POST", "/serving-endpoints/{name}/invocations"),
