@@ -26,21 +26,9 @@ import pandas as pd
 import pyarrow as pa
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import DatabricksError, NotFound, ResourceConflict
-from databricks.sdk.service.serving import (
-    AiGatewayConfig,
-    AiGatewayInferenceTableConfig,
-    AiGatewayRateLimit,
-    AiGatewayRateLimitKey,
-    AiGatewayRateLimitRenewalPeriod,
-    EndpointCoreConfigInput,
-    EndpointStateConfigUpdate,
-    EndpointStateReady,
-    Route,
-    ServedEntityInput,
-    ServedEntityOutput,
-    ServingEndpointDetailed,
-    TrafficConfig,
-)
+from databricks.sdk.service import serving as api
+from databricks.sdk.service.serving import AiGatewayConfig, ServedEntityInput, ServedEntityOutput
+from databricks.sdk.service.serving import ServingEndpointDetailed as Detailed
 
 from ..features import FEATURES
 from ..job_context import bypass_proxies
@@ -102,33 +90,23 @@ def desired_entity(settings: Settings, version: int) -> ServedEntityInput:
 # %% ../../nbs/lib/serving/deploy.ipynb #2e64f807
 def desired_gateway(settings: Settings) -> AiGatewayConfig | None:
     "Inference table and rate limit, as settings want them; None when they want neither."
-    wanted = settings.serving
-    gateway = AiGatewayConfig()
-    if wanted.inference_table_prefix:
-        gateway.inference_table_config = AiGatewayInferenceTableConfig(
-            catalog_name=settings.catalog,
-            schema_name="gold",
-            table_name_prefix=wanted.inference_table_prefix,
-            enabled=True,
-        )
-    if wanted.calls_per_minute:
-        limit = AiGatewayRateLimit(
-            calls=wanted.calls_per_minute,
-            key=AiGatewayRateLimitKey.ENDPOINT,
-            renewal_period=AiGatewayRateLimitRenewalPeriod.MINUTE,
-        )
-        gateway.rate_limits = [limit]
-    return gateway if gateway.as_dict() else None
+    wanted: dict[str, Any] = {}
+    if prefix := settings.serving.inference_table_prefix:
+        place = {"catalog_name": settings.catalog, "schema_name": "gold"}
+        wanted["inference_table_config"] = {**place, "table_name_prefix": prefix, "enabled": True}
+    if calls := settings.serving.calls_per_minute:
+        wanted["rate_limits"] = [{"calls": calls, "key": "endpoint", "renewal_period": "minute"}]
+    return AiGatewayConfig.from_dict(wanted) if wanted else None
 
 # %% ../../nbs/lib/serving/deploy.ipynb #e1d2f3ee
 Traffic = dict[str, int]  # served entity to its share in percent
 
 
-def _entities(found: ServingEndpointDetailed | None) -> list[ServedEntityOutput]:
+def _entities(found: Detailed | None) -> list[ServedEntityOutput]:
     return list((found.config.served_entities or []) if found and found.config else [])
 
 
-def _traffic(found: ServingEndpointDetailed | None) -> Traffic:
+def _traffic(found: Detailed | None) -> Traffic:
     config = found.config if found else None
     routes = (config.traffic_config.routes or []) if config and config.traffic_config else []
     shares = {
@@ -141,14 +119,14 @@ def _traffic(found: ServingEndpointDetailed | None) -> Traffic:
 
 # %% ../../nbs/lib/serving/deploy.ipynb #db8422ae
 def _is_served(
-    found: ServingEndpointDetailed | None,
+    found: Detailed | None,
     entity: ServedEntityInput,
 ) -> bool:  # with no other beside it, and as settings want it
     served = [each.as_dict() for each in _entities(found)]
     if len(served) != 1 or found is None or found.state is None:
         return False
     same = all(served[0].get(key) == value for key, value in entity.as_dict().items())
-    return same and found.state.config_update is EndpointStateConfigUpdate.NOT_UPDATING
+    return same and found.state.config_update is api.EndpointStateConfigUpdate.NOT_UPDATING
 
 # %% ../../nbs/lib/serving/deploy.ipynb #1984d1da
 @dataclass(frozen=True)
@@ -168,14 +146,9 @@ class PreviousConfig:
 
 # %% ../../nbs/lib/serving/deploy.ipynb #4c7ccadb
 def _as_input(entity: ServedEntityOutput) -> ServedEntityInput:
-    return ServedEntityInput(
-        name=entity.name,
-        entity_name=entity.entity_name,
-        entity_version=entity.entity_version,
-        workload_size=entity.workload_size,
-        scale_to_zero_enabled=entity.scale_to_zero_enabled,
-        environment_vars=entity.environment_vars or None,
-    )
+    names = ("name", "entity_name", "entity_version", "workload_size", "scale_to_zero_enabled")
+    kept = {name: getattr(entity, name) for name in names}
+    return ServedEntityInput(**kept, environment_vars=entity.environment_vars or None)
 
 # %% ../../nbs/lib/serving/deploy.ipynb #43f35fba
 def _scaled(shares: Traffic, total: int) -> Traffic:  # so that they add up to total
@@ -186,7 +159,7 @@ def _scaled(shares: Traffic, total: int) -> Traffic:  # so that they add up to t
 
 # %% ../../nbs/lib/serving/deploy.ipynb #689c0189
 def previous_config(
-    found: ServingEndpointDetailed | None,
+    found: Detailed | None,
     entity: ServedEntityInput,  # that is being deployed
 ) -> PreviousConfig:
     "What to go back to; after a crash in a canary that is the version beside the new one."
@@ -218,7 +191,7 @@ class Deployer:
         "Name of the endpoint."
         return self.settings.serving.endpoint_name
 
-    def find(self) -> ServingEndpointDetailed | None:
+    def find(self) -> Detailed | None:
         "The endpoint; None when there is none, which nothing else is taken for."
         try:
             return self.client.serving_endpoints.get(self.name)
@@ -239,7 +212,7 @@ def _last_log_lines(deployer: Deployer, entity: ServedEntityOutput) -> list[str]
 def _failed(
     deployer: Deployer,
     why: str,
-    found: ServingEndpointDetailed | None,
+    found: Detailed | None,
 ) -> DeploymentFailed:
     text = [f"endpoint {deployer.name}: {why}"]
     pending = found.pending_config if found else None
@@ -252,7 +225,7 @@ def _pause(
     deployer: Deployer,
     seconds: float,
     awaited: str,
-    found: ServingEndpointDetailed | None,
+    found: Detailed | None,
 ) -> None:
     if time.monotonic() + seconds > deployer.deadline:
         limit = deployer.settings.serving.deploy_timeout_seconds
@@ -266,12 +239,12 @@ _PAUSES = (0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)  # seconds; the last is repeated
 def wait_until_idle(
     deployer: Deployer,
     awaited: str = "the update under way",
-) -> ServingEndpointDetailed | None:
+) -> Detailed | None:
     "Wait until nothing is under way, whatever came of it; raises `DeploymentFailed`."
     for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
         found = deployer.find()
         state = found.state.config_update if found and found.state else None
-        if state is not EndpointStateConfigUpdate.IN_PROGRESS:
+        if state is not api.EndpointStateConfigUpdate.IN_PROGRESS:
             break
         _pause(deployer, pause, awaited, found)
     return found
@@ -283,13 +256,13 @@ def wait_until_ready(deployer: Deployer, entity: ServedEntityInput) -> None:
     for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
         found = wait_until_idle(deployer, awaited)
         state = found.state if found else None
-        if state and state.config_update is not EndpointStateConfigUpdate.NOT_UPDATING:
+        if state and state.config_update is not api.EndpointStateConfigUpdate.NOT_UPDATING:
             update = state.config_update and state.config_update.value
             raise _failed(deployer, f"{update}", found)
         served = {(each.name, each.entity_version) for each in _entities(found)}
         if (entity.name, entity.entity_version) not in served:
             raise _failed(deployer, f"it does not serve {entity.name}", found)
-        if state and state.ready is EndpointStateReady.READY:
+        if state and state.ready is api.EndpointStateReady.READY:
             return
         _pause(deployer, pause, awaited, found)
 
@@ -298,20 +271,24 @@ def create(deployer: Deployer, entity: ServedEntityInput) -> None:
     "Make the endpoint; does not wait for it."
     deployer.client.serving_endpoints.create(
         name=deployer.name,
-        config=EndpointCoreConfigInput(name=deployer.name, served_entities=[entity]),
+        config=api.EndpointCoreConfigInput(name=deployer.name, served_entities=[entity]),
         ai_gateway=desired_gateway(deployer.settings),
     )
 
 # %% ../../nbs/lib/serving/deploy.ipynb #fd89c83d
 def update_config(deployer: Deployer, entities: list[ServedEntityInput], traffic: Traffic) -> None:
     "Change the endpoint, waiting for any change that is under way; does not wait for its own."
-    routes = [Route(served_model_name=each, traffic_percentage=n) for each, n in traffic.items()]
+    routes = [
+        api.Route(served_model_name=each, traffic_percentage=n) for each, n in traffic.items()
+    ]
     update = deployer.client.serving_endpoints.update_config
     while True:
         wait_until_idle(deployer)
         try:
             update(
-                deployer.name, served_entities=entities, traffic_config=TrafficConfig(routes=routes)
+                deployer.name,
+                served_entities=entities,
+                traffic_config=api.TrafficConfig(routes=routes),
             )
             return
         except ResourceConflict:  # somebody was quicker
@@ -320,7 +297,7 @@ def update_config(deployer: Deployer, entities: list[ServedEntityInput], traffic
 # %% ../../nbs/lib/serving/deploy.ipynb #2e054a5a
 def update_gateway(
     deployer: Deployer,
-    found: ServingEndpointDetailed,  # as it is now
+    found: Detailed,  # as it is now
     wanted: AiGatewayConfig | None,
 ) -> bool:  # whether that was a change
     "Give the endpoint this inference table and limit."
@@ -447,7 +424,7 @@ def _canary(task: Task, previous: PreviousConfig) -> None:
 # %% ../../nbs/lib/serving/deploy.ipynb #68b1a532
 def _serve(
     task: Task,
-    found: ServingEndpointDetailed | None,
+    found: Detailed | None,
     previous: PreviousConfig,
 ) -> tuple[str, SmokeReport]:  # outcome, and what the version answered
     deployer, entity, outcome = task.deployer, task.entity, "updated"
@@ -496,7 +473,7 @@ def _restore_alias(
 # %% ../../nbs/lib/serving/deploy.ipynb #aad8a6d9
 def _restore(
     task: Task,
-    found: ServingEndpointDetailed | None,  # as it was before
+    found: Detailed | None,  # as it was before
     previous: PreviousConfig,
     reason: str,  # why the deployment failed
 ) -> str:  # what serves instead, for the message
@@ -628,7 +605,7 @@ def move(
     return deploy(settings, registry, tables, "", version, git_sha, log, client, True, reason)
 
 # %% ../../nbs/lib/serving/deploy.ipynb #ff68677a
-def _served(found: ServingEndpointDetailed) -> list[dict[str, Any]]:
+def _served(found: Detailed) -> list[dict[str, Any]]:
     traffic, rows = _traffic(found), []
     for entity in _entities(found):
         state = entity.state.as_dict() if entity.state else {}
@@ -647,10 +624,8 @@ def _served(found: ServingEndpointDetailed) -> list[dict[str, Any]]:
 # %% ../../nbs/lib/serving/deploy.ipynb #d1e27b63
 def status(settings: Settings) -> dict[str, Any]:  # JSON-ready
     "The endpoint as it is; a local server that does not run is not started for it."
-    name, where = (
-        settings.serving.endpoint_name,
-        "databricks" if on_databricks(settings) else "local",
-    )
+    name = settings.serving.endpoint_name
+    where = "databricks" if on_databricks(settings) else "local"
     answer: dict[str, Any] = {"endpoint": name, "where": where, "state": "STOPPED"}
     if where == "local" and process.running(settings) is None:
         return answer
@@ -660,13 +635,8 @@ def status(settings: Settings) -> dict[str, Any]:  # JSON-ready
     if found is None or found.state is None:
         return {**answer, "state": "NOT_FOUND"}
     state = found.state.as_dict()
-    update = state.get("config_update")
-    return {
-        **answer,
-        "state": state.get("ready"),
-        "config_update": update,
-        "served": _served(found),
-    }
+    facts = {"state": state.get("ready"), "config_update": state.get("config_update")}
+    return {**answer, **facts, "served": _served(found)}
 
 # %% ../../nbs/lib/serving/deploy.ipynb #919e7391
 def _differences(
