@@ -105,25 +105,22 @@ def _modules(package: Path) -> dict[str, bytes]:  # each module below it and its
 _AT_IMPORT = {name: hash(source) for name, source in _modules(_package()).items()}
 
 
-def _is_loaded(
-    name: str,  # of a module's file in the package
-) -> bool:  # whether this process goes on with it as it was
+def _is_loaded(name: str) -> bool:
+    # whether this process goes on with it as it was; name: of a module's file in the package
     module = ".".join(["churn_lib", *Path(name).with_suffix("").parts]).removesuffix(".__init__")
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     reloads = shell and any("autoreload" in each for each in shell.extension_manager.loaded)
     return module in sys.modules and not reloads
 
 
-def _outdated(
-    modules: dict[str, bytes],  # the package as it is now
-) -> str:  # a module that this process has imported in another state; empty without one
+def _outdated(modules: dict[str, bytes]) -> str:
+    # a module that this process has imported in another state; empty without one
     changed = (name for name, source in modules.items() if _AT_IMPORT.get(name) != hash(source))
     return next(filter(_is_loaded, changed), "")
 
 
-def _project(
-    folder: Path,  # where to look from
-) -> Path | None:  # the nearest folder, there or above, that has the package; None without one
+def _project(folder: Path) -> Path | None:
+    # the nearest folder, there or above, that has the package; None without one
     places = (folder, *folder.parents)
     return next((each for each in places if (each / "churn_lib" / "__init__.py").is_file()), None)
 
@@ -181,9 +178,8 @@ def _is_exported(path: Path, package: Path) -> bool:  # whether its module has w
     )
 
 # %% ../nbs/lib/job_context.ipynb #40f9d211
-def _not_exported(
-    project: Path,  # folder of nbs and of the package
-) -> Iterator[Path]:  # notebooks that say something else than their module
+def _not_exported(project: Path) -> Iterator[Path]:
+    # notebooks that say something else than their module
     for path in sorted((project / "nbs").rglob("*.ipynb")):
         hidden = any(part.startswith((".", "_")) for part in path.relative_to(project).parts)
         if not hidden and not _is_exported(path, project / "churn_lib"):
@@ -369,10 +365,8 @@ def parse(
         raise JobError(f"{label} = {value!r:.100} is not {noun}: {error}{empty}") from None
 
 # %% ../nbs/lib/job_context.ipynb #70b53274
-def _values(
-    namespace: dict[str, Any],  # the notebook's globals
-    declared: dict[str, Any],  # name and type of each parameter
-) -> dict[str, Any]:  # the job's values, not yet converted
+def _values(namespace: dict[str, Any], declared: dict[str, Any]) -> dict[str, Any]:
+    # the job's values, not yet converted
     dbutils = namespace.get("dbutils")
     if dbutils is None:
         return {name: namespace[name] for name in declared}

@@ -59,11 +59,8 @@ def _repository(settings: Settings, sha: str) -> Path:  # a folder of a checkout
 
 # %% ../nbs/lib/reproduction.ipynb #8eb8abab
 @contextmanager
-def _worktree(
-    repository: Path,
-    sha: str,  # a commit
-    folder: Path,  # where the worktree goes; does not exist yet
-) -> Iterator[Path]:  # the folder, with the commit's files
+def _worktree(repository: Path, sha: str, folder: Path) -> Iterator[Path]:
+    # the folder, with the commit's files; folder: where the worktree goes; does not exist yet
     git(repository, "worktree", "prune")  # what a killed process has left behind
     git(repository, "worktree", "add", "--detach", "--quiet", str(folder), sha)
     try:
@@ -241,10 +238,8 @@ def first_difference(
     return ""
 
 # %% ../nbs/lib/reproduction.ipynb #0a79416c
-def _metric_difference(
-    recorded: dict[str, float],
-    again: dict[str, float],
-) -> str:  # empty when what the rebuilt run measured is what was recorded
+def _metric_difference(recorded: dict[str, float], again: dict[str, float]) -> str:
+    # empty when what the rebuilt run measured is what was recorded
     for name, value in sorted(again.items()):
         if name not in recorded:
             return f"metric {name} is {value!r}, recorded is none"
@@ -253,11 +248,8 @@ def _metric_difference(
     return ""
 
 # %% ../nbs/lib/reproduction.ipynb #d763b625
-def _model_difference(
-    models: Registry,
-    tables: Tables,
-    record: Record,
-) -> str:  # empty when the registered model answers what its run recorded
+def _model_difference(models: Registry, tables: Tables, record: Record) -> str:
+    # empty when the registered model answers what its run recorded
     assert record.predictions is not None
     table = tables.read("gold.features", int(record.tags["delta_feature_version"]))
     day = pd.Timestamp(record.predictions["feature_date"].iloc[0]).date()

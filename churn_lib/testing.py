@@ -94,8 +94,7 @@ def customer_rows(
 
 # %% ../nbs/lib/testing.ipynb #89f11c98
 def labels_and_probabilities(
-    rows: int = 2_000,
-    seed: int = 0,
+    rows: int = 2_000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:  # 1 churned and 0 stayed, and the odds they were drawn from
     "What happened and what a calibrated model had predicted, each of shape (rows,)."
     customers = customer_rows(rows, seed)
@@ -158,9 +157,8 @@ def add_gate_report(
         "report": json.dumps({"checks": list(checks)}),
     }
     types = {"champion_version": pa.int64(), "created_at": pa.timestamp("us", tz="UTC")}
-    columns = {
-        name: pa.array([value], types.get(name)) for name, value in {**row, **changes}.items()
-    }
+    row |= changes
+    columns = {name: pa.array([value], types.get(name)) for name, value in row.items()}
     tables.append("gold.gate_reports", ibis.memtable(pa.table(columns)))
 
 # %% ../nbs/lib/testing.ipynb #bd106629
@@ -168,8 +166,7 @@ TODAY = datetime.date(2025, 6, 24)  # of the simulated shop: the day after its l
 
 
 def shop_tables(
-    settings: Settings,
-    customers: int = 1_000,
+    settings: Settings, customers: int = 1_000
 ) -> Tables:  # with bronze.events, bronze.customers and gold.features as of `TODAY`
     "The tables of a simulated shop, in the store of `settings`."
     from churn_lib.data.simulation import simulate
@@ -177,12 +174,8 @@ def shop_tables(
     from churn_lib.features.snapshots import build
 
     tables = connect(settings)
-    bronze = {
-        name: tables.overwrite(name, ibis.memtable(rows))
-        for name, rows in zip(
-            ("bronze.events", "bronze.customers"), simulate(customers), strict=True
-        )
-    }
+    made = zip(("bronze.events", "bronze.customers"), simulate(customers), strict=True)
+    bronze = {name: tables.overwrite(name, ibis.memtable(rows)) for name, rows in made}
     list(build(tables, bronze, feature_dates(TODAY, settings), TODAY, settings))
     return tables
 

@@ -147,11 +147,8 @@ def _check_outline(content: dict[str, Any], path: Path, place: str = "") -> None
         raise BundleError(f"{path}: {problem}") from None
 
 # %% ../../nbs/lib/bundle/files.ipynb #013bdd32
-def _check_circles(
-    content: Any,  # any part of a file
-    path: Path,  # that file
-    around: tuple[Any, ...] = (),  # what holds it
-) -> None:
+def _check_circles(content: Any, path: Path, around: tuple[Any, ...] = ()) -> None:
+    # around: what holds it
     if any(content is outer for outer in around):
         raise BundleError(f"{path}: an alias stands inside its own anchor; write the part out")
     if isinstance(content, dict | list):
@@ -312,10 +309,8 @@ def _with_target(content: Mapping, override: Mapping) -> Mapping:
     return merged
 
 # %% ../../nbs/lib/bundle/files.ipynb #d4765ab5
-def _merge_files(
-    files: dict[Path, Mapping],
-    root: Path,  # folder of databricks.yml
-) -> tuple[Mapping, Mapping]:  # everything but targets and include, and the targets
+def _merge_files(files: dict[Path, Mapping], root: Path) -> tuple[Mapping, Mapping]:
+    # everything but targets and include, and the targets
     content, targets = Mapping(), Mapping()
     for path, part in files.items():
         content = merge(content, part)

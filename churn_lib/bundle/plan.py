@@ -236,12 +236,8 @@ def check_values(path: Path, values: dict[str, str], place: str) -> None:
             raise PlanError(f"{place}: {problem}")
 
 # %% ../../nbs/lib/bundle/plan.ipynb #965155dd
-def _notebook(
-    bundle: Bundle,
-    task: Task,
-    given: dict[str, str],  # the job's parameters
-    place: str,  # job and task, for messages
-) -> Path:  # the notebook, which declares every parameter it will get
+def _notebook(bundle: Bundle, task: Task, given: dict[str, str], place: str) -> Path:
+    # the notebook, which declares every parameter it will get; given: the job's parameters
     where = str(task.spec("notebook_task").get("notebook_path") or "")
     if where.startswith("/") or not where.endswith(".ipynb"):
         raise PlanError(f"{place}: notebook_path {where!r} is not an .ipynb file of the bundle")
@@ -380,10 +376,8 @@ def make_plan(
 ) -> Plan:
     "Everything needed to run the job `key`; raises `PlanError` or `BundleError` if it cannot run."
     job = bundle.job(key)
-    parameters, graph = (
-        _parameters(bundle, job, given or {}, key),
-        task_graph(bundle.job_bodies[key]),
-    )
+    parameters = _parameters(bundle, job, given or {}, key)
+    graph = task_graph(bundle.job_bodies[key])
     tasks = _order(job, graph, key)
     kinds = {task.task_key: _kind(task, f"{key}.{task.task_key}") for task in tasks}
     steps = []

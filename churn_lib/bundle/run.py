@@ -107,9 +107,8 @@ class _Kernel:
     ):
         self.output, self.folder, self.environment = output, folder, environment
         self.log = output.with_suffix(".log")
-        self.begun = (
-            self.log.stat().st_size if self.log.exists() else 0
-        )  # earlier attempts end here
+        # earlier attempts end here
+        self.begun = self.log.stat().st_size if self.log.exists() else 0
         self.before_cell = before_cell
         self.client: Any = None  # a PapermillNotebookClient
         self.process: Any = None
@@ -355,9 +354,8 @@ class _Guarded:
         self._reporter: Reporter | None = reporter
         self._lock = threading.Lock()
 
-    def __getattr__(
-        self, name: str
-    ) -> Callable[..., None]:  # begun, started, cell, ended, finished
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        # begun, started, cell, ended, finished
         return partial(self._pass_on, name)
 
     def _pass_on(self, name: str, *values: Any) -> None:
@@ -412,11 +410,8 @@ def _known(run: Run, spec: dict[str, Any]) -> dict[str, str]:  # each reference 
     return known
 
 
-def _filled(
-    run: Run,
-    step: Step,
-    name: str,  # the part of the body that holds parameters
-) -> dict[str, str]:
+def _filled(run: Run, step: Step, name: str) -> dict[str, str]:
+    # name: the part of the body that holds parameters
     spec = step.task.spec(step.kind)
     known = _known(run, spec)
     return {key: fill(as_text(value), known) for key, value in (spec.get(name) or {}).items()}
@@ -476,10 +471,8 @@ _RUNNERS: dict[str, Callable[[Run, Step], None]] = {
 
 # %% ../../nbs/lib/bundle/run.ipynb #92d15b56
 @contextlib.contextmanager
-def _time_limit(
-    run: Run,
-    step: Step,
-) -> Iterator[threading.Event]:  # set when the task was stopped because its time was up
+def _time_limit(run: Run, step: Step) -> Iterator[threading.Event]:
+    # set when the task was stopped because its time was up
     limit, expired = step.task.timeout_seconds, threading.Event()
 
     def stop() -> None:
@@ -548,10 +541,8 @@ def _run_task(run: Run, step: Step) -> TaskRun:  # how it ended
     return task
 
 # %% ../../nbs/lib/bundle/run.ipynb #72cc57a5
-def _dependency_states(
-    run: Run,
-    step: Step,
-) -> list[str] | None:  # None while one of them has not ended
+def _dependency_states(run: Run, step: Step) -> list[str] | None:
+    # None while one of them has not ended
     states = []
     for dependency in step.task.depends_on:
         before = run.tasks.get(dependency.task_key)
@@ -614,10 +605,8 @@ def _final_state(run: Run) -> str:  # of the job, from its last tasks
     return "SUCCESS_WITH_FAILURES" if bad else "SUCCESS"
 
 # %% ../../nbs/lib/bundle/run.ipynb #3d6bf433
-def _earlier_values(
-    run: Run,
-    task_key: str,  # a task that does not take part
-) -> dict[str, Any] | None:  # None when it never succeeded
+def _earlier_values(run: Run, task_key: str) -> dict[str, Any] | None:
+    # None when it never succeeded; task_key: a task that does not take part
     for folder in sorted(run.folder.parent.iterdir(), reverse=True):
         path = folder / "run.json"
         tasks = json.loads(path.read_text())["tasks"] if path.is_file() else []

@@ -143,12 +143,8 @@ def _width(cell: Text) -> int:
     return max(map(cell_len, cell.plain.splitlines()), default=0)
 
 # %% ../../nbs/lib/cli/console.ipynb #5bfc27a4
-def _fits(
-    width: int,  # of the terminal
-    columns: dict[str, list[Text]],  # cells by title
-    fold: Sequence[str],  # titles of columns that may be folded
-    boxed: bool,
-) -> bool:
+def _fits(width: int, columns: dict[str, list[Text]], fold: Sequence[str], boxed: bool) -> bool:
+    # fold: titles of columns that may be folded
     needed = 1 if boxed else 0
     for title, cells in columns.items():
         whole = max(map(_width, cells), default=0)

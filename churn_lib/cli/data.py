@@ -51,9 +51,8 @@ def _facts(title: str, rows: dict[str, str]) -> Table:
 
 # %% ../../nbs/lib/cli/data.ipynb #2c48885a
 @contextlib.contextmanager
-def _steps(
-    console: Console,  # standard error
-) -> Iterator[Callable[[str, float | None], None]]:  # takes a step and how far it is
+def _steps(console: Console) -> Iterator[Callable[[str, float | None], None]]:
+    # takes a step and how far it is
     columns = (
         SpinnerColumn("line", finished_text=" "),
         TextColumn("{task.description}", table_column=Column(overflow="fold"), markup=False),
@@ -95,10 +94,8 @@ def _profile_table(profile: "Profile") -> Table:
     return _facts("bronze", rows)
 
 # %% ../../nbs/lib/cli/data.ipynb #67865ddf
-def _print_load(
-    profile: "Profile",
-    covered: str,  # a sentence about the days that are complete
-) -> None:
+def _print_load(profile: "Profile", covered: str) -> None:
+    # covered: a sentence about the days that are complete
     console = Console()
     console.print(_profile_table(profile))
     console.print(f"{covered.capitalize()}.", soft_wrap=True, highlight=False)
@@ -164,9 +161,8 @@ def load(
     print_json({**asdict(profile), "today": str(covered.today), "left_out": covered.left_out})
 
 # %% ../../nbs/lib/cli/data.ipynb #dc6c2f66
-def _held_versions(
-    settings: settings_module.Settings,
-) -> dict[str, set[int]]:  # table to the versions that registered models were made from
+def _held_versions(settings: settings_module.Settings) -> dict[str, set[int]]:
+    # table to the versions that registered models were made from
     from churn_lib import registry  # MLflow takes seconds to import
 
     held: dict[str, set[int]] = {}
@@ -221,11 +217,9 @@ def _local_tables(target: str) -> "DeltaTables":  # where a simulation goes
 
 
 def _simulate(
-    store: "DeltaTables",
-    population: "Population",
-    replace: bool,
-    console: Console,  # standard error; shows a bar that counts days
+    store: "DeltaTables", population: "Population", replace: bool, console: Console
 ) -> "Simulated":
+    # console: standard error; shows a bar that counts days
     from churn_lib.data.simulation import simulate_to
 
     columns = (

@@ -43,10 +43,8 @@ def _cell(name: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 # %% ../../nbs/lib/cli/models.ipynb #96abcbd3
-def _notes(
-    rows: list[dict[str, Any]],  # versions
-    horizon_days: int,  # of the settings
-) -> list[str]:  # what a figure beside another does not show
+def _notes(rows: list[dict[str, Any]], horizon_days: int) -> list[str]:
+    # what a figure beside another does not show
     notes: dict[str, list[str]] = {}
     for row in rows:
         number, sample, horizon = (row[key] for key in ("version", "data_sample", "horizon_days"))
@@ -72,9 +70,8 @@ def models(target: Target = "local", as_json: AsJson = False) -> None:
         )
     cells = [[_cell(name, row[name]) for name in _COLUMNS] for row in rows]
     changed = any((row["git_sha"] or "").endswith("-dirty") for row in rows)
-    caption = ["* made from a tree with changes"] * changed + _notes(
-        rows, settings.data.horizon_days
-    )
+    notes = _notes(rows, settings.data.horizon_days)
+    caption = ["* made from a tree with changes"] * changed + notes
     titles = tuple(_COLUMNS.values())
     print_table(Console(), titles, cells, escape(settings.model_name), escape("\n".join(caption)))
 

@@ -211,12 +211,8 @@ def _instant_sql(
     return ""
 
 # %% ../../nbs/lib/data/columns.ipynb #877f3332
-def _time_sql(
-    source: Source,
-    column: str,
-    time_zone: str,
-    time_format: str,
-) -> str:  # SQL for a TIMESTAMP WITH TIME ZONE, null where there is none
+def _time_sql(source: Source, column: str, time_zone: str, time_format: str) -> str:
+    # SQL for a TIMESTAMP WITH TIME ZONE, null where there is none
     kind = source.columns[column]
     time = _instant_sql(kind, sql_name(column), time_zone, time_format)
     if not time:
@@ -251,12 +247,8 @@ def check_times(
         ) from None
 
 # %% ../../nbs/lib/data/columns.ipynb #ebe3ec37
-def _swallowed_sql(
-    source: Source,
-    time: str,  # the column of times
-    time_zone: str,
-    time_format: str,
-) -> str:  # SQL for whether a row took lines along that are rows themselves
+def _swallowed_sql(source: Source, time: str, time_zone: str, time_format: str) -> str:
+    # SQL for whether a row took lines along that are rows themselves; time: the column of times
     if not source.lines or time not in source.own_columns:
         return "false"
     place = source.own_columns.index(time) + 1

@@ -77,11 +77,8 @@ class EventsError(ChurnError):
 BRONZE = ("bronze.events", "bronze.customers")
 
 
-def last_load(
-    tables: Tables,  # the tables of a catalog
-    name: str,  # a bronze table
-) -> dict[str, str]:  # load_id and source of its newest load; empty when it was written otherwise
-    "What a bronze table was last loaded from."
+def last_load(tables: Tables, name: str) -> dict[str, str]:  # empty when it was written otherwise
+    "Tags of the newest load of a bronze table: load_id, source and sample."
     return next((tags for tags in tables.history(name).tags if "load_id" in tags), {})
 
 # %% ../../nbs/lib/data/events.ipynb #f1c3897b
@@ -245,9 +242,7 @@ def row_rules(now: datetime.datetime) -> list[Rule]:  # in the order in which a 
     ]
 
 # %% ../../nbs/lib/data/events.ipynb #78a0eb3f
-def event_rules(
-    now: datetime.datetime,  # when the load began
-) -> list[Rule]:  # in the order in which a reason is looked for
+def event_rules(now: datetime.datetime) -> list[Rule]:  # in the order they are looked at
     "The contract on events."
     signups = [rule.reason for rule in timestamp_rules("signup_ts", now)]
     return [
@@ -269,9 +264,7 @@ def _signup_rule(reason: str) -> Rule:
     )
 
 # %% ../../nbs/lib/data/events.ipynb #69d1e2c2
-def customer_rules(
-    now: datetime.datetime,  # when the load began
-) -> list[Rule]:  # in the order in which a reason is looked for
+def customer_rules(now: datetime.datetime) -> list[Rule]:  # in the order they are looked at
     "The contract on customers."
     return [
         Rule("not a row: a quote that does not close", lambda row: row.swallowed),

@@ -88,9 +88,8 @@ def _kind(path: Path) -> str | None:  # csv or parquet; None when its name says 
 _HIDDEN = (".", "_")
 
 
-def _inside(
-    path: Path,  # a file or a folder
-) -> list[Path]:  # itself, or the data files of the folder in the order of their names
+def _inside(path: Path) -> list[Path]:
+    # itself, or the data files of the folder in the order of their names; path: a file or a folder
     if not path.is_dir() or (path / "_delta_log").is_dir():
         return [path]
     found = [each for each in sorted(path.rglob("*")) if each.is_file() and _kind(each)]
@@ -124,9 +123,8 @@ def _files(path: str) -> list[Path]:  # data files, or one folder with a Delta l
     return found
 
 # %% ../../nbs/lib/data/files.ipynb #e03f3a4d
-def _named(
-    path: str,  # a file, a folder or a glob
-) -> Path:  # the part of it that is no pattern: what lies below it was not named
+def _named(path: str) -> Path:
+    # the part of it that is no pattern: what lies below it was not named
     given = Path(path).expanduser()
     if given.exists():
         return given
@@ -157,10 +155,8 @@ def _folders(
     return dict(pairs)
 
 # %% ../../nbs/lib/data/files.ipynb #4abb98b7
-def _with_folders(
-    source: Source,  # CSV or Parquet files
-    named: Path,  # the folder they were found in
-) -> Source:  # with the columns that only their folders have
+def _with_folders(source: Source, named: Path) -> Source:
+    # with the columns that only their folders have; named: the folder they were found in
     below = {file: _folders(Path(file), named) for file in source.files}
     first = source.files[0]
     for file, folders in below.items():
@@ -210,10 +206,8 @@ def _head(path: Path) -> bytes:  # its first megabyte, which is text
     return head
 
 # %% ../../nbs/lib/data/files.ipynb #8796c878
-def _survey(
-    path: Path,  # a CSV file, plain or compressed
-    quote: str,
-) -> tuple[int, bool, bool]:  # its lines, whether their ends differ, whether there is a quote
+def _survey(path: Path, quote: str) -> tuple[int, bool, bool]:
+    # its lines, whether their ends differ, whether there is a quote
     crlf = lf = cr = 0
     quoted, last = False, b""
     with _opened(path) as stream:
@@ -224,11 +218,9 @@ def _survey(
                 after = crlf + lf + cr + chunk[: chunk.index(b"\0")].count(b"\n")
                 raise SourceError(f"{path}: has a NUL byte after line {after:,}; export it again")
             both = chunk.count(b"\r\n")
-            crlf, lf, cr = (
-                crlf + both,
-                lf + chunk.count(b"\n") - both,
-                cr + chunk.count(b"\r") - both,
-            )
+            crlf += both
+            lf += chunk.count(b"\n") - both
+            cr += chunk.count(b"\r") - both
             quoted = quoted or quote.encode() in chunk
             last = chunk[-1:]
     kinds = [count for count in (crlf, lf, cr) if count]
@@ -259,9 +251,8 @@ def _quoting(path: Path, head: bytes, delimiter: str) -> tuple[str, str]:  # quo
     return quote, "\\" if escape == "\\" else quote
 
 # %% ../../nbs/lib/data/files.ipynb #70ffcb63
-def _header(
-    path: Path,  # a CSV file, plain or compressed
-) -> tuple[list[str], str, str, str]:  # column names, delimiter, quote, escape
+def _header(path: Path) -> tuple[list[str], str, str, str]:
+    # column names, delimiter, quote, escape
     head = _head(path)
     lines = head.splitlines()
     if not head.strip():
@@ -338,10 +329,8 @@ _DELTA_TYPES = {
 }
 
 
-def _delta_columns(
-    table: DeltaTable,
-    files: Iterable[str],  # its Parquet files
-) -> dict[str, str]:  # name to DuckDB type
+def _delta_columns(table: DeltaTable, files: Iterable[str]) -> dict[str, str]:
+    # name to DuckDB type
     declared = {field.name: str(getattr(field.type, "type", "")) for field in table.schema().fields}
     columns: dict[str, str] = {}
     for file in files:  # older files may lack newer columns
@@ -379,10 +368,8 @@ def _delta_source(folder: Path) -> Source:
     return Source("delta", tuple(files), _delta_columns(table, files), partitions=partitions)
 
 # %% ../../nbs/lib/data/files.ipynb #c45ef9cd
-def _found(
-    files: list[Path],
-    named: Path,  # the folder they were found in
-) -> Source:
+def _found(files: list[Path], named: Path) -> Source:
+    # named: the folder they were found in
     if files[0].is_dir():
         return _delta_source(files[0])
     kinds = {file: _kind(file) for file in files}

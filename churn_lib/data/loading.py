@@ -48,9 +48,8 @@ def _silent(step: str, done: float | None) -> None:
 
 # %% ../../nbs/lib/data/loading.ipynb #8add7473
 @contextlib.contextmanager
-def _staging(
-    store: DeltaTables,
-) -> Iterator[Any]:  # the tables' DuckDB connection with the database `stage` attached
+def _staging(store: DeltaTables) -> Iterator[Any]:
+    # the tables' DuckDB connection with the database `stage` attached
     connection = store.connection
     for abandoned in store.folder.glob(".loading-*"):  # by loads that were killed: we hold the lock
         shutil.rmtree(abandoned, ignore_errors=True)
@@ -116,9 +115,8 @@ def _numbered_sql(
         FROM stage.{table} s LEFT JOIN stage.{table}_occurrences o ON s.rowid = o.number"""
 
 # %% ../../nbs/lib/data/loading.ipynb #7b357136
-def _session(
-    rows: ibis.Table,  # events
-) -> ibis.expr.types.StringColumn:  # a day is one session where none is given
+def _session(rows: ibis.Table) -> ibis.expr.types.StringColumn:
+    # a day is one session where none is given
     return rows.session_id.coalesce(rows.customer_id + "-" + rows.event_ts.strftime("%Y%m%d"))
 
 # %% ../../nbs/lib/data/loading.ipynb #5a7d5103
@@ -248,10 +246,8 @@ def _advice(reason: str, row: str) -> str:  # what helps
     )
 
 # %% ../../nbs/lib/data/loading.ipynb #ccbd0af1
-def _worst(
-    load: _Load,
-    table: str,  # events or customers
-) -> str:  # the commonest reason, an example of it, and what helps
+def _worst(load: _Load, table: str) -> str:
+    # the commonest reason, an example of it, and what helps; table: events or customers
     sql = f"""SELECT reason, source_file, line, row FROM stage.rejected r
         WHERE table_name = '{table}' AND reason = (
             SELECT reason FROM stage.rejected WHERE table_name = '{table}'
@@ -289,11 +285,7 @@ def _new_events(load: _Load) -> ibis.Table:  # the rows to write, in the events 
     judged = load.table("judged_events")
     good = judged.filter(judged.reason.isnull())
     rows = good.select(
-        "event_id",
-        "customer_id",
-        "event_ts",
-        session_id=_session(good),
-        product_id=good.product_id,
+        "event_id", "customer_id", "event_ts", session_id=_session(good), product_id=good.product_id
     )
     stored = load.stored()
     return rows if stored is None else rows.anti_join(stored, "event_id")
@@ -454,11 +446,8 @@ def _check_lines(load: _Load, table: str, source: Source) -> None:
         )
 
 # %% ../../nbs/lib/data/loading.ipynb #73d0a650
-def _set_aside(
-    load: _Load,
-    found: dict[str, Source],
-    content_key: bool,  # whether event_id is ours and says nothing about the file
-) -> None:  # makes stage.rejected
+def _set_aside(load: _Load, found: dict[str, Source], content_key: bool) -> None:
+    # makes stage.rejected; content_key: whether event_id is ours and says nothing about the file
     kept = {
         "events": ["customer_id", "event_ts_given", "session_id", "product_id"],
         "customers": ["customer_id", "signup_ts_given"],

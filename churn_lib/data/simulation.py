@@ -137,10 +137,8 @@ def _season(population: Population) -> np.ndarray:  # factor for each day, shape
     return _WEEK[weekday] * (1 + 0.2 * np.cos(2 * np.pi * (of_year - 350) / 365.25))
 
 # %% ../../nbs/lib/data/simulation.ipynb #49e3d9b1
-def _moments(
-    rng: np.random.Generator,
-    count: int,
-) -> np.ndarray:  # microseconds since midnight, shape (count,), in no order
+def _moments(rng: np.random.Generator, count: int) -> np.ndarray:
+    # microseconds since midnight, shape (count,), in no order
     lengths = np.array([6, 6, 6, 5.5]) * 3_600_000_000
     edges = np.cumsum(_QUARTERS * lengths)
     drawn = rng.random(count) * edges[-1]
@@ -161,9 +159,8 @@ def _mean_visits(population: Population) -> float:
     return population.events_per_customer / events_per_visit(population)
 
 
-def _loyalty(
-    population: Population,
-) -> float:  # b: it grows with the visits, so that lives are as long however often one visits
+def _loyalty(population: Population) -> float:
+    # b: it grows with the visits, so that lives are as long however often one visits
     return 0.75 * _mean_visits(population)
 
 # %% ../../nbs/lib/data/simulation.ipynb #553ca647
@@ -224,10 +221,9 @@ class _Life:
 
 # %% ../../nbs/lib/data/simulation.ipynb #60e582be
 def _candidates(
-    life: _Life,
-    number: int,  # the day's
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:  # customer and microsecond of visits, ordered by both
+    life: _Life, number: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    # customer and microsecond of visits, ordered by both; number: the day's
     total = np.cumsum(life.rate[: life.arrived[number + 1]])
     if not len(total) or total[-1] == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -262,10 +258,8 @@ def _text(
     return pc.binary_join_element_wise(prefix, padded, "")
 
 # %% ../../nbs/lib/data/simulation.ipynb #fab9dee7
-def _timestamps(
-    day: datetime.date,
-    micros: np.ndarray,  # since its midnight
-) -> pa.Array:  # UTC
+def _timestamps(day: datetime.date, micros: np.ndarray) -> pa.Array:
+    # UTC; micros: since its midnight
     midnight = (day - datetime.date(1970, 1, 1)).days * 86_400_000_000
     return pa.array(micros + midnight).cast(pa.timestamp("us", tz="UTC"))
 
@@ -362,9 +356,8 @@ class _Feed:
         self.version.result()
 
 # %% ../../nbs/lib/data/simulation.ipynb #feb752de
-def _tags(
-    population: Population,
-) -> dict[str, str]:  # kept in both commits; they say how to make the same rows again
+def _tags(population: Population) -> dict[str, str]:
+    # kept in both commits; they say how to make the same rows again
     drifts = ",".join(f"{kind}={day}" for kind, day in population.drifts)
     values = {**dataclasses.asdict(population), "drifts": drifts}
     given = {f"simulation.{name}": str(value) for name, value in values.items()}
@@ -433,13 +426,5 @@ def _replace(
         raise
     finally:
         feed.pool.shutdown()
-    return Simulated(
-        tags["load_id"],
-        population.customers,
-        count,
-        first,
-        last,
-        customers_version,
-        feed.version.result(),
-        time.monotonic() - began,
-    )
+    versions, seconds = (customers_version, feed.version.result()), time.monotonic() - began
+    return Simulated(tags["load_id"], population.customers, count, first, last, *versions, seconds)

@@ -140,11 +140,8 @@ def _batches(snapshot: Snapshot) -> Iterator[pd.DataFrame]:  # customer_id and f
 
 
 @contextmanager
-def _score_here(
-    snapshot: Snapshot,
-    scorer: Scorer,
-    progress: Progress,
-) -> Iterator[ibis.Table]:  # customer_id, churn_probability, reasons
+def _score_here(snapshot: Snapshot, scorer: Scorer, progress: Progress) -> Iterator[ibis.Table]:
+    # customer_id, churn_probability, reasons
     total = int(snapshot.rows.count().to_pyarrow().as_py())
     with tempfile.TemporaryDirectory(prefix="churn-scoring-") as folder:
         path, done = Path(folder) / "scored.parquet", 0
@@ -158,11 +155,8 @@ def _score_here(
 
 # %% ../../nbs/lib/scoring/batch.ipynb #ac1d4247
 @contextmanager
-def _score_on_spark(
-    snapshot: Snapshot,
-    scorer: Scorer,
-    backend: Any,  # Ibis on Spark
-) -> Iterator[ibis.Table]:  # customer_id, churn_probability, reasons
+def _score_on_spark(snapshot: Snapshot, scorer: Scorer, backend: Any) -> Iterator[ibis.Table]:
+    # customer_id, churn_probability, reasons; backend: Ibis on Spark
     import mlflow
     from pyspark.sql import functions
 
@@ -232,11 +226,8 @@ def decile_cuts(
     return pa.table(found)
 
 # %% ../../nbs/lib/scoring/batch.ipynb #ecf19718
-def _nth_customer(
-    scored: ibis.Table,
-    probability: float,
-    rank: int,  # among the customers of this probability, from 1
-) -> str:
+def _nth_customer(scored: ibis.Table, probability: float, rank: int) -> str:
+    # rank: among the customers of this probability, from 1
     wanted = ibis.memtable(pa.table({"wanted": [probability]}))
     same = scored.join(wanted, scored.churn_probability == wanted.wanted)
     # in one piece: over chunks, pyarrow's partition answers wrongly
@@ -271,11 +262,9 @@ class Scored:
 
 
 def _predictions(
-    scored: ibis.Table,  # customer_id, churn_probability, reasons, decile
-    snapshot: Snapshot,
-    scorer: Scorer,
-    git_sha: str,
-) -> ibis.Table:  # as gold.predictions has them
+    scored: ibis.Table, snapshot: Snapshot, scorer: Scorer, git_sha: str
+) -> ibis.Table:
+    # as gold.predictions has them; scored: customer_id, churn_probability, reasons, decile
     now = datetime.datetime.now(datetime.UTC)
     threshold = ibis.memtable(pa.table({"threshold": [scorer.threshold]}))
     both = scored.cross_join(threshold)

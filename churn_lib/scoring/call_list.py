@@ -120,9 +120,7 @@ def gains_report(
 def gain_curve(
     churned: np.ndarray,  # 1 churned, 0 stayed, shape (rows,)
     probability: np.ndarray,  # churn probability, shape (rows,)
-) -> (
-    pd.DataFrame
-):  # called and gain, 0 to 1, a row for each distinct probability and one for nobody
+) -> pd.DataFrame:  # called and gain, 0 to 1; a row for each probability and one for nobody
     "Share of the churners among the customers called, for every length of the list."
     by_score = pd.DataFrame({"score": probability, "churned": churned}).groupby("score")["churned"]
     steps = by_score.agg(["size", "sum"]).iloc[::-1].cumsum()
@@ -153,9 +151,8 @@ def _axes(title: str, ylabel: str) -> tuple[Figure, plt.Axes]:
     return figure, axes
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #c9598ffb
-def _at_threshold(
-    report: GainsReport,
-) -> tuple[float, float]:  # share of customers called, share of churners reached
+def _at_threshold(report: GainsReport) -> tuple[float, float]:
+    # share of customers called, share of churners reached
     called = report.probability >= report.threshold
     return float(called.mean()), float(report.churned[called].sum() / report.churned.sum())
 

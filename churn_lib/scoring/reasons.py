@@ -53,11 +53,8 @@ class _Tree:
     count: np.ndarray  # training rows, or their weights
 
 
-def _leaves(
-    tree: _Tree,
-    node: int = 0,
-    path: tuple[Split, ...] = (),  # how this node was reached
-) -> Iterator[Leaf]:  # from left to right
+def _leaves(tree: _Tree, node: int = 0, path: tuple[Split, ...] = ()) -> Iterator[Leaf]:
+    # from left to right; path: how this node was reached
     if not tree.left[node]:
         yield Leaf(float(tree.value[node]), path)
         return
@@ -147,9 +144,8 @@ class _Group:
     table: np.ndarray  # shape (cases, features)
 
 # %% ../../nbs/lib/scoring/reasons.ipynb #83f75251
-def _states(
-    passing: list[dict[int, np.ndarray]],  # of each leaf
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:  # feature to a bin's state, a state's first bin
+def _states(passing: list[dict[int, np.ndarray]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    # feature to a bin's state, a state's first bin
     used = sorted(set().union(*passing))
     found = {}
     for feature in used:

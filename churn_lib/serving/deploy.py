@@ -118,10 +118,8 @@ def _traffic(found: Detailed | None) -> Traffic:
     return {name: share for name, share in shares.items() if share}
 
 # %% ../../nbs/lib/serving/deploy.ipynb #db8422ae
-def _is_served(
-    found: Detailed | None,
-    entity: ServedEntityInput,
-) -> bool:  # with no other beside it, and as settings want it
+def _is_served(found: Detailed | None, entity: ServedEntityInput) -> bool:
+    # with no other beside it, and as settings want it
     served = [each.as_dict() for each in _entities(found)]
     if len(served) != 1 or found is None or found.state is None:
         return False
@@ -209,11 +207,7 @@ def _last_log_lines(deployer: Deployer, entity: ServedEntityOutput) -> list[str]
         return [*text, f"  no build log: {error}"]
 
 
-def _failed(
-    deployer: Deployer,
-    why: str,
-    found: Detailed | None,
-) -> DeploymentFailed:
+def _failed(deployer: Deployer, why: str, found: Detailed | None) -> DeploymentFailed:
     text = [f"endpoint {deployer.name}: {why}"]
     pending = found.pending_config if found else None
     for entity in (pending.served_entities or []) if pending else _entities(found):
@@ -221,12 +215,7 @@ def _failed(
     return DeploymentFailed("\n".join(text))
 
 # %% ../../nbs/lib/serving/deploy.ipynb #70c6de0b
-def _pause(
-    deployer: Deployer,
-    seconds: float,
-    awaited: str,
-    found: Detailed | None,
-) -> None:
+def _pause(deployer: Deployer, seconds: float, awaited: str, found: Detailed | None) -> None:
     if time.monotonic() + seconds > deployer.deadline:
         limit = deployer.settings.serving.deploy_timeout_seconds
         raise _failed(deployer, f"waited {limit} s for {awaited}", found)
@@ -236,10 +225,7 @@ def _pause(
 _PAUSES = (0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10)  # seconds; the last is repeated
 
 
-def wait_until_idle(
-    deployer: Deployer,
-    awaited: str = "the update under way",
-) -> Detailed | None:
+def wait_until_idle(deployer: Deployer, awaited: str = "the update under way") -> Detailed | None:
     "Wait until nothing is under way, whatever came of it; raises `DeploymentFailed`."
     for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
         found = deployer.find()
@@ -422,11 +408,8 @@ def _canary(task: Task, previous: PreviousConfig) -> None:
     _verify(task, addressed=True)
 
 # %% ../../nbs/lib/serving/deploy.ipynb #68b1a532
-def _serve(
-    task: Task,
-    found: Detailed | None,
-    previous: PreviousConfig,
-) -> tuple[str, SmokeReport]:  # outcome, and what the version answered
+def _serve(task: Task, found: Detailed | None, previous: PreviousConfig) -> tuple[str, SmokeReport]:
+    # outcome, and what the version answered
     deployer, entity, outcome = task.deployer, task.entity, "updated"
     changed = found is not None and update_gateway(deployer, found, desired_gateway(task.settings))
     if found is None:
@@ -452,11 +435,8 @@ def _alias_goes_back_to(task: Task, former: int) -> int | None:  # None: it stay
     return last.from_version if last and last.to_version == task.version else None
 
 
-def _restore_alias(
-    task: Task,
-    former: int | None,  # version that serves again
-    reason: str,
-) -> str:  # for the message; empty when the alias never named the version
+def _restore_alias(task: Task, former: int | None, reason: str) -> str:
+    # for the message; empty when the alias never named the version
     if not (task.alias and former and task.registry.version_of(task.alias) == task.version):
         return ""
     back = _alias_goes_back_to(task, former)
@@ -537,12 +517,9 @@ def _run(task: Task) -> Deployment:
 
 # %% ../../nbs/lib/serving/deploy.ipynb #1cb81ef8
 def _allowed(
-    settings: Settings,
-    registry: Registry,
-    tables: Tables,
-    asked: int | str,  # a version, or an alias
-    force: bool,
-) -> tuple[int, str]:  # the version, and the objection that is overruled
+    settings: Settings, registry: Registry, tables: Tables, asked: int | str, force: bool
+) -> tuple[int, str]:
+    # the version, and the objection that is overruled; asked: a version, or an alias
     number = registry.candidate(asked) if isinstance(asked, int) else registry.version_of(asked)
     if number is None:
         raise RegistryError(

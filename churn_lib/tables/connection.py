@@ -25,10 +25,8 @@ def on_databricks() -> bool:
     return "DATABRICKS_RUNTIME_VERSION" in os.environ
 
 # %% ../../nbs/lib/tables/connection.ipynb #570bd29d
-def _union(
-    one: ibis.Table,
-    two: ibis.Table,
-) -> ibis.Table:  # the rows of both; a column that one of them lacks is null there
+def _union(one: ibis.Table, two: ibis.Table) -> ibis.Table:
+    # the rows of both; a column that one of them lacks is null there
     types = {**two.schema(), **one.schema()}
 
     def filled(table: ibis.Table) -> ibis.Table:

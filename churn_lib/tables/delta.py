@@ -69,11 +69,8 @@ def _foreign(table: DeltaTable) -> str:  # what its files alone do not say; empt
     return "deletion vectors" if deleted else ""
 
 # %% ../../nbs/lib/tables/delta.ipynb #0af77deb
-def _open(
-    path: Path,  # the table's folder
-    name: str,  # schema.table, for messages
-    version: int | None = None,  # the latest when None
-) -> DeltaTable:
+def _open(path: Path, name: str, version: int | None = None) -> DeltaTable:
+    # name: schema.table, for messages
     try:
         table = DeltaTable(path)
     except TableNotFoundError:
@@ -116,10 +113,8 @@ def delta_files(
 _SQL_TYPES = {"date": "DATE", "string": "VARCHAR", "integer": "INTEGER", "long": "BIGINT"}
 
 
-def _scan_sql(
-    files: dict[str, Partition],  # at least one
-    types: dict[str, str],  # column to type, in Delta's words
-) -> str:
+def _scan_sql(files: dict[str, Partition], types: dict[str, str]) -> str:
+    # types: column to type, in Delta's words
     partitions: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
     for file, partition in files.items():
         partitions.setdefault(tuple(partition.items()), []).append(file)
@@ -152,10 +147,8 @@ def _scan(connection: Any, table: DeltaTable, folder: Path, name: str) -> ibis.T
     return scan.mutate(**utc).select(list(types))
 
 # %% ../../nbs/lib/tables/delta.ipynb #0885f4d0
-def _stream(
-    connection: Any,  # Ibis on DuckDB
-    rows: ibis.Table,  # what to write
-) -> pa.RecordBatchReader:  # its rows, in the types the expression declares
+def _stream(connection: Any, rows: ibis.Table) -> pa.RecordBatchReader:
+    # its rows, in the types the expression declares
     # batches of a size that a few of them fit into memory however wide the rows are
     batches = connection.to_pyarrow_batches(rows, chunk_size=131_072)
     # Ibis declares types without converting to them: DuckDB's 128-bit sums arrive as decimals under
@@ -165,9 +158,7 @@ def _stream(
 
 # %% ../../nbs/lib/tables/delta.ipynb #1ec64d19
 def _streams(
-    connection: Any,  # Ibis on DuckDB
-    rows: ibis.Table | pa.RecordBatchReader,  # what to write
-    name: str,  # for messages
+    connection: Any, rows: ibis.Table | pa.RecordBatchReader, name: str
 ) -> Iterator[pa.RecordBatchReader]:  # the same rows for each attempt to write them
     if isinstance(rows, pa.RecordBatchReader):
         yield rows
@@ -228,9 +219,8 @@ def _contended(error: BaseException) -> bool:  # whether another writer came fir
     return exists or isinstance(error, CommitFailedError)
 
 # %% ../../nbs/lib/tables/delta.ipynb #90cfbc50
-def _spill_folder(
-    folder: Path,  # of the catalog
-) -> Path:  # for one connection: DuckDB's files have the same names in every process
+def _spill_folder(folder: Path) -> Path:
+    # for one connection: DuckDB's files have the same names in every process
     for left in folder.glob(".spill-*-*"):  # by processes that were killed
         with contextlib.suppress(ValueError, PermissionError):
             try:
@@ -262,9 +252,8 @@ def _connection(folder: Path) -> Any:  # Ibis on DuckDB
 _OWN = ("version", "timestamp", "operation", "operationParameters", "operationMetrics")
 
 
-def _history(
-    table: DeltaTable,
-) -> pd.DataFrame:  # version, timestamp, operation, tags; newest first
+def _history(table: DeltaTable) -> pd.DataFrame:
+    # version, timestamp, operation, tags; newest first
     commits = table.history()
     known = {*_OWN, "engineInfo", "clientVersion"}
     tags = [{name: value for name, value in own.items() if name not in known} for own in commits]

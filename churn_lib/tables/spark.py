@@ -109,11 +109,8 @@ def _instants(schema: ibis.Schema) -> ibis.Schema:  # with timestamps in UTC
     )
 
 # %% ../../nbs/lib/tables/spark.ipynb #1fa7290e
-def _frame(
-    spark: Any,  # a SparkSession
-    connection: Any,  # Ibis on this session
-    rows: ibis.Table,  # lazy
-) -> Any:  # a Spark frame, lazy as well
+def _frame(spark: Any, connection: Any, rows: ibis.Table) -> Any:
+    # a Spark frame, lazy as well; rows: lazy
     from ibis.backends.pyspark.datatypes import PySparkSchema
     from pyspark.sql import functions
 
@@ -128,9 +125,8 @@ def _frame(
     return frame.select(*(functions.col(f"`{t.name}`").cast(t.dataType) for t in types))
 
 # %% ../../nbs/lib/tables/spark.ipynb #83bfb56a
-def _within(
-    partition: dict[str, Any],  # column to value; empty for all rows
-) -> Any:  # the condition as a Spark column
+def _within(partition: dict[str, Any]) -> Any:
+    # the condition as a Spark column; partition: column to value; empty for all rows
     from pyspark.sql import functions
 
     predicate(partition)  # refuses what is no value of a partition
@@ -236,12 +232,8 @@ def _check_columns(name: str, here: list[str], there: list[str]) -> None:
         )
 
 # %% ../../nbs/lib/tables/spark.ipynb #33b9c6e5
-def _replace(
-    tables: _SparkReader,
-    name: str,
-    writer: Any,  # of a Spark frame
-    partition: dict[str, Any],  # column to value; empty for all rows
-) -> None:
+def _replace(tables: _SparkReader, name: str, writer: Any, partition: dict[str, Any]) -> None:
+    # partition: column to value; empty for all rows
     full_name = tables.full_name(name)
 
     def clustering() -> list[str]:
@@ -256,12 +248,9 @@ def _replace(
 
 # %% ../../nbs/lib/tables/spark.ipynb #0df0359d
 def _commit(
-    tables: _SparkReader,
-    name: str,
-    rows: ibis.Table,
-    partition: Values,  # None to append, empty for the whole table
-    tags: Tags,
-) -> int:  # the version this made
+    tables: _SparkReader, name: str, rows: ibis.Table, partition: Values, tags: Tags
+) -> int:
+    # the version this made; partition: None to append, empty for the whole table
     mark = uuid.uuid4().hex
     metadata = json.dumps({**(tags or {}), _WRITE: mark})
     frame = _frame(tables.spark, tables.connection, rows)
@@ -331,12 +320,9 @@ def _keep_deleted(tables: _SparkReader, name: str, duration: str) -> None:
 
 # %% ../../nbs/lib/tables/spark.ipynb #445fe497
 def _append_if_unchanged(
-    tables: _SparkReader,
-    name: str,
-    rows: ibis.Table,
-    version: int,  # that the table has to be at; -1: there is none
-    tags: Tags,
-) -> int:  # the version this made
+    tables: _SparkReader, name: str, rows: ibis.Table, version: int, tags: Tags
+) -> int:
+    # the version this made; version: that the table has to be at; -1: there is none
     changed = TableChanged(f"table {name} is no longer at version {version}: read it again")
     if (tables.version(name) if tables.exists(name) else -1) != version:
         raise changed

@@ -60,11 +60,7 @@ def _idle_notebooks(bundle: Bundle, used: set[Path]) -> Iterator[Problem]:
             yield (), f"no job runs {name}; add a task or move the notebook"
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #c125df0b
-_SOURCE_RULES = (
-    outline_problems,
-    rules.repeated_keys,
-    rules.include_problems,
-)
+_SOURCE_RULES = (outline_problems, rules.repeated_keys, rules.include_problems)
 _RULES = (
     resource_problems,
     rules.name_problems,

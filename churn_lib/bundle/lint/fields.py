@@ -60,10 +60,8 @@ def _is_number(value: Any, kind: type) -> bool:
     return not isinstance(value, bool) and (kind is float or number.is_integer())
 
 # %% ../../../nbs/lib/bundle/lint/fields.ipynb #90a189f1
-def _scalar_problem(
-    value: Any,  # as resolved
-    kind: Any,  # str, int, float, bool or an enumeration
-) -> str | None:  # what is wrong with it
+def _scalar_problem(value: Any, kind: Any) -> str | None:
+    # what is wrong with it; kind: str, int, float, bool or an enumeration
     shown = f"{value!r}"[:80]
     needed = ""
     if isinstance(value, dict | list) or value is None:
@@ -93,11 +91,9 @@ def _missing(value: dict[str, Any], kind: type) -> Iterator[str]:  # fields that
 
 # %% ../../../nbs/lib/bundle/lint/fields.ipynb #f3940b16
 def _object_problems(
-    value: dict[str, Any],  # as resolved
-    written: Any,
-    kind: type,  # a dataclass
-    parts: Parts,
+    value: dict[str, Any], written: Any, kind: type, parts: Parts
 ) -> Iterator[Problem]:
+    # kind: a dataclass
     hints = _hints(kind)
     for name, part in value.items():
         if name not in hints:

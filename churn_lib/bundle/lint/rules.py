@@ -131,11 +131,8 @@ def values_set(
     return keys
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #e4cfc212
-def _value_problem(
-    bundle: Bundle,
-    body: dict[str, Any],  # of the job
-    parts: list[str],  # tasks, the task, values, the key
-) -> str | None:
+def _value_problem(bundle: Bundle, body: dict[str, Any], parts: list[str]) -> str | None:
+    # parts: tasks, the task, values, the key
     named = (task for _, task in listed(body, "tasks") if str(task.get("task_key")) == parts[1])
     where = str(dig(next(named, None), "notebook_task", "notebook_path"))
     if len(parts) != 4 or parts[2] != "values" or not where.endswith(".ipynb"):

@@ -9,14 +9,7 @@ __all__ = ['ApiError', 'not_found', 'conflict', 'bad_value', 'ServedEntity', 'Ro
 # %% ../../../nbs/lib/serving/local/api.ipynb #a7bb1e9a
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 # %% ../../../nbs/lib/serving/local/api.ipynb #651096d3
 class ApiError(Exception):

@@ -353,9 +353,7 @@ class Endpoints:
 
 # %% ../../../nbs/lib/serving/local/endpoints.ipynb #12904301
 def _versions(
-    endpoints: Endpoints,
-    endpoint: Endpoint,
-    config: EndpointConfig,
+    endpoints: Endpoints, endpoint: Endpoint, config: EndpointConfig
 ) -> dict[str, Version]:
     found = {}
     for entity in config.served_entities:

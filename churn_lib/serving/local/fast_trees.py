@@ -47,9 +47,8 @@ class FastModel:
         return expit(np.add.accumulate(trees, axis=1)[:, -1])
 
 # %% ../../../nbs/lib/serving/local/fast_trees.ipynb #b9576cf2
-def _parts(
-    model: Any,  # what was logged
-) -> tuple[Any, SimpleImputer | None]:  # trees, and what fills missing values before them
+def _parts(model: Any) -> tuple[Any, SimpleImputer | None]:
+    # trees, and what fills missing values before them
     if not isinstance(model, ChurnModel):
         raise NotConvertible(f"{type(model).__name__} is no ChurnModel")
     estimator, imputer = model.estimator, None

@@ -163,10 +163,8 @@ def application(settings: Settings, limits: Limits | None = None) -> ModelServer
     )
 
 # %% ../../../nbs/lib/serving/local/process.ipynb #43d4e14e
-def _bind(
-    host: str,
-    port: int,  # 0: a free one
-) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
+    # port: 0: a free one
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,11 +179,8 @@ def _bind(
     return listening
 
 
-def _bind_again(
-    settings: Settings,
-    host: str,
-    port: int | None,  # None: the one of last time when it is free, else any
-) -> socket.socket:
+def _bind_again(settings: Settings, host: str, port: int | None) -> socket.socket:
+    # port: None: the one of last time when it is free, else any
     if port is not None:
         return _bind(host, port)
     last = _last_address(settings)
@@ -195,11 +190,8 @@ def _bind_again(
         return _bind(host, 0)
 
 # %% ../../../nbs/lib/serving/local/process.ipynb #5d5606d2
-def _end_with_store(
-    server: uvicorn.Server,
-    settings: Settings,
-    lock: IO[str],  # that the server holds
-) -> None:  # a server whose store was moved or removed would write where it was
+def _end_with_store(server: uvicorn.Server, settings: Settings, lock: IO[str]) -> None:
+    # a server whose store was moved or removed would write where it was
     path = serving_folder(settings) / "lock"
     while not server.should_exit:
         try:

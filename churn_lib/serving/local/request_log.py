@@ -43,9 +43,8 @@ SCHEMA = pa.schema(
 )
 
 
-def _table(
-    lines: list[dict[str, Any]],  # rows of a spool, times in microseconds since 1970
-) -> pa.Table:
+def _table(lines: list[dict[str, Any]]) -> pa.Table:
+    # lines: rows of a spool, times in microseconds since 1970
     for line in lines:
         line["request_date"] = line["request_time"] // 86_400_000_000
     columns = {
@@ -174,10 +173,8 @@ class InferenceTables:
         self._thread.join()
 
 # %% ../../../nbs/lib/serving/local/request_log.ipynb #328b5d29
-def _spool_of(
-    tables: InferenceTables,
-    key: str,  # catalog.schema.table
-) -> Spool:
+def _spool_of(tables: InferenceTables, key: str) -> Spool:
+    # key: catalog.schema.table
     if key not in tables.spools:
         catalog, _, name = key.partition(".")
         connect = partial(tables.connect, catalog)
@@ -186,9 +183,7 @@ def _spool_of(
 
 
 def _write(
-    tables: InferenceTables,
-    config: InferenceTableConfig,
-    rows: list[dict[str, Any]],
+    tables: InferenceTables, config: InferenceTableConfig, rows: list[dict[str, Any]]
 ) -> None:
     table = f"{config.table_name_prefix}_payload"
     try:

@@ -205,11 +205,8 @@ def _from_split(split: Any) -> list[Any]:
     return [dict(zip(columns, row, strict=True)) for row in split["data"]]
 
 # %% ../../../nbs/lib/serving/local/requests.ipynb #9b49f809
-def _records(
-    content: Any,  # of the format
-    form: str,
-    max_rows: int,
-) -> list[Any]:  # one object for each row, if the client has done well
+def _records(content: Any, form: str, max_rows: int) -> list[Any]:
+    # one object for each row, if the client has done well; content: of the format
     if form == "dataframe_split":
         records = _from_split(content)
     elif isinstance(content, dict) and form != "dataframe_records":

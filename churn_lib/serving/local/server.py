@@ -163,9 +163,8 @@ async def _body_in_time(receive: Receive, limits: Limits) -> bytes:
         raise ApiError(408, "REQUEST_TIMEOUT", reason) from None
 
 # %% ../../../nbs/lib/serving/local/server.ipynb #ded4c2fc
-def _place(
-    path: str,  # /serving-endpoints/...
-) -> tuple[str, str]:  # endpoint, and served entity or nothing
+def _place(path: str) -> tuple[str, str]:
+    # endpoint, and served entity or nothing; path: /serving-endpoints/...
     match path.split("/")[2:]:
         case [name, "invocations"]:
             return name, ""
@@ -244,11 +243,9 @@ class Invocations:
 
 # %% ../../../nbs/lib/serving/local/server.ipynb #da2dd00d
 async def _answer(
-    server: Invocations,
-    scope: dict[str, Any],
-    receive: Receive,
-    call: Call,  # is filled in on the way
+    server: Invocations, scope: dict[str, Any], receive: Receive, call: Call
 ) -> bytes:
+    # call: is filled in on the way
     headers = dict(scope["headers"])
     authorize(headers, server.token)
     call.endpoint, entity = _place(scope["path"])
