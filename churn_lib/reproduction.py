@@ -87,24 +87,6 @@ def _text(value: Any) -> str:
         return ", ".join(map(_text, value))
     return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
 
-
-def _says(
-    raw: str | None,  # what settings.ini has
-    value: Any,  # what was recorded
-) -> bool:  # whether the two mean the same
-    if raw is None:
-        return value is None
-    if isinstance(value, bool):
-        return raw.lower() == _text(value)
-    if isinstance(value, int | float):
-        try:
-            return float(raw) == value
-        except ValueError:
-            return False
-    if isinstance(value, list):
-        return [part.strip() for part in raw.split(",") if part.strip()] == [*map(_text, value)]
-    return raw == _text(value)
-
 # %% ../nbs/lib/reproduction.ipynb #4f36f14f
 def _write_settings(source: Path, recorded: dict[str, Any], path: Path) -> None:
     parser, target = configparser.ConfigParser(interpolation=None), str(recorded["target"])
@@ -112,7 +94,7 @@ def _write_settings(source: Path, recorded: dict[str, Any], path: Path) -> None:
     if target not in parser:
         parser.add_section(target)
     for key, value in recorded.items():
-        if key != "target" and not _says(parser.get(target, key, fallback=None), value):
+        if key != "target" and (value is not None or parser.has_option(target, key)):
             parser.set(target, key, _text(value))
     for section in parser:
         parser.set(section, "store", "store")

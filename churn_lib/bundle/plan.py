@@ -142,11 +142,8 @@ def reachable(
     return found
 
 # %% ../../nbs/lib/bundle/plan.ipynb #5f454f6a
-def _order(
-    job: Job,
-    graph: Graph,  # of its tasks
-    place: str,  # the job, for messages
-) -> list[Task]:  # tasks so that each follows those it depends on
+def _order(job: Job, graph: Graph, place: str) -> list[Task]:
+    # tasks so that each follows those it depends on
     by_key: dict[str, Task] = {}
     for task in job.tasks:
         if task.task_key in by_key:
@@ -272,11 +269,8 @@ def _check_outcomes(task: Task, kinds: dict[str, str], place: str) -> None:
             raise PlanError(f"{place}: outcome {outcome!r} is neither 'true' nor 'false'")
 
 # %% ../../nbs/lib/bundle/plan.ipynb #d4159f6a
-def _reference_problem(
-    parts: list[str],  # a reference, split at its dots
-    parameters: dict[str, str],  # the job's
-    upstream: set[str],  # tasks that end before this one
-) -> str:  # empty when it can be filled in
+def _reference_problem(parts: list[str], parameters: dict[str, str], upstream: set[str]) -> str:
+    # empty when it can be filled in
     match parts:
         case ["job", "run_id" | "name"]:
             return ""
@@ -288,10 +282,7 @@ def _reference_problem(
 
 
 def _check_references(
-    task: Task,
-    parameters: dict[str, str],  # the job's
-    upstream: set[str],  # tasks that end before this one
-    place: str,  # job and task, for messages
+    task: Task, parameters: dict[str, str], upstream: set[str], place: str
 ) -> None:
     for parts in references(task.spec(task.kinds[0])):
         if problem := _reference_problem(parts, parameters, upstream):
@@ -326,12 +317,8 @@ class Plan:
         return self.parameters.get("git_sha") or self.bundle.git_sha
 
 # %% ../../nbs/lib/bundle/plan.ipynb #bfd471d7
-def _parameters(
-    bundle: Bundle,
-    job: Job,
-    given: dict[str, str],  # from the command line or the calling task
-    place: str,  # the job, for messages
-) -> dict[str, str]:  # every job parameter with its value
+def _parameters(bundle: Bundle, job: Job, given: dict[str, str], place: str) -> dict[str, str]:
+    # every job parameter with its value
     values: dict[str, str] = {}
     for name, default in ((each.name, each.default) for each in job.parameters):
         if name in values:

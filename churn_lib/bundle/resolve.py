@@ -123,10 +123,8 @@ def _parts(place: str) -> list[str | int]:  # keys and indices of a place as Ome
     return [int(index) if index else key for index, key in found]
 
 # %% ../../nbs/lib/bundle/resolve.ipynb #d6d8cf58
-def _resolve(
-    context: dict[str, Any],  # the bundle and everything a reference may name
-    main: Path,  # databricks.yml, for messages
-) -> dict[str, Any]:  # plain dicts and lists without references
+def _resolve(context: dict[str, Any], main: Path) -> dict[str, Any]:
+    # plain dicts and lists without references
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(_plain(context)), resolve=True)
     except OmegaConfBaseException as error:

@@ -142,10 +142,8 @@ def _check_repeated(path: Path | str, names: list[str]) -> None:
         )
 
 # %% ../../nbs/lib/data/files.ipynb #03de2558
-def _folders(
-    file: Path,  # a data file
-    named: Path,  # the folder it was found in
-) -> dict[str, str | None]:  # column to value, of the folders column=value between them
+def _folders(file: Path, named: Path) -> dict[str, str | None]:
+    # column to value, of the folders column=value between them; named: the folder it was found in
     pairs: list[tuple[str, str | None]] = []
     for folder in file.relative_to(named).parts[:-1]:
         name, equals, value = map(unquote, folder.partition("="))

@@ -160,10 +160,8 @@ class _Load:
         return self.store.read("bronze.events") if there else None
 
 # %% ../../nbs/lib/data/loading.ipynb #0345d29d
-def _customers(
-    load: _Load,
-    given: bool,  # whether there is a file of customers
-) -> ibis.Table:  # customer_id, signup_ts; made as stage.known_customers
+def _customers(load: _Load, given: bool) -> ibis.Table:
+    # customer_id, signup_ts; made as stage.known_customers
     if given:
         sql = _occurrences_sql("customers", "customer_id", _SIGNUP)
         load.execute(sql, "counting customers")
@@ -183,12 +181,8 @@ def _customers(
     return load.table("known_customers")
 
 # %% ../../nbs/lib/data/loading.ipynb #8cd04367
-def _judge_events(
-    load: _Load,
-    customers: ibis.Table,  # customer_id, signup_ts
-    content_key: bool,  # whether events are known by their content
-    given: bool,  # whether there is a file of customers
-) -> None:  # makes stage.judged_events
+def _judge_events(load: _Load, customers: ibis.Table, content_key: bool, given: bool) -> None:
+    # makes stage.judged_events; content_key: whether events are known by their content
     key = _CONTENT if content_key else "event_id"
     load.execute(_occurrences_sql("events", key, _CONTENT), "counting events")
     numbered = load.connection.sql(_numbered_sql("events", content_key))
@@ -203,10 +197,8 @@ def _judge_events(
     load.judge("events", _with_conflicts(known, stored), event_rules(load.now))
 
 # %% ../../nbs/lib/data/loading.ipynb #75e457c5
-def _rejected_sql(
-    table: str,  # events or customers
-    columns: list[str],  # what to keep of a row, as it was given
-) -> str:  # SQL for table_name, source_file, line, row, reason
+def _rejected_sql(table: str, columns: list[str]) -> str:
+    # SQL for table_name, source_file, line, row, reason; table: events or customers
     kept = ", ".join(f"'{column.removesuffix('_given')}': {column}" for column in columns)
     # one that goes over several lines of its file is several lines here
     row = f"CAST(to_json({{{kept}}}) AS VARCHAR)"

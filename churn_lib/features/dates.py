@@ -23,9 +23,8 @@ def _date(number: int) -> datetime.date:  # of a day, counted from 1970-01-01
     return datetime.date.fromordinal(min(max(first + number, 1), datetime.date.max.toordinal()))
 
 
-def _by_day(
-    events: ibis.Table,  # bronze.events
-) -> pd.DataFrame:  # events and customers of each day with events, by the day's number
+def _by_day(events: ibis.Table) -> pd.DataFrame:
+    # events and customers of each day with events, by the day's number; events: bronze.events
     second = events.event_ts.truncate("s").epoch_seconds().cast("int64")
     by_day = events.group_by(day=(second / 86_400).floor().cast("int64")).aggregate(
         events=events.count(), customers=events.customer_id.nunique()
@@ -69,10 +68,9 @@ def _last_complete(
 
 # %% ../../nbs/lib/features/dates.ipynb #3de8394c
 def _silence_warnings(
-    covered: "Coverage",
-    days: list[datetime.date],  # feature dates
-    horizon_days: int,
+    covered: "Coverage", days: list[datetime.date], horizon_days: int
 ) -> list[str]:
+    # days: feature dates
     horizon, found = datetime.timedelta(days=horizon_days), []
     for first, last in covered.silences:
         if hit := [day for day in days if day <= last and first <= day + horizon < covered.today]:

@@ -37,9 +37,8 @@ class FeatureError(ChurnError):
     "A snapshot cannot be computed as asked; the message says why and what to do."
 
 # %% ../../nbs/lib/features/definitions.ipynb #57fecf18
-def _instant(
-    day: datetime.date,  # a calendar day
-) -> ibis.expr.types.TimestampScalar:  # the midnight UTC it begins with
+def _instant(day: datetime.date) -> ibis.expr.types.TimestampScalar:
+    # the midnight UTC it begins with; day: a calendar day
     midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)
     return ibis.literal(midnight, "timestamp('UTC', 6)")
 
@@ -86,9 +85,8 @@ def _distinct(
     return pairs.group_by("customer_id").aggregate(pairs.count().name(feature))
 
 # %% ../../nbs/lib/features/definitions.ipynb #0dccebd3
-def _engagement(
-    row: ibis.Table,  # counts with days_since_last_event
-) -> ibis.expr.types.FloatingColumn:  # 0 to 100
+def _engagement(row: ibis.Table) -> ibis.expr.types.FloatingColumn:
+    # 0 to 100; row: counts with days_since_last_event
     recent = 50 * 30 / (30 + row.days_since_last_event)
     active = 30 * row.events_last_90d / (3 + row.events_last_90d)
     loyal = 20 * row.total_sessions / (5 + row.total_sessions)
@@ -149,9 +147,8 @@ def sliced_features(
 _OWN_SLICE = 5  # with so many values or fewer, each value is a slice
 
 
-def _bands(
-    values: pd.Series,  # a feature
-) -> np.ndarray:  # number of each row's band, -1 where the feature is missing
+def _bands(values: pd.Series) -> np.ndarray:
+    # number of each row's band, -1 where the feature is missing; values: a feature
     known = values.dropna().to_numpy(dtype=float)
     if len(np.unique(known)) <= _OWN_SLICE:
         edges = np.unique(known)[:-1]

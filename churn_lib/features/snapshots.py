@@ -58,10 +58,8 @@ def _definition(
     return hashlib.sha256(sql.encode()).hexdigest()[:16]
 
 # %% ../../nbs/lib/features/snapshots.ipynb #732e1966
-def _last_built(
-    tables: Tables,  # the tables of a catalog
-    version: int | None = None,  # of the table; the latest when None
-) -> dict[str, dict[str, str]]:  # feature date to the tags of its newest commit
+def _last_built(tables: Tables, version: int | None = None) -> dict[str, dict[str, str]]:
+    # feature date to the tags of its newest commit; version: of the table; the latest when None
     if not tables.exists(TABLE):
         return {}
     last: dict[str, dict[str, str]] = {}

@@ -451,12 +451,8 @@ def _restore_alias(task: Task, former: int | None, reason: str) -> str:
     return f"{task.alias} is version {back} again"
 
 # %% ../../nbs/lib/serving/deploy.ipynb #aad8a6d9
-def _restore(
-    task: Task,
-    found: Detailed | None,  # as it was before
-    previous: PreviousConfig,
-    reason: str,  # why the deployment failed
-) -> str:  # what serves instead, for the message
+def _restore(task: Task, found: Detailed | None, previous: PreviousConfig, reason: str) -> str:
+    # what serves instead, for the message
     deployer, restored = task.deployer, list[str]()
     now = deployer.find()
     if found is not None and now is not None:

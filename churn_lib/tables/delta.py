@@ -196,12 +196,8 @@ def _write(
     return table.version() if table else 0
 
 # %% ../../nbs/lib/tables/delta.ipynb #24293b4e
-def _append(
-    path: Path,  # the table's folder
-    batches: pa.RecordBatchReader,  # rows
-    version: int,  # the version they are to follow; -1 creates the table
-    tags: dict[str, str],  # kept in the commit
-) -> int:  # the version this made
+def _append(path: Path, batches: pa.RecordBatchReader, version: int, tags: dict[str, str]) -> int:
+    # the version this made; version: the version they are to follow; -1 creates the table
     # without retries: a commit by somebody else in between is a refusal, not a reason to go after it
     properties = CommitProperties(custom_metadata=tags, max_commit_retries=0)
     if version < 0:

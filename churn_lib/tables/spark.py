@@ -87,10 +87,8 @@ _PROPERTIES = {
 }
 
 
-def _create_sql(
-    full_name: str,  # quoted
-    cluster: list[str],  # columns to cluster by
-) -> str:  # makes the table with its rows in one commit
+def _create_sql(full_name: str, cluster: list[str]) -> str:
+    # makes the table with its rows in one commit
     properties = ", ".join(f"'{name}' = '{value}'" for name, value in _PROPERTIES.items())
     columns = ", ".join(f"`{column}`" for column in cluster)
     clustered = f" CLUSTER BY ({columns})" if cluster else ""
@@ -199,13 +197,8 @@ def _history(commits: list[Any]) -> pd.DataFrame:  # version, timestamp, operati
     )
 
 # %% ../../nbs/lib/tables/spark.ipynb #79bc7113
-def _make(
-    tables: _SparkReader,
-    name: str,
-    frame: Any,  # a Spark frame
-    cluster: list[str],  # columns to cluster by
-    metadata: str,  # of the commit
-) -> bool:  # False when there is such a table
+def _make(tables: _SparkReader, name: str, frame: Any, cluster: list[str], metadata: str) -> bool:
+    # False when there is such a table
     spark, full_name = tables.spark, tables.full_name(name)
     with _keeping(spark, metadata):
         if tables.exists(name):
@@ -276,13 +269,8 @@ def _commit(
     return _made(tables, name, mark)
 
 # %% ../../nbs/lib/tables/spark.ipynb #55948fe8
-def _merge(
-    tables: _SparkReader,
-    name: str,
-    frame: Any,  # a Spark frame
-    version: int,  # that the table has to be at
-    metadata: str,  # of the commit
-) -> bool:  # whether the rows were added
+def _merge(tables: _SparkReader, name: str, frame: Any, version: int, metadata: str) -> bool:
+    # whether the rows were added; version: that the table has to be at
     spark, full_name = tables.spark, tables.full_name(name)
     before = spark.sql(f"SELECT * FROM {full_name} VERSION AS OF {version}").count()
     unchanged = f"(SELECT count(*) FROM {full_name}) = {before}"

@@ -181,10 +181,9 @@ def reference_problems(bundle: Bundle) -> Iterator[Problem]:
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #1a9fa973
 def _given(
-    task: dict[str, Any],
-    body: dict[str, Any],  # of its job
-    place: Parts,  # of the task
-) -> Iterator[tuple[Parts, str, Any]]:  # place, name and value of each parameter of a notebook
+    task: dict[str, Any], body: dict[str, Any], place: Parts
+) -> Iterator[tuple[Parts, str, Any]]:
+    # place, name and value of each parameter of a notebook; place: of the task
     own = dig(task, "notebook_task", "base_parameters") or {}
     for name, value in own.items():
         yield (*place, "notebook_task", "base_parameters", name), name, value

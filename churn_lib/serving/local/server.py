@@ -356,10 +356,6 @@ async def _json(request: Request) -> Any:
 def _endpoint(endpoints: Endpoints, request: Request) -> Endpoint:
     return endpoints.get(request.path_params["name"])
 
-
-def _served(endpoints: Endpoints, request: Request) -> Version:
-    return find_version(_endpoint(endpoints, request), request.path_params["entity"])
-
 # %% ../../../nbs/lib/serving/local/server.ipynb #260f8582
 async def _create(endpoints: Endpoints, request: Request) -> Response:
     body = parse(CreateEndpoint, await _json(request))
@@ -401,12 +397,9 @@ async def _tags(endpoints: Endpoints, request: Request) -> Response:
     return JSONResponse({"tags": shown(endpoint)["tags"]})
 
 
-async def _logs(endpoints: Endpoints, request: Request) -> Response:
-    return JSONResponse({"logs": "\n".join(_served(endpoints, request).lines)})
-
-
-async def _build_logs(endpoints: Endpoints, request: Request) -> Response:
-    return JSONResponse({"logs": "\n".join(_served(endpoints, request).build)})
+async def _logs(kind: str, endpoints: Endpoints, request: Request) -> Response:  # lines or build
+    version = find_version(_endpoint(endpoints, request), request.path_params["entity"])
+    return JSONResponse({"logs": "\n".join(getattr(version, kind))})
 
 # %% ../../../nbs/lib/serving/local/server.ipynb #0b561d5b
 _ALL = "/api/2.0/serving-endpoints"
@@ -419,8 +412,8 @@ _MANAGING = (
     (f"{_ONE}/config", "PUT", _update),
     (f"{_ONE}/ai-gateway", "PUT", _gateway),
     (f"{_ONE}/tags", "PATCH", _tags),
-    (f"{_ONE}/served-models/{{entity}}/logs", "GET", _logs),
-    (f"{_ONE}/served-models/{{entity}}/build-logs", "GET", _build_logs),
+    (f"{_ONE}/served-models/{{entity}}/logs", "GET", partial(_logs, "lines")),
+    (f"{_ONE}/served-models/{{entity}}/build-logs", "GET", partial(_logs, "build")),
 )
 # calls of the workspace's API that exist there and not here
 _ELSEWHERE = (
