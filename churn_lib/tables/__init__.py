@@ -8,7 +8,7 @@ __all__ = ['DeltaTables', 'RehearsalTables', 'TableChanged', 'TableError', 'Tabl
 
 # %% ../../nbs/lib/tables/index.ipynb #c948303b
 from .base import TableChanged, TableError, Tables, exclusive_lock, try_lock
-from .connection import RehearsalTables, connect, on_databricks
+from .delta import RehearsalTables, connect, on_databricks
 from .delta import DeltaTables
 
 _all_ = [
