@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from churn_lib import bundle
 from churn_lib.bundle import Plan, make_plan
 from churn_lib.tables.spark import SparkTables
+from tests import shared
 
 ROOT = Path(__file__).parent.parent
 CHURN = Path(sys.executable).parent / "churn"
@@ -49,8 +50,10 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_environment() -> Iterator[None]:
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing of the developer's stores and workspaces reaches a test."""
+    folder = tmp_path_factory.getbasetemp()
+    shared.share(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in list(os.environ):
             if name.startswith(STRIPPED) or name in GIT_PLACES:

@@ -1,6 +1,5 @@
 """Twenty ways to get a bad model to Production; each is refused by the check that should refuse it."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from churn_lib.registry import promotion_log
 from churn_lib.registry.promotion import REPORTS, GateFailed, PromotionRefused, promote
 from churn_lib.training import record
 from tests.gate.cases import FITTED, JUDGED, answers, blurred, evidence, given, good, make_holdout
+from tests.shared import empty_mlflow
 
 CONFIG = settings.load("local", Path(__file__).parents[2] / "settings.ini")
 HOLDOUT = make_holdout(0)
@@ -251,17 +251,9 @@ class Shop:
         return report
 
 
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow store: making one takes seconds, copying it none."""
-    folder = tmp_path_factory.mktemp("blank")
-    registry.connect(CONFIG.model_copy(update={"store": folder, "experiment": "/another"}))
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def shop(blank: Path, tmp_path: Path) -> Shop:
-    shutil.copy(blank, tmp_path)
+def shop(tmp_path: Path) -> Shop:
+    empty_mlflow(CONFIG.model_copy(update={"store": tmp_path}))
     return Shop(tmp_path)
 
 

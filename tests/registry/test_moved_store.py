@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,9 @@ from churn_lib.registry import PRODUCTION, RegistryError
 from churn_lib.serving.local import process
 from churn_lib.settings import Settings
 from tests.serving import serving_store
+from tests.shared import warm_churn
 
 ROOT = Path(__file__).parents[2]
-CHURN = Path(sys.executable).parent / "churn"
 
 
 @pytest.fixture(scope="module")
@@ -213,8 +212,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The `churn` command on the project in `folder`."""
     environment = {**os.environ, "CHURN_SETTINGS": str(folder / "settings.ini")}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [str(CHURN), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return warm_churn(*arguments, environment=environment)
 
 
 def test_a_server_ends_when_its_store_moves_and_deploy_serves_it_again_from_there(

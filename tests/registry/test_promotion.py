@@ -1,7 +1,6 @@
 """Moves of Production: killed anywhere, raced by rivals, on SQLite and on a server over HTTP."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -40,13 +39,10 @@ from churn_lib.registry.promotion import GateFailed, PromotionRefused
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
 from tests.gate.cases import answers, blurred, given, good, make_holdout
+from tests.shared import PROCESSES, empty_mlflow
 
 ROOT = Path(__file__).parents[2]
 NEWEST = date(2025, 3, 26)
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["churn_lib.registry.copy", "churn_lib.gate.report", "tests.gate.cases"]
-)
 WRITES = [
     (DeltaTables, "append"),
     (DeltaTables, "append_if_unchanged"),
@@ -144,23 +140,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
-@pytest.fixture(scope="module")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow store: making one takes seconds, copying it none."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        folder = tmp_path_factory.mktemp("blank")
-        registry.connect(config(folder))
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def local(blank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = tmp_path / "store"
-    store.mkdir()
-    shutil.copy(blank, store)
-    return config(store)
+    made = config(tmp_path / "store")
+    empty_mlflow(made)
+    return made
 
 
 @pytest.fixture(params=["sqlite", "http"])

@@ -24,8 +24,8 @@ from churn_lib.serving import deploy
 from churn_lib.settings import Settings, load
 from churn_lib.training import train
 from tests.serving import serving_store
+from tests.shared import empty_mlflow, warm_churn
 
-CHURN = Path(sys.executable).parent / "churn"
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 def config(tmp_path: Path) -> Settings:
     """A store in which MLflow has been once."""
     made = load("local", ROOT / "settings.ini").model_copy(update={"store": tmp_path / "store"})
+    empty_mlflow(made)
     registry.connect(made)
     return made
 
@@ -240,9 +241,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 def churn(config: Settings, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CHURN_SETTINGS": str(config.root / "settings.ini"), **more}
-    return subprocess.run(
-        [str(CHURN), *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
+    return warm_churn(*arguments, environment=environment)
 
 
 def test_a_deleted_experiment_stops_training_only_and_the_command_brings_it_back(

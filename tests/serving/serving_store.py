@@ -23,6 +23,7 @@ from churn_lib.model import ChurnModel
 from churn_lib.registry.promotion import REPORTS
 from churn_lib.serving.local import process
 from churn_lib.training import train
+from tests.shared import empty_mlflow, made_once
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,10 +81,18 @@ def settings_in(folder: Path) -> settings.Settings:
     return settings.load("local", folder / "settings.ini")
 
 
-def make(folder: Path, **changes: object) -> settings.Settings:
+def make(folder: Path) -> settings.Settings:
     """Settings of a store with versions 1 and 2, version 3 that cannot be loaded, all passed by the
     gate, and holdout rows."""
-    config = settings_in(folder).model_copy(update=changes)
+    shutil.copytree(made_once("serving_store", _fill), folder, dirs_exist_ok=True)
+    config = settings.load("local", folder / "settings.ini")
+    registry.connect(config)  # follows the store to where it is now
+    return config
+
+
+def _fill(folder: Path) -> None:
+    config = settings_in(folder)
+    empty_mlflow(config)
     store, models = tables.connect(config), registry.connect(config)
     rows = ibis.memtable(feature_rows(50, seed=9).assign(customer_id=range(50)))
     rows = rows.mutate(in_holdout_bucket=True, churned=0, feature_date=ibis.date("2025-01-01"))
@@ -93,7 +102,6 @@ def make(folder: Path, **changes: object) -> settings.Settings:
         number = register(models, trees, **tags)
         judge(config, number)
     break_version(models, 3)
-    return config
 
 
 @contextlib.contextmanager

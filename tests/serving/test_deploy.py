@@ -3,11 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +21,7 @@ from churn_lib.serving.deploy import DeploymentFailed, DeploymentRefused
 from churn_lib.serving.local import process
 from churn_lib.settings import Settings
 from tests.serving import serving_store
-
-CHURN = Path(sys.executable).parent / "churn"
+from tests.shared import warm_churn
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +69,7 @@ def last_record(config: Settings) -> dict:
 
 def churn(config: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "CHURN_SETTINGS": str(config.root / "settings.ini")}
-    return subprocess.run(
-        [str(CHURN), *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
+    return warm_churn(*arguments, environment=environment)
 
 
 def test_a_new_version_takes_over_and_deploying_it_again_changes_nothing(served: Settings) -> None:
