@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
+from xdist.scheduler import LoadFileScheduling
 
 from churn_lib import bundle
 from churn_lib.bundle import Plan, make_plan
@@ -28,14 +29,23 @@ GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 # read before `own_environment` takes the variables away
 SPARK_WANTED = os.environ.get("CHURN_TEST_SPARK") != "0"
 SPARK_CACHE = os.environ.get("CHURN_SPARK_CACHE")
+# one process takes all of them, so that one session of Spark is started, and warm for most
+ON_SPARK = (
+    "test_spark_jobs.py",
+    "monitoring/test_windows.py",
+    "tables/test_spark.py",
+    "features/test_spark.py",
+    "scoring/test_spark.py",
+)
 # a process takes whole files: the long ones come first, so that none is left alone at the end
 LONG_FIRST = (
+    *ON_SPARK,
     "test_pipeline.py",
-    "test_spark_jobs.py",
-    "features/test_spark.py",
-    "tables/test_spark.py",
-    "monitoring/test_windows.py",
+    "serving/test_deploy.py",
+    "test_former_versions.py",
     "test_reproduction.py",
+    "test_rehearsal.py",
+    "cli/test_terminal.py",
     "registry/test_promotion.py",
 )
 WITHOUT_SPARK = "CHURN_TEST_SPARK=0 leaves out what needs Spark"
@@ -105,6 +115,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.spark)
     order = {ROOT / "tests" / name: number for number, name in enumerate(LONG_FIRST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+class OneSpark(LoadFileScheduling):
+    """A process takes whole files, and one of them all files that need Spark."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "spark" if file.endswith(ON_SPARK) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneSpark:
+    return OneSpark(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -218,6 +218,9 @@ def options(jars: list[Path], warehouse: Path, memory: str) -> dict[str, str]:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
+        # many small queries, each run once: compiling them takes longer than running them
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         # 2 cores need no more; the defaults of 50 to 200 make a VACUUM ten times as slow
         "spark.sql.shuffle.partitions": "2",
         "spark.databricks.delta.snapshotPartitions": "2",
