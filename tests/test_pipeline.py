@@ -21,6 +21,7 @@ from churn_lib import features, registry, settings, tables
 from churn_lib.data import simulation
 from churn_lib.serving.local import process
 from churn_lib.training import train
+from tests.conftest import run_job
 
 ROOT = Path(__file__).parent.parent
 JOBS = ROOT / "nbs" / "jobs"
@@ -326,13 +327,19 @@ def run_notebook(folder: Path, name: str, **parameters: object) -> Path:
     return output
 
 
-def test_the_job_notebooks_run_by_papermill_one_after_the_other(small: Path) -> None:
+@pytest.fixture(scope="module")
+def promoted(small: Path) -> Path:
+    """The same store after its first three jobs."""
     run_notebook(small, "01_feature_engineering", git_sha="abc")
     run_notebook(small, "02_train_and_register", git_sha="abc")
     run_notebook(small, "03_validate_and_promote", git_sha="abc")
-    models = connect(small)
+    return small
+
+
+def test_the_job_notebooks_run_by_papermill_one_after_the_other(promoted: Path) -> None:
+    models = connect(promoted)
     assert models.aliases() == {"Staging": 1, "Production": 1}
-    config = settings.load("local", small / "settings.ini")
+    config = settings.load("local", promoted / "settings.ini")
     tagged = tables.connect(config).history("gold.features").tags.iloc[0]
     assert tagged["git_sha"] == "abc"
     assert tagged["bronze.events"] == "0"
@@ -361,15 +368,19 @@ def test_a_day_that_cannot_be_stood_on_is_refused_before_anything_is_written(sma
     assert after == before
 
 
-def test_maintenance_spares_the_version_a_model_was_trained_on(tmp_path: Path, small: Path) -> None:
-    shutil.copytree(small / ".churn", tmp_path / ".churn")
+def test_maintenance_spares_the_version_a_model_was_trained_on(
+    tmp_path: Path, promoted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(promoted / ".churn", tmp_path / ".churn")
     config = make_store(tmp_path, {"data.snapshots": "3"})
     store = tables.connect(config)
     trained = int(registry.versions(connect(tmp_path))[0]["delta_feature_version"])
     expected = store.read("gold.features", trained).count().to_pyarrow().as_py()
+    monkeypatch.setenv("CHURN_SETTINGS", str(tmp_path / "settings.ini"))
+    monkeypatch.setenv("CHURN_TASK_VALUES", str(tmp_path / "values"))
     for _ in range(2):  # a later state that nobody needs, and the newest
-        answer = churn_json(tmp_path, "run", "training_job", "--rebuild", "--only", TASK)
-        assert answer["tasks"][0]["values"]["delta_feature_version"] > trained
+        rebuilt = run_job("01_feature_engineering", tmp_path, monkeypatch, rebuild=True)
+        assert int(rebuilt["delta_feature_version"]) > trained
     answer = churn_json(tmp_path, "data", "maintain", "--keep-days", "0")
     kept = {row["table"]: row["kept_for_models"] for row in answer["tables"]}
     assert kept["gold.features"] == [trained]
