@@ -28,19 +28,14 @@ VERDICTS = {"PASS": "passed", "FAIL": "refused", "TIE": "a tie"}
 
 def collect(target: str) -> dict[str, Any]:
     """The newest row of gold.gate_reports, or nothing when the gate has not been reached."""
-    import pandas as pd
-
     from churn_lib import settings, tables
+    from churn_lib.registry.evidence import all_reports
 
-    store = tables.connect(settings.load(target))
-    if not store.exists("gold.gate_reports"):
+    rows = all_reports(tables.connect(settings.load(target)))
+    if not rows:
         return {}
-    rows = store.read("gold.gate_reports")
-    newest = rows.order_by(rows.created_at.desc()).limit(1).to_pandas()
-    if newest.empty:
-        return {}
-    row = newest.iloc[0]
-    known = {name: None if pd.isna(row[name]) else str(row[name]) for name in COLUMNS}
+    row = rows[-1]
+    known = {name: None if row[name] is None else str(row[name]) for name in COLUMNS}
     return {**known, "checks": json.loads(row["report"]).get("checks", [])}
 
 

@@ -93,13 +93,33 @@ def _why(entry: dict[str, Any]) -> str:
     report = evidence["report_id"][:12]
     return f"{entry['reason']}\n{evidence['verdict']} on {customers}, report {report}"
 
+# %% ../../nbs/lib/cli/models.ipynb #df760ccd
+def _verify(versions: Any, store: Any, as_json: bool) -> None:  # Registry, Tables
+    from churn_lib.registry import chain
+
+    found = chain.verify(versions, store)
+    if as_json:
+        print_json({"model": versions.model_name, "intact": found.intact, **asdict(found)})
+    else:
+        for sentence in found.sentences():
+            Console().print(escape(sentence), soft_wrap=True, highlight=False)
+    raise typer.Exit(0 if found.intact else 1)
+
 # %% ../../nbs/lib/cli/models.ipynb #897029d6
-def history(target: Target = "local", as_json: AsJson = False) -> None:
+def history(
+    target: Target = "local",
+    verify: Annotated[
+        bool, typer.Option(help="Only compare reports and moves with their digests.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     "Moves of Production and forced deployments: who, when, from, to, why, on which evidence."
     from churn_lib import registry  # MLflow takes seconds to import
     from churn_lib.registry import promotion
 
     settings, versions, store = open_stores(target)
+    if verify:
+        return _verify(versions, store, as_json)
     story = promotion.history(versions, store)
     if as_json:
         return print_json({"model": settings.model_name, "moves": story})

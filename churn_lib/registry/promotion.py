@@ -9,16 +9,24 @@ __all__ = ['FORCED', 'PENDING', 'APPROVED', 'SHARED', 'PromotionRefused', 'GateF
 
 # %% ../../nbs/lib/registry/promotion.ipynb #6fba7c14
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
 
 from . import promotion_log
 from ..features import newest_holdout
-from .evidence import REPORTS, latest_report
+from churn_lib.registry.evidence import (
+    REPORTS,
+    all_reports,
+    doubt,
+    latest_report,
+    refuse_changed_since,
+    reports_of,
+)
 from .promotion_log import Follow, PromotionLog, Move, ConcurrentPromotionError
 from .models import PRODUCTION, STAGING, Registry, basis
-from ..settings import ChurnError, Settings, named_as_now
+from ..settings import ChurnError, GateCheck, Settings, named_as_now
 from ..tables import Tables
 
 # %% ../../nbs/lib/registry/promotion.ipynb #9e3d0b93
@@ -71,21 +79,67 @@ def _gate_failed(
     )
     return GateFailed("\n".join([head, *failed]), summary)
 
+# %% ../../nbs/lib/registry/promotion.ipynb #d9f32266
+def _report_of(
+    registry: Registry,
+    tables: Tables,
+    version: int,
+    report_id: str,  # empty: the newest
+) -> dict[str, Any]:  # a row of gold.gate_reports
+    rows, what = all_reports(tables), f"version {version} of {registry.model_name}"
+    again = f"`churn run validation_job -p model_version={version}` judges it"
+    own = [
+        row for row in reports_of(registry, version, rows) if report_id in ("", row["report_id"])
+    ]
+    if not own:
+        raise PromotionRefused(
+            f"{what} has no gate report{f' {report_id}' * bool(report_id)}: {again}"
+        )
+    if reason := doubt(registry, own[-1], rows):
+        raise PromotionRefused(
+            f"gate report {own[-1]['report_id']} of {what} {reason}: `churn history --verify` names "
+            f"what was changed, {again} again"
+        )
+    return own[-1]
+
+# %% ../../nbs/lib/registry/promotion.ipynb #62a1c332
+def _incomplete(
+    row: dict[str, Any],  # of gold.gate_reports
+    needed: Collection[
+        str
+    ] = (),  # checks of the running code; none for what passed an older release
+) -> str:  # why the verdict stands on too few checks; empty when it does not
+    report = json.loads(row["report"])
+    made = [check["name"] for check in report.get("checks", [])]
+    older = not needed and "checks_expected" not in report  # of a release that did not list them
+    expected = made if older else report.get("checks_expected")
+    if not expected and not older:
+        return "lists no check that was to be made"
+    if missing := sorted({*(expected or ()), *needed} - set(made)):
+        return f"is without the checks {', '.join(missing)}"
+    if refusing := _failed_checks(row["report"]):
+        return f"passes, though {refusing[0].partition(':')[0]} fails in it"
+    return ""
+
 # %% ../../nbs/lib/registry/promotion.ipynb #d09e2aa3
 def passing_report(
     registry: Registry,
     tables: Tables,
     version: int,
     settings: Settings,  # data.horizon_days
+    report_id: str = "",  # empty: the newest
+    checks: Collection[str] = (),  # that it must have, beside those that it names itself
 ) -> dict[str, Any]:  # a row of gold.gate_reports
-    "The newest gate report of a version, if it passed or is a tie; raises `PromotionRefused`."
-    row = latest_report(registry, tables, version)
+    "The gate report of a version that counts, if it passed or is a tie; raises `PromotionRefused`."
+    row = _report_of(registry, tables, version, report_id)
     what = f"version {version} of {registry.model_name}"
-    if row is None:
-        again = f"`churn run validation_job -p model_version={version}` judges it"
-        raise PromotionRefused(f"{what} has no gate report: {again}")
     if row["verdict"] not in ("PASS", "TIE"):
         raise _gate_failed(row)
+    if reason := _incomplete(row, checks):
+        raise PromotionRefused(
+            f"gate report {row['report_id']} of {what} {reason}: "
+            f"`churn run validation_job -p model_version={version}` judges it again"
+        )
     judged_with = named_as_now(json.loads(row["report"]).get("settings", {}))
     judged = judged_with.get("data.horizon_days")
     if judged not in (None, settings.data.horizon_days):
@@ -120,9 +174,10 @@ def evidence(
     settings: Settings,  # data.horizon_days
     champion: int | None,  # what is at Production now
     git_sha: str,  # of the running code
+    report_id: str = "",  # empty: the newest
 ) -> dict[str, Any]:  # a row of gold.gate_reports
     "The report that lets a version become Production now; raises `PromotionRefused` without one."
-    row = passing_report(registry, tables, version, settings)
+    row = passing_report(registry, tables, version, settings, report_id, get_args(GateCheck))
     if reason := _outdated(row, tables, champion, git_sha):
         raise PromotionRefused(
             f"version {version} of {registry.model_name} {reason}: "
@@ -274,11 +329,13 @@ def promote(
     git_sha: str,  # commit of the running code
     by: str = "",  # who promotes; empty: whoever is logged in
     follow: Follow | None = None,  # moves what follows the alias
+    report_id: str = "",  # of the gate; empty: the newest of the version
 ) -> Decision:
     "Make a version Production if its gate report allows it now; raises `PromotionRefused`."
     seen = promotion_log.recover(registry, tables, follow)
     champion = registry.version_of(PRODUCTION)
-    row = evidence(registry, tables, version, settings, champion, git_sha)
+    row = evidence(registry, tables, version, settings, champion, git_sha, report_id)
+    refuse_changed_since(registry, row)
     if decision := _kept(row, champion, settings):
         return decision
     refuse_rolled_back(seen, version)

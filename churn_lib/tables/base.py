@@ -78,7 +78,8 @@ class Tables(ReadableTables, Protocol):
         version: int,  # the version that the decision to add them was based on; -1: no table yet
         tags: Tags = None,
     ) -> int:
-        "Append when the table `name` is still at `version`, else raise `TableChanged` and add nothing."
+        """Append when the table `name` is still at `version`, else raise `TableChanged` and add nothing;
+        a column that only the new rows have is added to the table."""
 
     def compact(self, name: str) -> int:
         "Rewrite many small files of the table `name` as few large ones; its rows stay the same."

@@ -209,7 +209,11 @@ def _append(path: Path, batches: pa.RecordBatchReader, version: int, tags: dict[
         )
         return 0
     table = DeltaTable(path, version=version)
-    write_deltalake(table, batches, mode="append", commit_properties=properties)
+    known = {field.name for field in table.schema().fields}
+    # rows of a newer release may have a column more; it is null in older rows
+    new = known < set(batches.schema.names)
+    options: dict[str, Any] = {"schema_mode": "merge"} if new else {}
+    write_deltalake(table, batches, mode="append", commit_properties=properties, **options)
     return version + 1
 
 

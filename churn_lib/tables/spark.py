@@ -268,13 +268,26 @@ def _commit(
         raise
     return _made(tables, name, mark)
 
+# %% ../../nbs/lib/tables/spark.ipynb #1eaad6ac
+def _add_columns(
+    tables: _SparkReader,
+    name: str,
+    frame: Any,  # a Spark frame; rows of a newer release may have a column more
+) -> None:  # it is null in older rows
+    known = tables.spark.table(tables.full_name(name)).columns
+    new = [field for field in frame.schema.fields if field.name not in known]
+    if new and set(known) < set(frame.columns):
+        columns = ", ".join(f"`{field.name}` {field.dataType.simpleString()}" for field in new)
+        tables.spark.sql(f"ALTER TABLE {tables.full_name(name)} ADD COLUMNS ({columns})")
+
 # %% ../../nbs/lib/tables/spark.ipynb #55948fe8
 def _merge(tables: _SparkReader, name: str, frame: Any, version: int, metadata: str) -> bool:
     # whether the rows were added; version: that the table has to be at
     spark, full_name = tables.spark, tables.full_name(name)
     before = spark.sql(f"SELECT * FROM {full_name} VERSION AS OF {version}").count()
     unchanged = f"(SELECT count(*) FROM {full_name}) = {before}"
-    same = " AND ".join(f"old.`{column}` <=> new.`{column}`" for column in frame.columns)
+    common = [column for column in spark.table(full_name).columns if column in frame.columns]
+    same = " AND ".join(f"old.`{column}` <=> new.`{column}`" for column in common)
     with _keeping(spark, metadata):
         found = spark.sql(
             f"MERGE INTO {full_name} old USING (SELECT * FROM {{rows}} WHERE {unchanged}) new "
@@ -321,6 +334,7 @@ def _append_if_unchanged(
         if version < 0:
             added = _make(tables, name, frame, [], metadata)
         else:
+            _add_columns(tables, name, frame)
             added = _merge(tables, name, frame, version, metadata)
     except Exception as error:
         if not _contended(error):

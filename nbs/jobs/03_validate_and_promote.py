@@ -146,13 +146,17 @@ None if job.rehearsal else card.publish(models, store, candidate_version)
 # %% [markdown]
 # ## The consequence
 #
-# A failed check raises here: the task fails, and Production stays what it was.
+# A failed check raises here: the task fails, and Production stays what it was. What counts is the report that
+# was just written, by its id.
 
 # %%
 if job.rehearsal:
     sentence = f"Rehearsal: {report.verdict}, and Production stays {champion_version or 'empty'}."
 else:
-    sentence = promotion.promote(models, store, candidate_version, config, job.git_sha).sentence
+    decision = promotion.promote(
+        models, store, candidate_version, config, job.git_sha, report_id=report_id
+    )
+    sentence = decision.sentence
 print(sentence)
 
 # %%

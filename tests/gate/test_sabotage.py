@@ -20,7 +20,8 @@ from churn_lib.features import FEATURES, LABEL
 from churn_lib.gate import comparison, judge, probe
 from churn_lib.gate.report import GateReport
 from churn_lib.registry import promotion_log
-from churn_lib.registry.promotion import REPORTS, GateFailed, PromotionRefused, promote
+from churn_lib.registry.evidence import REPORTS, SCHEMA
+from churn_lib.registry.promotion import GateFailed, PromotionRefused, promote
 from churn_lib.training import record
 from tests.gate.cases import FITTED, JUDGED, answers, blurred, evidence, given, good, make_holdout
 from tests.shared import empty_mlflow
@@ -318,7 +319,7 @@ def test_every_judgement_leaves_a_row_and_artifacts(shop: Shop) -> None:
     shop.judge(number)
     shop.judge(number)
     rows = shop.store.read(REPORTS).to_pandas()
-    assert list(rows.columns) == gate.report.SCHEMA.names
+    assert list(rows.columns) == SCHEMA.names
     assert (rows.verdict == "PASS").all() and rows.report_id.nunique() == 2
     assert (pd.to_datetime(rows.feature_date) == JUDGED).all()
     assert rows.champion_version.isna().all()

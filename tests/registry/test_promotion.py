@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import ibis
 import mlflow
@@ -43,6 +43,11 @@ from tests.shared import PROCESSES, empty_mlflow
 
 ROOT = Path(__file__).parents[2]
 NEWEST = date(2025, 3, 26)
+NAMES = get_args(settings_module.GateCheck)
+COMPLETE = {
+    "checks": [{"name": name, "passed": True} for name in NAMES],
+    "checks_expected": NAMES,
+}
 WRITES = [
     (DeltaTables, "append"),
     (DeltaTables, "append_if_unchanged"),
@@ -76,7 +81,7 @@ def judged(
         "delta_feature_version": 0,
         "holdout_rows": 2,
         "git_sha": "abc",
-        "report": "{}",
+        "report": json.dumps(COMPLETE),
         **changes,
     }
     types = {"created_at": pa.timestamp("us", tz="UTC"), "champion_version": pa.int64()}
@@ -491,8 +496,11 @@ def test_a_judgement_killed_at_any_write_is_whole_after_a_rerun(
     models, store = make(local, versions=1)
     judged(store, "churn", 1, None)
     promote(local, 1)
+    files = local.store / "model"
+    files.mkdir()
+    (files / "model.pkl").write_bytes(b"a model")
     with mlflow.start_run() as run:
-        models.client.create_model_version("churn", "s3://nobody/loads-it", run.info.run_id)
+        models.client.create_model_version("churn", files.as_uri(), run.info.run_id)
     holdout = make_holdout(0, 400).assign(feature_date=pd.Timestamp(NEWEST))
     champion = answers(holdout, lambda rows: blurred(rows, 0.2))
     report = judge(given(holdout, np.asarray(good(holdout))), champion, holdout, local)
