@@ -36,8 +36,23 @@ from churn_lib import features, settings
 from churn_lib.data import simulation
 from churn_lib.features import FEATURES, LABEL
 from churn_lib.model import ChurnModel, make_estimator
-from churn_lib.monitoring import Window, alerts, drift, metrics, quality, rules, windows
-from churn_lib.monitoring.metrics import drift_rows, observe, profile_rows, quality_row
+from churn_lib.monitoring import (
+    Window,
+    alerts,
+    drift,
+    integrity,
+    metrics,
+    quality,
+    rules,
+    windows,
+)
+from churn_lib.monitoring.metrics import (
+    check_rows,
+    drift_rows,
+    observe,
+    profile_rows,
+    quality_row,
+)
 from churn_lib.monitoring.windows import ANSWER, DECISION, Baseline, make_baseline
 
 ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 26, 52
@@ -171,7 +186,7 @@ def flags(
     profiles["window_date"] = start
     totals = profiles[profiles.column_name == ":table"]
     found = [
-        rules.broken_signal(drift, profiles),
+        rules.broken_signal(check_rows(seen, baseline, drift).assign(window_date=start)),
         rules.drift_signal(drift, config),
         rules.drift_signal(drift, config, "label_drift"),
         rules.quality_signal(totals, "estimated_quality"),
@@ -232,7 +247,7 @@ def weeks_of(name: str) -> int:
 
 def measured_code(config: settings.Settings) -> str:
     """Changes with the worlds, with the code that watches them and with the settings."""
-    modules = (alerts, drift, windows, quality, rules, metrics)
+    modules = (alerts, drift, windows, integrity, quality, rules, metrics)
     modules += (features.definitions, features.snapshots, simulated_worlds, simulation)
     parts = [Path(__file__).read_text(), *map(inspect.getsource, modules), str(config)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]

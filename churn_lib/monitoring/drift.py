@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATISTICS', 'SIGNIFICANCE', 'Distribution', 'distribution', 'shares', 'population_stability_index', 'compare',
-           'effects', 'judge_columns', 'Movement', 'natural_movement', 'profile']
+           'attainable_effect', 'effects', 'judge_columns', 'Movement', 'natural_movement', 'profile']
 
 # %% ../../nbs/lib/monitoring/drift.ipynb #0373a327
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
+
+from ..features.definitions import value_text
 
 # %% ../../nbs/lib/monitoring/drift.ipynb #66bbc1a3
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ def distribution(
     "The distribution of a column."
     if not numeric:
         present = column.dropna()
-        found = present.astype(str).value_counts().sort_index()
-        values, counts = found.index.to_numpy(dtype=object), found.to_numpy()
+        by_value = present.value_counts()
+        found = by_value.groupby([value_text(value) for value in by_value.index]).sum()
+        values, counts = found.index.to_numpy(dtype=object), found.to_numpy(dtype=int)
         return Distribution(values, counts, len(column) - len(present), False)
     numbers = pd.to_numeric(column).to_numpy(dtype="float64", na_value=np.nan)
     present = numbers[~np.isnan(numbers)]
@@ -186,6 +189,16 @@ def compare(
         found |= by_kind(window, baseline)
     return found
 
+# %% ../../nbs/lib/monitoring/drift.ipynb #7a7f9ba3
+def attainable_effect(
+    baseline: Distribution,
+) -> float:  # of any window on this baseline
+    "The largest population stability index or Jensen-Shannon distance that a column can reach."
+    if not baseline.numeric or not baseline.total:
+        return 1.0
+    then = shares(baseline, baseline)[0]
+    return max(population_stability_index(np.stack([now, then])) for now in np.eye(len(then)))
+
 # %% ../../nbs/lib/monitoring/drift.ipynb #6128db57
 SIGNIFICANCE = 0.01  # after correction
 
@@ -213,13 +226,13 @@ def judge_columns(
     max_population_stability_index: float,  # limit for a number
     max_js_distance: float,  # limit for a category
 ) -> pd.DataFrame:  # effect, effect_limit, adjusted_pvalue, drifted; same index
-    "Which columns have drifted; rows with an `effect_limit` of their own are held against that."
+    "Which columns have drifted; with a column `effect_limit`, by that, and by none where it is null."
     numeric = rows["population_stability_index"].notna()
     limit = pd.Series(
         np.where(numeric, max_population_stability_index, max_js_distance), rows.index
     )
     if "effect_limit" in rows:
-        limit = rows["effect_limit"].astype(float).fillna(limit)
+        limit = rows["effect_limit"].astype(float)
     pvalue = pd.Series([_pvalue(row) for row in rows.itertuples()], rows.index, dtype=float)
     adjusted = pvalue.copy()
     if pvalue.notna().any():

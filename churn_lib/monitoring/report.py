@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Picture', 'distributions_picture', 'most_moved', 'figures', 'quality_picture', 'calibration_picture', 'card',
-           'slices_table', 'Report', 'note', 'distributions', 'drift_table', 'quality', 'quality_table', 'calibration',
-           'slices', 'serving', 'alerts_table', 'open_alerts']
+           'slices_table', 'Report', 'note', 'distributions', 'unwatched', 'columns_table', 'drift_table', 'quality',
+           'quality_table', 'calibration', 'slices', 'serving', 'alerts_table', 'open_alerts']
 
 # %% ../../nbs/lib/monitoring/report.ipynb #d8df89b5
 import io
@@ -20,15 +20,21 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
-from ..features import LABEL
+from ..features import FEATURES, LABEL
 from . import requests
 from .alerts import SEVERITY, Alert, Signal
 from .drift import Distribution, effects
 from .metrics import ESTIMATED, Observed, read_metrics, whole
 from .quality import Measured
 from .rules import Verdict
-from .windows import ANSWER, DRIFT_METRICS, PROFILE_METRICS, Baseline
-from ..pages import Section, table
+from churn_lib.monitoring.windows import (
+    ANSWER,
+    COLUMN_CHECKS,
+    DRIFT_METRICS,
+    PROFILE_METRICS,
+    Baseline,
+)
+from ..pages import Section, mark, table
 from ..settings import Settings
 from ..training.plots import GOOD, NOW, STYLE, THEN
 
@@ -309,9 +315,12 @@ class Report:
         assert verdict.refresher is not None  # `monitor` gives it
         self.verdict, self.refresher = verdict, verdict.refresher
         tables, version = self.refresher.tables, verdict.model_version
-        drift, profiles = (read_metrics(tables, n) for n in (DRIFT_METRICS, PROFILE_METRICS))
-        self.drift = drift[drift.model_version == version]
-        self.profiles = profiles[profiles.model_version == version]
+        self.drift, self.profiles, self.checks = (
+            rows[rows.model_version == version]
+            for rows in (
+                read_metrics(tables, n) for n in (DRIFT_METRICS, PROFILE_METRICS, COLUMN_CHECKS)
+            )
+        )
         self.windows = [each for each in self.refresher.all if each.model_version == version]
         self.baseline = self.refresher.baseline(version) if self.windows else None
 
@@ -344,16 +353,87 @@ def distributions(report: Report) -> Picture | Section:
     observed = report.refresher.observed(report.windows[-1])
     return distributions_picture(observed, report.baseline.distributions, names)
 
+# %% ../../nbs/lib/monitoring/report.ipynb #d1e95d33
+_DRIFT = ("drift", "counts from", "at most", "p-value", "nulls, points")
+_OTHERS = ("with the others", "counts below", "size")
+
+
+def _column_state(row: pd.Series) -> Markup | str:
+    if isinstance(row.broken, str):
+        return mark(row.broken, "failed")
+    if row.drifted:
+        return mark("drifted", "failed")
+    return mark("drift not visible", "warning") if pd.isna(row.effect_limit) else "quiet"
+
+
+def _number(value: Any, form: str = ".3f") -> str:
+    return "" if pd.isna(value) else format(float(value), form)
+
+# %% ../../nbs/lib/monitoring/report.ipynb #9cb24ea6
+def unwatched(
+    checks: pd.DataFrame,  # column checks of one window
+) -> list[str]:  # sentences
+    "What cannot be seen in which columns, and why."
+    moving = checks[checks.effect_limit.isna()].column_name.tolist()
+    feature = checks.column_name.isin(FEATURES)
+    apart = checks[feature & checks.agreement_limit.isna()].column_name.tolist()
+    found = []
+    if moving:
+        found.append(
+            f"Drift cannot be seen in {', '.join(moving)}: within the model's own data, where nothing was "
+            "wrong, they moved nearly as far as an index can show. They are watched for being empty, "
+            "constant, shuffled or in another unit."
+        )
+    if apart:
+        found.append(
+            f"That it is shuffled cannot be seen of {', '.join(apart)}: in the model's own data, too, the "
+            "other columns hardly say anything about it."
+        )
+    return found
+
+# %% ../../nbs/lib/monitoring/report.ipynb #20d0b486
+def columns_table(
+    drift: pd.DataFrame,  # drift metrics of one window against the baseline
+    checks: pd.DataFrame,  # column checks of the same window
+) -> Section:
+    "One line for each column, the most conspicuous first."
+    wanted = ["effect_attainable", "agreement", "agreement_limit", "size", "broken"]
+    both = drift.merge(checks[["column_name", *wanted]], on="column_name", how="left")
+    order = {name: at for at, name in enumerate(most_moved(drift))}
+    both = both.assign(place=both.column_name.map(order)).sort_values("place")
+    both = both.sort_values("broken", kind="stable", key=lambda kinds: kinds.isna())
+    rows = [
+        (
+            str(row.column_name),
+            _column_state(row),
+            _number(row.effect),
+            _number(row.effect_limit) or "never",
+            _number(row.effect_attainable, ".1f"),
+            _number(row.adjusted_pvalue),
+            _number(row.percent_null_delta, "+.1f"),
+            _number(row.agreement, ".2f"),
+            _number(row.agreement_limit, ".2f"),
+            _number(row["size"], ".2f"),
+        )
+        for _, row in both.iterrows()
+    ]
+    explained = (
+        "Drift: population stability index of a number, Jensen-Shannon distance of a category; it counts "
+        "from its limit on, if it is not by chance. With the others: rank correlation of the column with "
+        "what the other columns say of it. Size: how many times as large as they say."
+    )
+    return Section(
+        paragraphs=unwatched(checks),
+        table=table(("column", "state", *_DRIFT, *_OTHERS), rows, (*_DRIFT, *_OTHERS)),
+        notes=[explained],
+    )
+
 # %% ../../nbs/lib/monitoring/report.ipynb #bb7c8896
-def drift_table(report: Report) -> pd.DataFrame | Section:
-    "Every column of the newest window: effect, limit and corrected p-value."
+def drift_table(report: Report) -> Section:
+    "Every column of the newest window: its drift, what can be seen of it, whether it is intact."
     if report.baseline is None:
         return _missing(report)
-    rows = report.against_baseline()
-    rows = rows.set_index("column_name").loc[most_moved(rows)]
-    return rows[
-        ["effect", "effect_limit", "adjusted_pvalue", "percent_null_delta", "drifted"]
-    ].round(4)
+    return columns_table(report.against_baseline(), report.newest(report.checks))
 
 # %% ../../nbs/lib/monitoring/report.ipynb #26cd0db4
 def quality(report: Report) -> Picture | Section:

@@ -20,10 +20,17 @@ from scipy import stats
 from . import alerts, requests
 from .alerts import Alert, Signal
 from .drift import judge_columns
-from ..features import FEATURES, LABEL, coverage, resolve_as_of
+from .integrity import describe_broken
+from ..features import LABEL, coverage, resolve_as_of
 from ..features.dates import Coverage
 from .metrics import Refresher, read_metrics, refresh, whole
-from .windows import DRIFT_METRICS, PROFILE_METRICS, Window, windows
+from churn_lib.monitoring.windows import (
+    COLUMN_CHECKS,
+    DRIFT_METRICS,
+    PROFILE_METRICS,
+    Window,
+    windows,
+)
 from ..registry import PRODUCTION, Registry
 from ..settings import Settings
 from ..tables import Tables
@@ -76,27 +83,11 @@ def _names(drifted: pd.DataFrame) -> str:  # the strongest first, at most four
     return f"{shown}{more} {'has' if len(names) == 1 else 'have'}"
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #878f912f
-_NULLS = 5.0  # percentage points
-
-
 def broken_signal(
-    drift: pd.DataFrame,  # drift metrics of one version, slices left out
-    profiles: pd.DataFrame,  # profile metrics of the same windows
+    checks: pd.DataFrame,  # column checks of one version
 ) -> Signal:
-    "Which windows have a feature that is suddenly empty or constant."
-    rows = drift[(drift.drift_type == "BASELINE") & drift.column_name.isin(FEATURES)]
-    keys = ["window_date", "column_name"]
-    rows = rows.merge(profiles[[*keys, "distinct_count"]], on=keys, suffixes=("", "_now"))
-    empty = rows.percent_null_delta.astype(float) > _NULLS
-    # a constant that the baseline had as well drifts by nothing
-    constant = (rows.distinct_count <= 1) & (rows.effect.astype(float) > rows.effect_limit)
-    rows = rows.assign(broken=empty | constant)
-
-    def judge(window: pd.DataFrame) -> str:
-        names = ", ".join(window[window.broken].column_name)
-        return f"{names} empty or constant: fix the source, do not train on it" if names else ""
-
-    return _by_window(rows, "broken_column", judge)
+    "Which windows have a feature that is empty, constant, shuffled or in another unit."
+    return _by_window(checks, "broken_column", describe_broken)
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #ffd66154
 def quality_signal(
@@ -175,7 +166,7 @@ def _weeks(
     return weeks[weeks.events.cumsum() > 0]
 
 
-_FAR, _RARE = 2.5, 0.001  # standard errors, probability
+_FAR, _RARE, _NULLS = 2.5, 0.001, 5.0  # standard errors, probability, percentage points
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #8a9d1f2d
 def _lost(
@@ -287,13 +278,17 @@ def signals(
         rows[rows.window_date.isin(same_kind)]
         for rows in (whole(read_metrics(tables, n)) for n in (PROFILE_METRICS, DRIFT_METRICS))
     )
-    drift, mine = (rows[rows.model_version == version] for rows in (drift, every))
+    drift, mine, checks = (
+        rows[rows.model_version == version]
+        for rows in (drift, every, read_metrics(tables, COLUMN_CHECKS))
+    )
+    checks = checks[checks.window_date.isin(same_kind)]
     totals = mine[mine.column_name == ":table"]
     found = [
         no_data_signal(newest.days[-1] if newest else None, as_of, settings),
         volume_signal(every[every.column_name == ":table"], settings),
         source_signal(tables.read("bronze.events"), as_of, settings),
-        broken_signal(drift, mine),
+        broken_signal(checks),
         drift_signal(drift, settings),
         drift_signal(drift, settings, "label_drift"),
         quality_signal(totals, "estimated_quality"),

@@ -67,6 +67,12 @@ job_context.task_values.set("sentence", found.sentence)
 report = monitoring_report.Report(found)
 monitoring_report.distributions(report)
 
+# %% [markdown]
+# ## Column by column
+#
+# Drift, and whether a column still goes with the others: one that is zeroed, shuffled or in another unit shows
+# there, also where it moves so much by itself that its drift cannot be seen.
+
 # %%
 monitoring_report.drift_table(report)
 

@@ -402,14 +402,14 @@ def test_a_monitor_that_is_killed_between_two_commits_says_the_same_when_it_is_r
     verdict = undisturbed.monitor(late)
     assert verdict.alerts
     folder = str(tmp_path / "killed" / "settings.ini")
-    # between the two tables of the first window, then before an alert is raised
-    for commits in (1, 4):
+    # between the three tables of the first window, then before an alert is raised
+    for commits in (1, 6):
         arguments = [sys.executable, "-c", DIES, folder, str(day(late)), str(commits)]
         assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
     assert killed.monitor(late).to_dict()["sentence"] == verdict.sentence
     logs = [alerts.events(each.tables)[["alert_id", "event"]] for each in (undisturbed, killed)]
     assert logs[0].equals(logs[1])
-    for name in (monitoring.PROFILE_METRICS, monitoring.DRIFT_METRICS):
+    for name in (monitoring.PROFILE_METRICS, monitoring.DRIFT_METRICS, monitoring.COLUMN_CHECKS):
         rows = [
             read_metrics(each.tables, name).drop(columns="computed_at").astype(str)
             for each in (undisturbed, killed)
