@@ -26,6 +26,7 @@ from .features import FEATURES
 from .job_context import GitError, git, job_environment, read_values
 from .provenance import differences
 from .registry import Registry
+from .registry.evidence import refuse_changed
 from .registry.models import store_uri
 from .settings import ChurnError, Settings
 from .tables import Tables, connect
@@ -291,6 +292,7 @@ def compare(models: Registry, tables: Tables, recorded: Record, rebuilt: Record)
 # %% ../nbs/lib/reproduction.ipynb #aaba68c5
 def reproduce(models: Registry, settings: Settings, version: int) -> Reproduction:
     "Make a version again and compare; raises `ReproductionError` when it cannot be made."
+    refuse_changed(models, connect(settings), version)
     record = read_record(models, version)
     # a copy from another environment was trained on that one's tables
     catalog = (record.settings or {}).get("catalog", settings.catalog)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from .. import tables as tables_module
 from . import promotion_log
+from .evidence import refuse_changed_since
 from .promotion_log import Follow
 from churn_lib.registry.promotion import (
     REPORTS,
@@ -132,6 +133,7 @@ def copy(
     number, known = _chosen(theirs, version), tables_module.connect(origin)
     _refuse_sample(theirs, number, origin, known)
     row = passing_report(theirs, known, number, destination)
+    refuse_changed_since(theirs, row)
     tables = tables_module.connect(destination)
     seen = promotion_log.recover(ours, tables, follow)
     champion = ours.version_of(PRODUCTION)

@@ -509,10 +509,11 @@ class Registry(_Versions):
         with _files_of(self, number) as address:
             return mlflow.pyfunc.load_model(address)
 
-    def download(self, number: int, folder: Path) -> Path:
-        "The files of the version `number`, copied into `folder`; raises as `load` does."
+    def download(self, number: int, folder: Path | None = None) -> Path:
+        "The files of the version `number`: in `folder`, or where MLflow puts them to load them."
         with _files_of(self, number) as address:
-            return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
+            place = str(folder) if folder else None
+            return Path(mlflow.artifacts.download_artifacts(address, dst_path=place))
 
 # %% ../../nbs/lib/registry/models.ipynb #5d46b4ed
 def _quiet_mlflow() -> None:

@@ -18,9 +18,12 @@ from . import promotion_log
 from ..features import newest_holdout
 from churn_lib.registry.evidence import (
     REPORTS,
+    VersionChanged,
+    accept_changed,
     all_reports,
     doubt,
     latest_report,
+    refuse_changed,
     refuse_changed_since,
     reports_of,
 )
@@ -435,6 +438,22 @@ def _refuse_unproven(
             "with --to; --force puts it there without proof"
         )
 
+# %% ../../nbs/lib/registry/promotion.ipynb #155a8ba4
+def _refuse_changed(
+    registry: Registry,
+    tables: Tables,
+    target: int,  # where a rollback is to go
+    reason: str,  # for which a changed version is accepted; empty: it is not
+    force: bool,
+) -> None:
+    try:
+        refuse_changed(registry, tables, target)
+    except ChurnError as error:  # changed, or its files are gone
+        if not force:
+            raise PromotionRefused(f"{error}; --force puts it there as it is") from None
+        if reason and isinstance(error, VersionChanged):
+            accept_changed(registry, tables, target, promotion_log.user(), reason)
+
 # %% ../../nbs/lib/registry/promotion.ipynb #6144c3a7
 def rollback(
     registry: Registry,
@@ -443,8 +462,9 @@ def rollback(
     git_sha: str,  # commit of the running code
     to: int | None = None,  # version; None: the one that was at Production before
     by: str = "",  # who does it; empty: whoever is logged in
-    force: bool = False,  # also to a version that never was at Production, or never passed the gate
+    force: bool = False,  # also to one that never was at Production, never passed or has changed
     follow: Follow | None = None,  # moves what follows the alias
+    accept: bool = True,  # with force: what has changed may be used from now on
 ) -> Move:  # the last move, which is finished
     "Put an earlier version back to Production; raises `PromotionRefused` or `ConcurrentPromotionError`."
     if not reason.strip():
@@ -458,6 +478,7 @@ def rollback(
     if not force:
         _refuse_unproven(registry, tables, seen, target)
     registry.version(target)  # raises when it has been deleted
+    _refuse_changed(registry, tables, target, reason if force and accept else "", force)
     facts = {"git_sha": git_sha, "report_id": None, "reason": reason.strip()}
     versions = {"from_version": current, "to_version": target}
     move = next_move(registry, seen, by, action="rollback", **versions, **facts)

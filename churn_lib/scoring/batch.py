@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from ..features import FEATURES
 from .reasons import REASONS, Explainer, explainer_of, top_reasons
 from ..registry import PRODUCTION, Registry, basis
+from ..registry.evidence import VersionChanged, load_unchanged
 from ..registry.models import Basis
 from ..settings import ChurnError, Settings
 from ..tables import Tables
@@ -96,7 +97,9 @@ def production(
         )
     threshold = float(registry.version(number).tags.get("decision_threshold", 0.5))
     try:
-        model = registry.load(number)
+        model = load_unchanged(registry, tables, number) if tables else registry.load(number)
+    except VersionChanged:
+        raise
     except Exception as error:  # whatever a foreign model or its files raise
         reason = " ".join(str(error).split())[:300]
         raise ScoringError(

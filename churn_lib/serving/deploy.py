@@ -34,6 +34,7 @@ from ..features import FEATURES
 from ..job_context import bypass_proxies
 from ..registry import PRODUCTION, Registry, RegistryError, basis
 from ..registry import models as registry_module
+from ..registry.evidence import VersionChanged, accept_changed, refuse_changed
 from ..registry.promotion import FORCED, objection, rollback
 from ..registry.promotion_log import read, user
 from .local import process
@@ -445,7 +446,7 @@ def _restore_alias(task: Task, former: int | None, reason: str) -> str:
     if task.alias == PRODUCTION:
         # with a row in the promotion log, by which the gate does not put it back by itself
         why = f"its deployment failed: {reason.splitlines()[0][:300]}"
-        rollback(task.registry, task.tables, why, task.git_sha, to=back, force=True)
+        rollback(task.registry, task.tables, why, task.git_sha, to=back, force=True, accept=False)
     else:
         task.registry.set_alias(task.alias, back)
     return f"{task.alias} is version {back} again"
@@ -511,9 +512,31 @@ def _run(task: Task) -> Deployment:
     names = (deployer.name, task.settings.model_name, previous.version, task.version)
     return Deployment(*names, outcome, report, url, example, seconds)
 
+# %% ../../nbs/lib/serving/deploy.ipynb #acaecf07
+def _changed(
+    registry: Registry,
+    tables: Tables,
+    version: int,
+    reason: str,  # for which a changed version is accepted; empty: it is not
+) -> str:  # how it differs from what the gate has judged; empty when it does not
+    try:
+        refuse_changed(registry, tables, version)
+    except VersionChanged as error:
+        if reason:
+            accept_changed(registry, tables, version, user(), reason)
+        return str(error)
+    except RegistryError:  # files that are gone are a matter of the deployment itself
+        return ""
+    return ""
+
 # %% ../../nbs/lib/serving/deploy.ipynb #1cb81ef8
 def _allowed(
-    settings: Settings, registry: Registry, tables: Tables, asked: int | str, force: bool
+    settings: Settings,
+    registry: Registry,
+    tables: Tables,
+    asked: int | str,
+    reason: str,
+    force: bool,
 ) -> tuple[int, str]:
     # the version, and the objection that is overruled; asked: a version, or an alias
     number = registry.candidate(asked) if isinstance(asked, int) else registry.version_of(asked)
@@ -523,6 +546,7 @@ def _allowed(
         )
     registry.version(number)  # raises when it was deleted and the alias was left
     against = objection(registry, tables, number, settings)
+    against = against or _changed(registry, tables, number, reason if force else "")
     if against and not force:
         raise DeploymentRefused(
             f"version {number} is not deployed: {against}. To deploy it all the same, on record: "
@@ -547,7 +571,7 @@ def deploy(
     if force and not reason.strip():
         raise DeploymentRefused('a forced deployment needs a reason: --reason "..."')
     with _one_at_a_time(settings, log):
-        number, against = _allowed(settings, registry, tables, version or alias, force)
+        number, against = _allowed(settings, registry, tables, version or alias, reason, force)
         for remark in basis(registry, number, settings, tables).remarks(settings):
             log(f"version {number}: {remark}")
         deployer = Deployer(client or connect(settings), settings, log)

@@ -30,6 +30,8 @@ from mlflow.pyfunc.scoring_server import predictions_to_json
 from pydantic import BaseModel, Field
 
 from ...registry import Registry
+from ...registry.evidence import load_unchanged
+from ...tables import Tables
 from churn_lib.serving.local.api import (
     AiGateway,
     ApiError,
@@ -92,11 +94,12 @@ def load_version(
     version: int,
     max_rows: int,  # that a request may have
     log: Callable[[str], None],  # takes the lines of the build log
+    tables: Callable[[], Tables] | None = None,  # has the reports that the version is compared with
 ) -> ServedModel:
-    "Load a version from the registry; raises whatever its loading raises."
-    began = time.monotonic()
+    "Load a version from the registry; raises whatever its loading raises, `VersionChanged` too."
+    began, registry = time.monotonic(), Registry(model_name)
     log(f"loading {model_name} version {version}")
-    model = Registry(model_name).load(version)
+    model = load_unchanged(registry, tables(), version) if tables else registry.load(version)
     log(f"loaded after {time.monotonic() - began:.1f} s")
     reader = reader_for(model.metadata.signature, max_rows)
     try:

@@ -149,7 +149,7 @@ def application(settings: Settings, limits: Limits | None = None) -> ModelServer
     folder, bounds = serving_folder(settings), limits or Limits()
 
     def load(name: str, version: int, log: Callable[[str], None]) -> ServedModel:
-        return load_version(name, version, bounds.rows, log)
+        return load_version(name, version, bounds.rows, log, lambda: connect(settings.catalog))
 
     def connect(catalog: str) -> Any:
         return tables_module.connect(settings.model_copy(update={"catalog": catalog}))
