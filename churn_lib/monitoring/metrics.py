@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['QUALITY', 'ESTIMATED', 'DRIFT_SCHEMA', 'PROFILE_SCHEMA', 'CHECKS_SCHEMA', 'Figures', 'SOURCE', 'Observed',
            'in_threads', 'observe', 'drift_rows', 'check_rows', 'quality_row', 'profile_rows', 'due', 'read_metrics',
-           'whole', 'slices', 'Refresher', 'refresh']
+           'whole', 'slices', 'Refresher', 'slice_baseline', 'refresh']
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #26ebaf70
 import datetime
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..features import FEATURES, LABEL
-from ..features.definitions import value_slices
+from ..features.definitions import value_slices, value_text
 from . import requests
 from churn_lib.monitoring.drift import (
     STATISTICS,
@@ -37,6 +37,7 @@ from .integrity import check_columns
 from churn_lib.monitoring.quality import (
     Loss,
     Measured,
+    calibrate,
     estimate_quality,
     losses,
     measure_quality,
@@ -178,8 +179,14 @@ def observe(
 ) -> Observed:
     "The distribution of every column of a window; the label's only once it is known."
     names = _known_columns(rows)
-    found = in_threads(lambda name: distribution(rows[name], is_numeric(name)), names, len(rows))
-    return Observed(window, rows, dict(zip(names, found, strict=True)), **part)
+
+    def found(name: str) -> Distribution:
+        # a label that has not come is not missing: those that have are all there is to compare
+        column = rows[name].dropna() if name == LABEL else rows[name]
+        return distribution(column, is_numeric(name))
+
+    distributions = in_threads(found, names, len(rows))
+    return Observed(window, rows, dict(zip(names, distributions, strict=True)), **part)
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #743d376b
 def _span(window: Window | None) -> dict[str, datetime.datetime] | None:
@@ -285,6 +292,14 @@ def _detail(lost: list[Loss], verb: str) -> str:
         for loss in lost
     )
 
+
+def _quality_detail(lost: list[Loss], doubted: list[Loss], baseline: Baseline) -> str:
+    if not baseline.reference:
+        return (
+            f"only {len(baseline.holdout):,} customers like these were held out: too few to compare"
+        )
+    return _detail(lost, "is") or _detail(doubted, "is expected to be")
+
 # %% ../../nbs/lib/monitoring/metrics.ipynb #09de8b25
 def quality_row(
     rows: pd.DataFrame,  # churn_probability and, where known, the label
@@ -304,9 +319,9 @@ def quality_row(
         **{f"measured_{name}": asdict(found) for name, found in measured.items()},
         **{f"estimated_{name}": asdict(found) for name, found in estimated.items()},
         **{f"estimate_error_{n}": estimated[n].value - measured[n].value for n in both},
-        "quality": _quality(lost, bool(measured)),
-        "estimated_quality": _quality(doubted, bool(estimated)),
-        "quality_detail": _detail(lost, "is") or _detail(doubted, "is expected to be"),
+        "quality": _quality(lost, bool(measured and baseline.reference)),
+        "estimated_quality": _quality(doubted, bool(estimated and baseline.reference)),
+        "quality_detail": _quality_detail(lost, doubted, baseline),
     }
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #bd9b5615
@@ -451,20 +466,30 @@ def _observed(refresher: Refresher, window: Window) -> Observed:
     return observe(window, rows.assign(**{DECISION: decided}))
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #2ceadd2c
-def _slice_baseline(
+def slice_baseline(
     baseline: Baseline,
     part: Observed,  # a slice of a window
-) -> dict[str, Distribution]:  # the same slice of training and holdout
+    settings: Settings,  # gate.min_slice: held-out customers from which quality is compared
+) -> Baseline:  # with no reference where too few were held out
+    "What a version was trained and judged on in the same slice."
     if part.slice_key == SOURCE:
-        return baseline.distributions
-    found = {}
-    for column in part.distributions:
-        rows = baseline.holdout if column in (ANSWER, DECISION, LABEL) else baseline.training
-        same = rows[part.slice_key] == float(str(part.slice_value))
-        found[column] = distribution(rows.loc[same, column], is_numeric(column))
-    return found
+        return baseline
+    training, holdout = (
+        rows[rows[part.slice_key].map(value_text) == part.slice_value]
+        for rows in (baseline.training, baseline.holdout)
+    )
+    found = {
+        name: distribution((training if name in FEATURES else holdout)[name], is_numeric(name))
+        for name in COLUMNS
+    }
+    truth, answers = holdout[LABEL].to_numpy(float), holdout[ANSWER].to_numpy(float)
+    own = {"training": training, "holdout": holdout, "distributions": found, "reference": {}}
+    if len(holdout) >= settings.gate.min_slice:
+        own["reference"] = measure_quality(truth, answers, baseline.threshold)
+        own["calibration"] = calibrate(truth, answers)
+    return replace(baseline, **own)
 
-
+# %% ../../nbs/lib/monitoring/metrics.ipynb #46e9cd62
 def _serving(
     refresher: Refresher,
     window: Window,
@@ -491,14 +516,15 @@ def _compute(
         limits = baseline.limits(window.days[-1], settings)
         drift.append(drift_rows(seen, baseline.distributions, limits, settings))
         checks.append(check_rows(seen, baseline, drift[0]))
-        for part in parts:
-            then = _slice_baseline(baseline, part)
-            drift.append(drift_rows(part, then, limits, settings))
+        own = [slice_baseline(baseline, part, settings) for part in parts]
+        for part, then in zip(parts, own, strict=True):
+            drift.append(drift_rows(part, then.distributions, limits, settings))
     if previous := refresher.previous(window):
         before = refresher.observed(previous).distributions
         drift.append(drift_rows(seen, before, {}, settings, previous))
-    for part in (seen, *parts):
-        known = baseline if part.slice_key != SOURCE else None
+    every: list[Baseline | None] = [baseline, *own] if baseline else [None] * (1 + len(parts))
+    for part, reference in zip((seen, *parts), every, strict=True):
+        known = reference if part.slice_key != SOURCE else None
         quality = quality_row(part.rows, known, settings) if known else {"quality": "unknown"}
         profiles += profile_rows(part, quality)
     records = [

@@ -174,23 +174,23 @@ class Loss:
     allowed: float  # what may be lost
 
 # %% ../../nbs/lib/monitoring/quality.ipynb #d63f0277
+def _surely_worse(name: str, now: Measured, then: Measured, limit: float) -> bool:
+    if name == "calibration_gap":  # either sign is wrong; what the gap was at the gate is no news
+        return now.low > limit + max(0.0, then.value) or -now.high > limit + max(0.0, -then.value)
+    unsure = float(np.hypot(now.high - now.value, then.value - then.low))
+    return now.value + unsure < then.value - limit
+
+
 def losses(
     found: dict[str, Measured],  # of a window
     reference: dict[str, Measured],  # of the holdout
     allowed: dict[str, float],  # metric to what it may lose
 ) -> list[Loss]:
     "The figures that have certainly lost more than allowed."
-    lost = []
-    for name, limit in allowed.items():
-        if name not in found or name not in reference:
-            continue
-        now, then = found[name], reference[name].value
-        if (
-            name == "calibration_gap"
-        ):  # either sign is wrong, and the holdout's own gap does not matter
-            worse = now.low > limit or now.high < -limit
-        else:
-            worse = now.high < then - limit
-        if worse:
-            lost.append(Loss(name, now.value, then, limit))
-    return lost
+    return [
+        Loss(name, found[name].value, reference[name].value, limit)
+        for name, limit in allowed.items()
+        if name in found
+        and name in reference
+        and _surely_worse(name, found[name], reference[name], limit)
+    ]

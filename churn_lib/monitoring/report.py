@@ -299,7 +299,7 @@ def slices_table(
             f"{int(row['count']):,}",
             _auc(row["estimated_roc_auc_score"]),
             _auc(row["measured_roc_auc_score"]),
-            row["quality"],
+            " - ".join(filter(None, (row["quality"], row["quality_detail"]))),
             moved.get((row["slice_key"], row["slice_value"]), "none"),
         )
         for row in totals.sort_values(["slice_key", "slice_value"]).to_dict("records")

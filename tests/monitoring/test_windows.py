@@ -338,6 +338,11 @@ def test_answers_of_an_endpoint_are_enough(trained: Shop, tmp_path: Path) -> Non
     assert found["count"].tolist() == [600] * 3
     assert found.estimated_roc_auc_score.notna().all()
 
+    # a request has floats where the table has whole numbers: tiers are tiers
+    drift = whole(read_metrics(online.tables, monitoring.DRIFT_METRICS))
+    tiers = drift[(drift.column_name == "recency_tier") & (drift.drift_type == "BASELINE")]
+    assert len(tiers) == 3 and tiers.effect.max() < 0.5
+
     # labels are found of requests that name their customer; the others have none
     late = online.monitor(CHANGE + 160)
     assert (late.quality, late.verdict) == ("lost", "retrain")
