@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['POWER', 'BINS', 'roc_components', 'Estimate', 'normal_estimate', 'mean_estimate', 'roc_auc_estimate',
-           'roc_auc_difference', 'p_value_of_difference', 'p_value_of_loss', 'smallest_detectable', 'resample',
-           'bootstrap_roc_auc', 'brier_difference', 'expected_calibration_error', 'bootstrap_calibration']
+           'roc_auc_difference', 'p_value_of_difference', 'p_value_of_loss', 'smallest_detectable', 'pass_probability',
+           'DailyDifference', 'daily_roc_auc_difference', 'resample', 'bootstrap_roc_auc', 'brier_difference',
+           'f1_difference', 'informedness', 'contact_value', 'expected_calibration_error', 'bootstrap_calibration']
 
 # %% ../nbs/lib/statistics.ipynb #4dd4cc66
 from collections.abc import Iterator, Sequence
@@ -119,6 +120,76 @@ def smallest_detectable(difference: Estimate) -> float:
     reach = norm.ppf(difference.confidence) + norm.ppf(POWER)
     return float(reach * difference.standard_error) if difference.standard_error else 0.0
 
+
+def pass_probability(
+    difference: Estimate,  # candidate less champion
+    margin: float,  # the loss that is not acceptable
+) -> float:
+    "How often an equally good model is shown, with the estimate's confidence, to lose less than `margin`."
+    if difference.standard_error == 0:
+        return 1.0
+    return float(norm.cdf(margin / difference.standard_error - norm.ppf(difference.confidence)))
+
+# %% ../nbs/lib/statistics.ipynb #e25b6627
+def _influence(
+    y: np.ndarray,  # labels of one day
+    candidate: np.ndarray,
+    champion: np.ndarray,
+) -> tuple[float, np.ndarray]:  # difference of the areas, and what each row adds to its error
+    first, second = roc_components(y, candidate), roc_components(y, champion)
+    of_positive, of_negative = first[0] - second[0], first[1] - second[1]
+    value, rows = float(of_positive.mean()), np.empty(len(y))
+    rows[y == 1] = (of_positive - value) / len(of_positive)
+    rows[y == 0] = (of_negative - value) / len(of_negative)
+    return value, rows
+
+
+@dataclass(frozen=True)
+class DailyDifference:
+    "ROC-AUC of two models on the same customers, day by day; the last day is the newest."
+
+    days: list[np.ndarray]  # positions of each day's rows
+    values: np.ndarray  # difference of each day, shape (days,)
+    covariance: np.ndarray  # of the differences, by customer, shape (days, days)
+    confidence: float
+
+    def weighted(self, weights: np.ndarray) -> Estimate:
+        "A weighted sum of the days."
+        variance = float(weights @ self.covariance @ weights)
+        return normal_estimate(float(weights @ self.values), variance, self.confidence)
+
+    @property
+    def mean(self) -> Estimate:
+        "The average of all days."
+        return self.weighted(np.full(len(self.values), 1 / len(self.values)))
+
+    @property
+    def change(self) -> Estimate:
+        "The newest day less the average of the older ones; 0 when there is no older one."
+        older = len(self.values) - 1
+        weights = np.append(np.full(older, -1 / older), 1.0) if older else np.zeros(1)
+        return self.weighted(weights)
+
+# %% ../nbs/lib/statistics.ipynb #aa2a71af
+def daily_roc_auc_difference(
+    y: np.ndarray,  # 1 churned, 0 stayed, shape (rows,)
+    candidate: np.ndarray,  # churn probability, shape (rows,)
+    champion: np.ndarray,  # churn probability on the same rows
+    days: np.ndarray,  # day of each row
+    customers: np.ndarray,  # customer of each row
+    confidence: float = 0.95,  # of each bound
+) -> DailyDifference:
+    "ROC-AUC of the candidate less that of the champion on each day; both classes have to occur on each."
+    y, candidate, champion = np.asarray(y), np.asarray(candidate), np.asarray(champion)
+    codes, names = np.unique(np.asarray(customers, dtype=str), return_inverse=True)[::-1]
+    places = [np.flatnonzero(days == day) for day in np.unique(days)]
+    values, errors = [], np.zeros((len(places), len(names)))
+    for each, at in zip(errors, places, strict=True):
+        value, rows = _influence(y[at], candidate[at], champion[at])
+        np.add.at(each, codes[at], rows)
+        values.append(value)
+    return DailyDifference(places, np.array(values), errors @ errors.T, confidence)
+
 # %% ../nbs/lib/statistics.ipynb #b31d630f
 _WEIGHTS_AT_ONCE = 2**17  # about what fits a processor's cache: twice as fast as a megabyte of rows
 
@@ -198,6 +269,46 @@ def brier_difference(
     y, candidate, champion = (np.asarray(given, dtype=float) for given in (y, candidate, champion))
     paired = (candidate - y) ** 2 - (champion - y) ** 2
     return mean_estimate(paired, confidence)
+
+# %% ../nbs/lib/statistics.ipynb #f6d89b7d
+def _f1(y: np.ndarray, decided: np.ndarray) -> tuple[float, np.ndarray]:
+    total = float((y + decided).mean())
+    value = float(2 * (y * decided).mean() / total) if total else 0.0
+    return value, (2 * y * decided - value * (y + decided)) / (total or 1.0)
+
+
+def f1_difference(
+    y: np.ndarray,  # 1 churned, 0 stayed, shape (rows,)
+    candidate: np.ndarray,  # 1 where it says churn, shape (rows,)
+    champion: np.ndarray,  # the same of the other model
+    confidence: float = 0.95,  # of each bound
+) -> Estimate:
+    "F1 of the candidate's decisions less that of the champion's, on the same rows."
+    y, candidate, champion = (np.asarray(given, dtype=float) for given in (y, candidate, champion))
+    (first, ours), (second, theirs) = _f1(y, candidate), _f1(y, champion)
+    return normal_estimate(first - second, _mean_variance(ours - theirs), confidence)
+
+# %% ../nbs/lib/statistics.ipynb #b3bbf4f9
+def informedness(
+    y: np.ndarray,  # 1 churned, 0 stayed, shape (rows,); both occur
+    decided: np.ndarray,  # 1 where the model says churn, shape (rows,)
+    confidence: float = 0.95,  # of each bound
+) -> Estimate:
+    "Recall less false positive rate (Youden, Index for rating diagnostic tests, 1950): 0 for calling everybody."
+    y, decided = np.asarray(y), np.asarray(decided, dtype=float)
+    churned, stayed = decided[y == 1], decided[y == 0]
+    variance = _mean_variance(churned) + _mean_variance(stayed)
+    return normal_estimate(churned.mean() - stayed.mean(), variance, confidence)
+
+# %% ../nbs/lib/statistics.ipynb #3fb20bac
+def contact_value(
+    y: np.ndarray,  # 1 churned, 0 stayed, shape (rows,)
+    decided: np.ndarray,  # 1 where a customer is contacted, shape (rows,)
+    retained: float,  # what a churner is worth who is contacted
+    cost: float,  # of a contact
+) -> np.ndarray:  # value of each row, shape (rows,)
+    "What contacting customers brings, row by row (Elkan, The foundations of cost-sensitive learning, 2001)."
+    return np.asarray(decided, dtype=float) * (np.asarray(y) * retained - cost)
 
 # %% ../nbs/lib/statistics.ipynb #00e98516
 BINS = 10  # of equal width, as in the paper

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'LABEL', 'check_reach', 'coverage', 'feature_dates', 'holdout_rows', 'newest_holdout', 'newest_snapshot',
-           'read_holdout', 'resolve_as_of', 'snapshot', 'to_frame', 'training_rows']
+           'read_holdout', 'read_older_holdout', 'resolve_as_of', 'snapshot', 'to_frame', 'training_rows']
 
 # %% ../../nbs/lib/features/index.ipynb #9744fd6f
 from churn_lib.features.dates import (
@@ -19,6 +19,7 @@ from churn_lib.features.holdout import (
     holdout_rows,
     newest_holdout,
     read_holdout,
+    read_older_holdout,
     to_frame,
     training_rows,
 )
@@ -34,6 +35,7 @@ _all_ = [
     "newest_holdout",
     "newest_snapshot",
     "read_holdout",
+    "read_older_holdout",
     "resolve_as_of",
     "snapshot",
     "to_frame",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'in_holdout_bucket', 'holdout_bucket', 'holdout_rows', 'training_rows', 'newest_holdout', 'to_frame',
-           'read_holdout']
+           'read_holdout', 'read_older_holdout']
 
 # %% ../../nbs/lib/features/holdout.ipynb #ce936725
 import datetime
@@ -84,6 +84,13 @@ def to_frame(
     return frame.astype(dict.fromkeys([*FEATURES, LABEL], "float64"))
 
 # %% ../../nbs/lib/features/holdout.ipynb #cb24dc03
+def _held_back_by_all(rows: pd.DataFrame, settings: Settings, share: float) -> pd.DataFrame:
+    if share >= settings.data.holdout_share:  # who holds back fewer has trained on some of these
+        return rows
+    kept = [in_holdout_bucket(customer, share) for customer in rows.customer_id]
+    return rows[kept].reset_index(drop=True)
+
+
 def read_holdout(
     features: ibis.Table,  # gold.features at one version
     settings: Settings,  # horizon and number of snapshots
@@ -96,7 +103,17 @@ def read_holdout(
         return pd.DataFrame(columns=COLUMNS), None
     day = feature_dates(as_of or newest, settings)[1]
     rows = to_frame(holdout_rows(features, day, labelled=False))
-    if share < settings.data.holdout_share:  # who holds back fewer has trained on some of these
-        kept = [in_holdout_bucket(customer, share) for customer in rows.customer_id]
-        rows = rows[kept].reset_index(drop=True)
-    return rows, day
+    return _held_back_by_all(rows, settings, share), day
+
+# %% ../../nbs/lib/features/holdout.ipynb #ef7df3ed
+def read_older_holdout(
+    features: ibis.Table,  # gold.features at one version
+    settings: Settings,  # horizon and number of snapshots
+    day: datetime.date,  # of the holdout
+    share: float = 1.0,  # of the customers, held back by all who are compared
+) -> pd.DataFrame:  # as `to_frame` makes them; no rows when there is no older snapshot
+    "Labelled rows of the held-out customers in the snapshots before the holdout, a horizon apart."
+    length = datetime.timedelta(days=settings.data.horizon_days)
+    days = [day - length * number for number in range(1, settings.data.snapshots)]
+    held = holdout_rows(features)
+    return _held_back_by_all(to_frame(held.filter(held.feature_date.isin(days))), settings, share)

@@ -4,21 +4,26 @@
 
 # %% auto #0
 __all__ = ['PASSED', 'FAILED', 'ADVISORY', 'NOT_APPLICABLE', 'NOT_MEASURED', 'Measured', 'CHECKS', 'CheckResult', 'Check',
-           'loads', 'output_contract', 'extreme_input', 'repeatability', 'signature', 'holdout_labels', 'freshness',
-           'roc_auc', 'decision', 'beats_single_column', 'beats_base_rate', 'leakage_customers', 'leakage_time',
-           'leakage_features', 'single_row_latency', 'batch_latency', 'model_size', 'comparable', 'champion_known',
-           'champion_roc_auc', 'best_so_far', 'champion_brier', 'champion_calibration', 'no_slice_falls']
+           'loads', 'output_contract', 'extreme_input', 'repeatability', 'newest_snapshot', 'signature',
+           'holdout_labels', 'committed_settings', 'freshness', 'roc_auc', 'decision', 'beats_calling_everybody',
+           'champion_decisions', 'champion_contacted', 'champion_value', 'beats_single_column', 'beats_base_rate',
+           'implausible_gain', 'older_snapshots', 'leakage_customers', 'training_rows', 'leakage_time',
+           'leakage_features', 'load_time', 'single_row_latency', 'batch_latency', 'model_size', 'comparable',
+           'champion_known', 'champion_roc_auc', 'best_so_far', 'champion_brier', 'champion_calibration',
+           'no_slice_falls', 'slice_calibration']
 
 # %% ../../nbs/lib/gate/checks.ipynb #cac6af90
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from .. import statistics
 from ..features import FEATURES
-from .comparison import RAREST, Case, Comparison, given
+from .comparison import RAREST, Case, Comparison, daily_difference
 from .probe import BATCH, Evidence
 from ..settings import GateCheck, Settings
 from ..statistics import Estimate
@@ -58,6 +63,11 @@ def _obstacle(case: Case, need: str) -> tuple[str, str] | None:  # verdict and s
         return NOT_APPLICABLE, "nothing is at Production"
     if need == "champion" and case.difference:
         return NOT_APPLICABLE, f"not compared: {case.difference}"
+    if need == "threshold" and candidate.threshold is None:
+        return NOT_MEASURED, candidate.threshold_problem or "no decision_threshold is stored"
+    if need == "f1" and case.settings.training.threshold != "f1":
+        rule = case.settings.training.threshold
+        return NOT_APPLICABLE, f"training.threshold = {rule}: decisions are not chosen by F1"
     if need == "champion" and champion is not None and champion.probability is None:
         return NOT_MEASURED, f"version {champion.version} (Production) has no usable answers"
     return None
@@ -82,7 +92,8 @@ class Check:
             if obstacle := _obstacle(case, need):
                 return CheckResult(self.name, None, None, *obstacle)
         value, bound, holds, sentence = self.measure(case)
-        refused = ADVISORY if self.name in case.settings.gate.advisory else FAILED
+        advisory = self.name in case.settings.gate.advisory and self.name != "committed_settings"
+        refused = ADVISORY if advisory else FAILED
         return CheckResult(self.name, value, bound, PASSED if holds else refused, sentence)
 
 # %% ../../nbs/lib/gate/checks.ipynb #202bfc87
@@ -110,8 +121,13 @@ def extreme_input(case: Case) -> Measured:
 
 def repeatability(case: Case) -> Measured:
     "Whether the same rows get the same answers."
-    fine = "the same answers twice, in reverse order and one row at a time"
+    fine = "the same answers in any order, alone, in groups of any size and in a large call"
     return _without(case.candidate.repeat_problem, fine)
+
+
+def newest_snapshot(case: Case) -> Measured:
+    "Whether the customers who will be scored next get usable answers."
+    return _without(case.candidate.newest_problem, "the newest snapshot can be scored")
 
 # %% ../../nbs/lib/gate/checks.ipynb #8b763e0f
 def _signature_problem(candidate: Evidence) -> str:
@@ -143,6 +159,18 @@ def holdout_labels(case: Case) -> Measured:
     fine = f"{rows} customers, each once and with a label, of both classes"
     return float(rows), 2.0 * RAREST, not problem, problem or fine
 
+# %% ../../nbs/lib/gate/checks.ipynb #dbaa0416
+def committed_settings(case: Case) -> Measured:
+    "Whether the settings that judge are those of a commit; on a laptop's own target they need not be."
+    differing = case.differing
+    if not differing:
+        return 0.0, 0.0, True, "what judges is as it was committed"
+    local = case.settings.target == "local"
+    sentence = f"not as committed: {'; '.join(differing)}"
+    if not local:
+        sentence += f"; commit settings.ini and run again ([{case.settings.target}] is judged by a commit only)"
+    return float(len(differing)), 0.0, local, sentence
+
 # %% ../../nbs/lib/gate/checks.ipynb #3b40026f
 def freshness(case: Case) -> Measured:
     "Whether the alias leads to a candidate, and not to what was there before Production."
@@ -162,11 +190,16 @@ def freshness(case: Case) -> Measured:
 def roc_auc(case: Case) -> Measured:
     "Whether the candidate ranks well enough by itself."
     confidence, bound = case.settings.gate.confidence, case.settings.gate.min_roc_auc
-    found = statistics.roc_auc_estimate(case.y, given(case.candidate), confidence)
+    found = statistics.roc_auc_estimate(case.y, case.on_holdout(case.candidate), confidence)
     span = f"{found.coverage:.0%} interval {found.lower:.4f} to {found.upper:.4f}"
     return found.value, bound, found.value >= bound, f"at least gate.min_roc_auc; {span}"
 
 # %% ../../nbs/lib/gate/checks.ipynb #e2fb3883
+def _base_rate(metric: str, y: np.ndarray) -> float:
+    rate = float(y.mean())
+    return rate if metric == "precision" else 2 * rate / (1 + rate)
+
+
 def decision(
     metric: str,  # f1_score or precision
     case: Case,
@@ -176,29 +209,140 @@ def decision(
     if threshold is None:
         problem = case.candidate.threshold_problem or "no decision_threshold is stored"
         return None, bound, False, problem
-    value = case.measured[metric]
-    sentence = f"at least gate.min_{metric}, at the stored threshold {threshold:.4f}"
+    value, base = case.measured[metric], _base_rate(metric, case.y)
+    sentence = (
+        f"at least gate.min_{metric}, at the stored threshold {threshold:.4f}; "
+        f"calling every customer has {base:.4f}"
+    )
     return value, bound, value >= bound, sentence
+
+# %% ../../nbs/lib/gate/checks.ipynb #d3596ee2
+def _interval(found: Estimate) -> str:
+    return f"{found.value:+.4f} ({found.coverage:.0%} interval {found.lower:+.4f} to {found.upper:+.4f})"
+
+
+def beats_calling_everybody(case: Case) -> Measured:
+    "Whether the decisions tell customers apart, and are no worse than calling every customer."
+    decided, gate = case.decided(case.candidate), case.settings.gate
+    assert decided is not None  # its needs are met
+    apart = statistics.informedness(case.y, decided, gate.confidence)
+    sentence = f"recall less false positive rate is {_interval(apart)}; 0 is calling everybody"
+    if apart.lower <= 0 or case.settings.training.threshold != "f1":
+        return apart.lower, 0.0, apart.lower > 0, sentence
+    found = statistics.f1_difference(case.y, decided, np.ones(len(case.y)), gate.confidence)
+    sentence = f"F1 against calling every customer {_interval(found)}; gate.f1_margin allows {gate.f1_margin:g}"
+    return found.lower, -gate.f1_margin, found.lower >= -gate.f1_margin, sentence
+
+# %% ../../nbs/lib/gate/checks.ipynb #59676834
+def _both_decide(case: Case) -> tuple[np.ndarray, np.ndarray] | None:  # None: Production does not
+    assert case.champion is not None
+    ours, theirs = case.decided(case.candidate), case.decided(case.champion)
+    return None if ours is None or theirs is None else (ours, theirs)
+
+
+def champion_decisions(case: Case) -> Measured:
+    "Whether the decisions are as good as Production's, each at its own threshold."
+    both, gate = _both_decide(case), case.settings.gate
+    if both is None:
+        return None, -gate.f1_margin, True, _NO_THRESHOLD
+    found = statistics.f1_difference(case.y, *both, gate.confidence)
+    shares = f"{both[0].mean():.1%} of the customers to contact, Production {both[1].mean():.1%}"
+    sentence = f"F1 {_interval(found)} against Production, gate.f1_margin allows {gate.f1_margin:g}; {shares}"
+    return found.lower, -gate.f1_margin, found.lower >= -gate.f1_margin, sentence
+
+
+_NO_THRESHOLD = "Production stores no decision_threshold: there are no decisions to compare with"
+
+# %% ../../nbs/lib/gate/checks.ipynb #d61bebb8
+def champion_contacted(case: Case) -> Measured:
+    "Whether about as many customers would be contacted as with Production."
+    both, bound = _both_decide(case), case.settings.gate.max_contacted_change
+    if both is None:
+        return None, bound, True, _NO_THRESHOLD
+    ours, theirs = (float(each.mean()) for each in both)
+    sentence = (
+        f"{ours:.1%} of the customers would be contacted, with Production {theirs:.1%}; a larger "
+        "change is made by raising gate.max_contacted_change"
+    )
+    return abs(ours - theirs), bound, abs(ours - theirs) <= bound, sentence
+
+
+def champion_value(case: Case) -> Measured:
+    "Whether contacting whom the candidate names brings as much as with Production."
+    both, training = _both_decide(case), case.settings.training
+    if both is None:
+        return None, None, True, _NO_THRESHOLD
+    costs = training.retained_value, training.contact_cost
+    ours, theirs = (statistics.contact_value(case.y, each, *costs) for each in both)
+    found = statistics.mean_estimate(ours - theirs, case.settings.gate.confidence)
+    bound = -case.settings.gate.value_margin * abs(float(theirs.mean()))
+    sentence = (
+        f"value of contacts a customer {_interval(found)} against {theirs.mean():.4f} with Production "
+        f"(training.retained_value {costs[0]:g}, contact_cost {costs[1]:g}); "
+        f"gate.value_margin allows {-bound:.4f} less"
+    )
+    return found.lower, bound, found.lower >= bound, sentence
 
 # %% ../../nbs/lib/gate/checks.ipynb #f87015b5
 def beats_single_column(case: Case) -> Measured:
-    "Whether the model ranks better than its best feature does alone."
-    best, value = case.single_columns, case.measured["roc_auc"]
-    bound = float(best.iloc[0])
-    sentence = f"ROC-AUC above {best.index[0]} alone: a model must beat its best column"
-    return value, bound, value > bound, sentence
+    "Whether any feature alone is seen to rank better than the model, or just as it does."
+    confidence = 1 - (1 - case.settings.gate.confidence) / len(case.single_columns)  # Bonferroni
+    worst: tuple[float, str, Estimate] | None = None
+    for name in case.single_columns.index:
+        found = daily_difference(case, case.column(name), confidence).mean
+        if worst is None or found.upper < worst[0]:
+            worst = found.upper, name, found
+    assert worst is not None
+    upper, name, found = worst
+    sentence = (
+        f"ROC-AUC {_interval(found)} against {name} alone: no column may be seen to do better, "
+        "corrected for all of them"
+    )
+    return upper, 0.0, upper > 0, sentence
 
 
 def beats_base_rate(case: Case) -> Measured:
     "Whether the probabilities are better than the churn rate, given to every customer."
     rate = float(case.y.mean())
     skill = 1 - case.measured["brier"] / (rate * (1 - rate))
-    return (
-        skill,
-        0.0,
-        skill > 0,
-        f"Brier skill score above 0: better than telling everybody {rate:.1%}",
+    sentence = f"Brier skill score above 0: better than telling everybody {rate:.1%}"
+    return skill, 0.0, skill > 0, sentence
+
+# %% ../../nbs/lib/gate/checks.ipynb #ca00c881
+_LOOK = "are labels or held-out customers in the training data? If the gain is real, raise"
+
+
+def implausible_gain(case: Case) -> Measured:
+    "Whether the candidate is so much better that something must be wrong."
+    value, gate = case.measured["roc_auc"], case.settings.gate
+    name, alone = str(case.single_columns.index[0]), float(case.single_columns.iloc[0])
+    gains = [(value - alone, gate.max_gain_over_column, f"{name} alone", "max_gain_over_column")]
+    if case.rival is not None and case.rival.probability is not None:
+        theirs = float(roc_auc_score(case.y, case.on_holdout(case.rival)))
+        gains.append((value - theirs, gate.max_gain, f"version {case.rival.version}", "max_gain"))
+    gain, bound, against, key = max(gains, key=lambda each: each[0] / each[1])
+    sentence = f"ROC-AUC {gain:+.4f} against {against}, at most gate.{key} without a second look"
+    if gain > bound:
+        sentence = f"ROC-AUC {gain:+.4f} against {against} is too good: {_LOOK} gate.{key}"
+    return gain, bound, gain <= bound, sentence
+
+# %% ../../nbs/lib/gate/checks.ipynb #9aa67d8d
+def older_snapshots(case: Case) -> Measured:
+    "Whether the candidate is as good, against the same reference, where the holdout's labels do not help."
+    margin, rival = case.settings.gate.older_margin, case.rival
+    name = str(case.single_columns.index[0])
+    against, reference = f"{name} alone", case.column(name)
+    if rival is not None and rival.probability is not None:
+        against, reference = f"version {rival.version}", rival.probability
+    daily = daily_difference(case, reference)
+    if len(daily.values) < 2:
+        return None, margin, True, "there is no older labelled snapshot of held-out customers"
+    change, newest, older = daily.change, daily.values[-1], daily.values[:-1].mean()
+    sentence = (
+        f"ROC-AUC {newest:+.4f} against {against} on the holdout, {older:+.4f} on held-out customers of "
+        f"{len(daily.values) - 1} older snapshots; at most gate.older_margin better on the holdout"
     )
+    return change.lower, margin, change.lower <= margin, sentence
 
 # %% ../../nbs/lib/gate/checks.ipynb #bbdeecf5
 _SILENT = (
@@ -221,6 +365,16 @@ def leakage_customers(case: Case) -> Measured:
     shared = set(rows["customer_id"]) & set(case.holdout["customer_id"])
     sentence = f"{len(shared)} of {len(case.holdout)} held-out customers are in the training rows"
     return float(len(shared)), 0.0, not shared, sentence
+
+# %% ../../nbs/lib/gate/checks.ipynb #4bf7a565
+def training_rows(case: Case) -> Measured:
+    "Whether gold.features has the rows that the model says it was fitted on."
+    rows = case.candidate.training_rows
+    if rows is None or rows.empty:
+        return None, None, False, _SILENT
+    problem = case.candidate.training_problem
+    sentence = problem or "gold.features has each of them, with a label and not held out"
+    return float(len(rows)), None, not problem, sentence
 
 # %% ../../nbs/lib/gate/checks.ipynb #a283250f
 def leakage_time(case: Case) -> Measured:
@@ -251,6 +405,14 @@ def _within(value: float | None, bound: float, unit: str) -> Measured:
     if value is None:
         return None, bound, False, f"could not be measured; at most {unit}"
     return value, bound, value <= bound, f"at most {unit}"
+
+
+def load_time(case: Case) -> Measured:
+    "How long a server that starts makes its first caller wait."
+    found, bound = case.candidate.load_seconds, case.settings.gate.max_seconds
+    if found is None:
+        return None, bound, True, "not loaded from files"
+    return found, bound, found <= bound, "at most gate.max_seconds for loading and the first call"
 
 
 def single_row_latency(case: Case) -> Measured:
@@ -327,22 +489,50 @@ def champion_known(case: Case) -> Measured:
     return None, None, True, at
 
 # %% ../../nbs/lib/gate/checks.ipynb #728a78c4
+_HELPS = (
+    "what helps: more held-out customers (data.holdout_share), more labelled snapshots "
+    "(data.snapshots) or a wider gate.margin"
+)
+
+
+def _rows_compared(found: Comparison) -> str:
+    number = len(found.daily.values)
+    if number > 1 and not found.agrees:
+        change = found.daily.change.value
+        return f"{found.rows} customers of the newest snapshot, which is {change:+.4f} off the older ones"
+    return f"{found.rows} customers" + (f", {number} snapshots" if number > 1 else "")
+
+
 def _non_inferior(found: Comparison, settings: Settings) -> Measured:
-    delong, (low, high), margin = found.roc_auc, found.bootstrap, settings.gate.margin
-    if delong.value == delong.standard_error == 0:
+    judged, margin = found.judged, settings.gate.margin
+    if judged.value == judged.standard_error == 0 == found.roc_auc.value:
         sentence = f"ranks every pair of customers as version {found.rival} does"
         return 0.0, -margin, True, sentence
-    sentence = (
-        f"ROC-AUC {delong.value:+.4f} against version {found.rival}; {delong.coverage:.0%} interval "
-        f"{delong.lower:+.4f} to {delong.upper:+.4f} (DeLong), {low:+.4f} to {high:+.4f} (bootstrap); "
-        f"p = {statistics.p_value_of_loss(delong, margin):.2g} that it loses margin; "
-        f"{found.rows} rows show a loss of {statistics.smallest_detectable(delong):.4f}"
+    holds = found.lower >= -margin and found.roc_auc.value >= -margin
+    lower = found.lower if holds else min(found.lower, found.roc_auc.value)
+    return lower, -margin, holds, _comparison_sentence(found, margin, holds)
+
+# %% ../../nbs/lib/gate/checks.ipynb #ae71a9eb
+def _comparison_sentence(found: Comparison, margin: float, holds: bool) -> str:
+    judged = found.judged
+    at = f"ROC-AUC {_interval(judged)} against version {found.rival} on {_rows_compared(found)}"
+    if holds:
+        return f"no worse: {at}; gate.margin allows {margin:g} less"
+    if judged.upper < -margin:
+        return f"worse: {at}; all of the interval is below gate.margin = {margin:g}"
+    if found.lower >= -margin:
+        newest = f"{found.roc_auc.value:+.4f} on the newest snapshot alone"
+        return f"not shown to be no worse: {at}, but {newest}; gate.margin allows {margin:g} less"
+    passing = statistics.pass_probability(judged, margin)
+    return (
+        f"not shown to be no worse: {at}; gate.margin allows {margin:g} less. These rows would have "
+        f"shown a loss of {statistics.smallest_detectable(judged):.4f}, and let an equally good "
+        f"version past in {passing:.0%} of all cases; {_HELPS}"
     )
-    return found.lower, -margin, found.lower >= -margin, sentence
 
-
+# %% ../../nbs/lib/gate/checks.ipynb #1f59ba66
 def champion_roc_auc(case: Case) -> Measured:
-    "Whether the candidate ranks as well as Production, by DeLong and by bootstrap."
+    "Whether the candidate ranks as well as Production on all labelled snapshots."
     assert case.comparison is not None  # its needs are met
     return _non_inferior(case.comparison, case.settings)
 
@@ -398,41 +588,89 @@ def no_slice_falls(case: Case) -> Measured:
     fell = [row for row in compared.itertuples() if row.fell]
     sentence = (
         f"none of {len(compared)} slices is seen to fall by gate.slice_margin; "
-        f"nearest: {worst['slice']}"
+        f"nearest: {worst['slice']}{_too_small(case)}"
     )
     if fell:
         named = "; ".join(f"{row.slice} by {-row.difference:.3f}" for row in fell)
         sentence = f"more than gate.slice_margin is lost in {named}"
     return float(worst["upper"]), -gate.slice_margin, not fell, sentence
 
+# %% ../../nbs/lib/gate/checks.ipynb #0651107c
+def _too_small(case: Case) -> str:
+    small = case.slices[case.slices["roc_auc"].isna()]
+    named = ", ".join(f"{row.slice} ({row.rows})" for row in small.itertuples())
+    return f"; too small to judge: {named}" if named else ""
+
+
+def slice_calibration(case: Case) -> Measured:
+    "Whether the probabilities of any group of customers are seen to be off its churn rate."
+    margin, judged = (
+        case.settings.gate.slice_calibration_margin,
+        case.slices.dropna(subset=["roc_auc"]),
+    )
+    if judged.empty:
+        return None, margin, True, f"no slice has gate.min_slice rows{_too_small(case)}"
+    gaps = (judged["mean_probability"] - judged["churn_rate"]).astype(float)
+    worst = judged.loc[gaps.abs().idxmax()]
+    off = [row for row in judged.itertuples() if row.off]
+    nearest = (
+        f"nearest: {worst['slice']}, {worst['mean_probability']:.3f} for {worst['churn_rate']:.3f}"
+    )
+    sentence = f"none of {len(judged)} slices is seen to be off; {nearest}{_too_small(case)}"
+    if off:
+        named = "; ".join(
+            f"{r.slice}: {r.mean_probability:.3f} for {r.churn_rate:.3f}" for r in off
+        )
+        sentence = (
+            f"mean probability for churn rate off by gate.slice_calibration_margin in {named}"
+        )
+    return float(gaps.abs().max()), margin, not off, sentence
+
 # %% ../../nbs/lib/gate/checks.ipynb #3822fe6a
 _JUDGED = ("labels", "answers")
 _COMPARED = ("champion", *_JUDGED)
+_DECIDED = (*_COMPARED, "threshold")
 _TIMED = ("model", "rows", "answers")
 
-CHECKS = (
+_BY_ITSELF = (
     Check("loads", loads),
     Check("signature", signature, ("model",)),
     Check("output_contract", output_contract, ("model", "rows")),
     Check("extreme_input", extreme_input, ("model",)),
     Check("repeatability", repeatability, _TIMED),
+    Check("newest_snapshot", newest_snapshot, _TIMED),
     Check("holdout_labels", holdout_labels),
+    Check("committed_settings", committed_settings),
     Check("freshness", freshness),
     Check("roc_auc", roc_auc, _JUDGED),
     Check("f1_score", partial(decision, "f1_score"), _JUDGED),
     Check("precision", partial(decision, "precision"), _JUDGED),
     Check("comparable", comparable),
+)
+
+# %% ../../nbs/lib/gate/checks.ipynb #aeb43db3
+CHECKS = (
+    *_BY_ITSELF,
     Check("champion", champion_known),
     Check("champion_roc_auc", champion_roc_auc, _COMPARED),
     Check("champion_brier", champion_brier, _COMPARED),
     Check("champion_calibration", champion_calibration, _COMPARED),
+    Check("champion_decisions", champion_decisions, ("f1", *_DECIDED)),
+    Check("champion_contacted", champion_contacted, _DECIDED),
+    Check("champion_value", champion_value, _DECIDED),
     Check("best_so_far", best_so_far, _COMPARED),
     Check("slices", no_slice_falls, _COMPARED),
+    Check("slice_calibration", slice_calibration, _JUDGED),
     Check("beats_single_column", beats_single_column, _JUDGED),
     Check("beats_base_rate", beats_base_rate, _JUDGED),
+    Check("beats_calling_everybody", beats_calling_everybody, (*_JUDGED, "threshold")),
+    Check("implausible_gain", implausible_gain, _JUDGED),
+    Check("older_snapshots", older_snapshots, _JUDGED),
+    Check("training_rows", training_rows, ("rows",)),
     Check("leakage_customers", leakage_customers, ("rows",)),
     Check("leakage_time", leakage_time, ("rows",)),
     Check("leakage_features", leakage_features, ("labels",)),
+    Check("load_time", load_time, _TIMED),
     Check("single_row_latency", single_row_latency, _TIMED),
     Check("batch_latency", batch_latency, _TIMED),
     Check("model_size", model_size, ("model",)),

@@ -9,7 +9,6 @@ __all__ = ['PASS', 'FAIL', 'TIE', 'GateReport', 'heading', 'summary', 'judge', '
 # %% ../../nbs/lib/gate/report.ipynb #bdc67de8
 import datetime
 import json
-import uuid
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,7 +25,14 @@ from .checks import ADVISORY, CHECKS, FAILED, NOT_MEASURED, PASSED, CheckResult
 from .comparison import Case, Comparison
 from .probe import Answers, Evidence
 from ..pages import Section, document, mark, picture, table
-from ..registry.evidence import all_reports, append_report, judged_parts, reports_of
+from churn_lib.registry.evidence import (
+    all_reports,
+    append_report,
+    contents_digest,
+    judged_parts,
+    reports_of,
+    write_answers,
+)
 from ..settings import Settings
 from ..tables import Tables
 from ..training.plots import BAD, NOW, THEN, blank_axes, calibration_plot, roc_plot
@@ -116,7 +122,7 @@ def _best(case: Case) -> int:
     if case.label_problem or not known:
         return asked[0].version
     # max keeps the first of equals
-    return max(known, key=lambda a: roc_auc_score(case.y, a.probability)).version
+    return max(known, key=lambda a: roc_auc_score(case.y, case.on_holdout(a))).version
 
 # %% ../../nbs/lib/gate/report.ipynb #1b9d6f05
 def _compared(comparison: Comparison | None, margin: float) -> dict[str, Any] | None:
@@ -153,10 +159,16 @@ def _as_dict(report: GateReport) -> dict[str, Any]:
             "tie": report.tie,
             "not_compared": case.difference,
             "replace_reason": case.replace_reason,
+            "warnings": [found.name for found in report.warnings],
+            "settings_differ": list(case.differing),
+            "seed": case.candidate.seed,
+            "checks_expected": [check.name for check in CHECKS],
+            "snapshots": sorted(
+                {f"{day:%Y-%m-%d}" for day in pd.to_datetime(case.rows["feature_date"])}
+            ),
             "holdout_rows": len(case.holdout),
             "holdout_date": None if case.holdout.empty else f"{days.iloc[0]:%Y-%m-%d}",
             "checks": [_check(result) for result in report.results],
-            "checks_expected": [check.name for check in CHECKS],
             "comparison": _compared(case.comparison, margin),
             "best_comparison": _compared(case.best_comparison, margin),
             "slices": slices.to_dict("records"),
@@ -183,7 +195,13 @@ def heading(
     refused = len(report.failures) + len(report.unmeasured)
     ended = f"{FAIL} {refused} of {len(report.results)} checks"
     ended = f"{report.verdict}: every check passed" if report.passed else ended
-    warned = f", {len(report.warnings)} advisory" if report.warnings else ""
+    names = ", ".join(result.name for result in report.warnings)
+    warned = f", advisory failures: {names}" if names else ""
+    warned += (
+        f", settings differ from the commit: {len(report.case.differing)}"
+        if report.case.differing
+        else ""
+    )
     where = f"against {against}, on {len(report.case.holdout)} held-out customers"
     return f"Version {report.candidate} {ended}{warned}, {where}"
 
@@ -210,15 +228,16 @@ def summary(report: GateReport) -> Section:
 def judge(
     candidate: Evidence,
     champion: Answers | None,  # None when nothing is at Production
-    holdout: pd.DataFrame,  # customer_id, feature_date, features and label
+    holdout: pd.DataFrame,  # ids, dates, features and label; older snapshots may be among the rows
     settings: Settings,  # the bounds
     best: Answers | None = None,  # best version so far when it is not Production
     recorded: int | None = None,  # version that was made Production last, by the record
     replace_reason: str = "",  # why a version that cannot be compared may be replaced
+    differing: tuple[str, ...] = (),  # settings that are not those of the commit
 ) -> GateReport:
     "Run every check on the same held-out rows; nothing is read or written but the arguments."
     reason = replace_reason.strip()
-    case = Case(candidate, champion, holdout, settings, best, recorded, reason)
+    case = Case(candidate, champion, holdout, settings, best, recorded, reason, differing)
     return GateReport(case, tuple(check.run(case) for check in CHECKS))
 
 # %% ../../nbs/lib/gate/report.ipynb #95d6f5a1
@@ -268,10 +287,10 @@ def figures(
     case = report.case
     if case.label_problem or case.candidate.probability is None:
         return {}
-    curves = {f"version {report.candidate}": case.candidate.probability}
-    rival = None if case.rival is None else case.rival.probability
-    if rival is not None and not report.tie:  # of a tie both curves are one
-        curves[f"version {report.champion} (Production)"] = rival
+    curves = {f"version {report.candidate}": case.on_holdout(case.candidate)}
+    known = case.rival is not None and case.rival.probability is not None
+    if known and case.rival and not report.tie:  # of a tie both curves are one
+        curves[f"version {report.champion} (Production)"] = case.on_holdout(case.rival)
     found = {"ROC": roc_plot(case.y, curves), "Calibration": calibration_plot(case.y, curves)}
     if case.comparison is None or report.tie:
         return found
@@ -312,6 +331,13 @@ def page(
     return document(f"{title}: {heading(report)}", *parts)
 
 # %% ../../nbs/lib/gate/report.ipynb #8979f05c
+def _judged_parts(report: GateReport, registry: Registry) -> dict[str, Any]:
+    contents = report.case.candidate.contents  # of the very files that were examined
+    if contents:
+        return {"contents": contents, "digest": contents_digest(contents)}
+    return judged_parts(registry, report.candidate)
+
+
 def _row(
     report: GateReport,
     registry: Registry,
@@ -321,7 +347,7 @@ def _row(
     judged = report.to_dict()
     day = judged["holdout_date"]
     return {
-        "report_id": uuid.uuid4().hex,
+        "report_id": report.case.candidate.report_id,
         "created_at": datetime.datetime.now(datetime.UTC),
         "model_name": registry.model_name,
         "model_version": report.candidate,
@@ -332,9 +358,7 @@ def _row(
         "delta_feature_version": feature_version,
         "holdout_rows": judged["holdout_rows"],
         "git_sha": git_sha,
-        "report": json.dumps(
-            {**judged, **judged_parts(registry, report.candidate)}, allow_nan=False
-        ),
+        "report": json.dumps({**judged, **_judged_parts(report, registry)}, allow_nan=False),
     }
 
 # %% ../../nbs/lib/gate/report.ipynb #437aa75f
@@ -362,6 +386,8 @@ def _tags(row: dict[str, Any], report: GateReport) -> dict[str, str]:
         "gate_champion": str(report.champion or "none"),
         "gate_holdout_date": str(row["feature_date"]),
         "gate_failures": ",".join(refusing) or "none",
+        "gate_warnings": ",".join(found.name for found in report.warnings) or "none",
+        "gate_settings": "; ".join(report.case.differing)[:4_000] or "as committed",
     }
 
 # %% ../../nbs/lib/gate/report.ipynb #2cd9aa32
@@ -373,9 +399,12 @@ def record(
     git_sha: str,  # commit of the code that judged
 ) -> str:  # id of the report
     "Leave HTML and JSON on the candidate's run, tags on its version and a row in gold.gate_reports."
-    row = _row(report, registry, feature_version, git_sha)
+    row, case = _row(report, registry, feature_version, git_sha), report.case
     if row["run_id"]:
         _log_artifacts(registry, row, report)
+    if case.candidate.probability is not None:  # before the report, which says that they are there
+        given = row["report_id"], registry.model_name, report.candidate
+        write_answers(tables, *given, case.holdout, case.on_holdout(case.candidate))
     append_report(registry, tables, row)
     registry.tag(report.candidate, _tags(row, report))
     return row["report_id"]

@@ -40,8 +40,8 @@ from churn_lib.gate import probe
 from churn_lib.training import card
 from churn_lib.registry import promotion, promotion_log
 from churn_lib import registry
-from churn_lib.features import read_holdout, snapshots
-from churn_lib import job_context
+from churn_lib.features import read_holdout, read_older_holdout, snapshots
+from churn_lib import job_context, provenance
 
 # %%
 job = job_context.parameters(globals())
@@ -73,14 +73,21 @@ pd.DataFrame({"version": compared}).join(pd.DataFrame(known).T)
 # %% [markdown]
 # ## On what
 #
-# The newest labelled snapshot in the table, and of it the customers none of these versions has trained on.
+# The newest labelled snapshot in the table, and of it the customers none of these versions has trained on. The
+# same customers in older snapshots make the comparison surer; the newest snapshot of all is what will be scored
+# next.
 
 # %%
 feature_version = store.version("gold.features")
 features = store.read("gold.features", feature_version)
 share = min(each.holdout_share for each in bases.values())
 holdout, holdout_day = read_holdout(features, config, job.as_of, share)
-snapshots.check_labels(store, [holdout_day] if holdout_day else [], config, feature_version)
+older = holdout.head(0)
+if holdout_day:
+    older = read_older_holdout(features, config, holdout_day, share)
+rows = pd.concat([older, holdout], ignore_index=True)
+judged_days = sorted({day.date() for day in pd.to_datetime(rows["feature_date"])})
+snapshots.check_labels(store, judged_days, config, feature_version)
 pd.DataFrame(
     {
         "holdout": {
@@ -89,6 +96,7 @@ pd.DataFrame(
             "customers": len(holdout),
             "churned": holdout["churned"].sum(),
             "labels missing": holdout["churned"].isna().sum(),
+            "rows of older snapshots": len(older),
         }
     }
 )
@@ -98,9 +106,13 @@ pd.DataFrame(
 
 # %%
 alias = "" if job.model_version else registry.STAGING
-candidate = probe.examine(models, candidate_version, holdout, alias, bases[candidate_version])
+newest = probe.newest_rows(features)
+problem = probe.training_problem_of(models, candidate_version, store, feature_version, config)
+known = {"newest": newest, "training_problem": problem}
+basis = bases[candidate_version]
+candidate = probe.examine(models, candidate_version, rows, alias, basis, config, **known)
 champion, best = (
-    None if version is None else probe.ask_version(models, version, holdout, bases[version])
+    None if version is None else probe.ask_version(models, version, rows, bases[version], config)
     for version in (champion_version, best_version)
 )
 
@@ -109,7 +121,8 @@ champion, best = (
 
 # %%
 rivals = (best, moves.production, job.replace_reason)
-report = gate.judge(candidate, champion, holdout, config, *rivals)
+differing = tuple(provenance.settings_differing(config, job.git_sha) or ())
+report = gate.judge(candidate, champion, rows, config, *rivals, differing)
 report
 
 # %%
