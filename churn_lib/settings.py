@@ -221,6 +221,9 @@ class Gate(Plausible):
         "Whether a version that passed the gate waits for `churn approve` before it becomes "
         "Production"
     )
+    max_report_age_days: Annotated[int, Field(ge=1)] = _key(
+        "Days for which a gate report lets a version be copied into this environment"
+    )
 
 # %% ../nbs/lib/settings.ipynb #6e89f612
 class Limits(Group):

@@ -188,13 +188,18 @@ def copy(
         int | None,
         typer.Option(help="Version in ORIGIN; without it the one at Production there.", min=1),
     ] = None,
+    force: Annotated[
+        bool, typer.Option(help="Also an older version, or one that was not compared.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why it is forced; it goes on record.")] = "",
     as_json: AsJson = False,
 ) -> None:
     "Copy a version that passed the gate into another environment and make it Production there."
     from churn_lib.registry import copy as environments
 
     ours, theirs = settings_module.load(destination), settings_module.load(origin)
-    decision = environments.copy(theirs, ours, job_context.running_commit(), version)
+    commit = job_context.running_commit()
+    decision = environments.copy(theirs, ours, commit, version, force=force, reason=reason)
     if as_json:
         return print_json({"model": ours.model_name, **asdict(decision)})
     Console().print(f"{ours.model_name}: {escape(decision.sentence)}", soft_wrap=True)

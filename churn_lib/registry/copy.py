@@ -6,6 +6,9 @@
 __all__ = ['copy']
 
 # %% ../../nbs/lib/registry/copy.ipynb #015befd5
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import ibis
@@ -13,10 +16,17 @@ import pyarrow as pa
 
 from .. import tables as tables_module
 from . import promotion_log
-from .evidence import refuse_changed_since
+from churn_lib.registry.evidence import (
+    ANSWERS,
+    ANSWERS_SCHEMA,
+    all_reports,
+    append_report,
+    latest_report,
+    refuse_changed_since,
+    reports_of,
+)
 from .promotion_log import Follow
 from churn_lib.registry.promotion import (
-    REPORTS,
     Decision,
     PromotionRefused,
     move_production,
@@ -85,67 +95,193 @@ def _copied(
     destination.tag(number, {"copied_from": address})
     return number
 
-# %% ../../nbs/lib/registry/copy.ipynb #f4d0a905
-_INTEGERS = ("model_version", "champion_version", "delta_feature_version", "holdout_rows")
+# %% ../../nbs/lib/registry/copy.ipynb #5aa63ef8
+@dataclass(frozen=True)
+class _Copy:
+    "A version on its way from one environment into another."
+
+    origin: Settings
+    destination: Settings
+    theirs: Registry
+    ours: Registry
+    number: int  # in the origin
+    row: dict[str, Any]  # of gold.gate_reports in the origin
+
+    @property
+    def name(self) -> str:
+        return f"version {self.number} of {self.theirs.model_name}"
+
+    def again(self) -> str:
+        "How to get another report in the origin."
+        return f"`churn run validation_job --target {self.origin.target} -p model_version={self.number}`"
 
 
-def _one_row(
-    row: dict[str, Any],  # of gold.gate_reports
-) -> pa.Table:  # of one row, with types that do not depend on which values are missing
-    def column(name: str, value: Any) -> pa.Array:
-        if name == "created_at":
-            return pa.array([value], pa.timestamp("us", tz="UTC"))
-        if name in _INTEGERS:
-            return pa.array([value], pa.int64())
-        return pa.array([value], pa.string() if isinstance(value, str | None) else None)
+def _refuse_outdated(task: _Copy) -> None:
+    age, limit = (
+        datetime.now(UTC) - task.row["created_at"],
+        task.destination.gate.max_report_age_days,
+    )
+    if age > timedelta(days=limit):
+        raise PromotionRefused(
+            f"{task.name} was judged {age.days} days ago (report {task.row['report_id']}), and "
+            f"gate.max_report_age_days is {limit} in {task.destination.target}: {task.again()} judges "
+            "it again"
+        )
 
-    return pa.table({name: column(name, value) for name, value in row.items()})
+# %% ../../nbs/lib/registry/copy.ipynb #b0f51e86
+def _carry_answers(
+    task: _Copy,
+    tables: Tables,  # of the destination
+    copied: int,  # version there
+) -> None:
+    known = tables_module.connect(task.origin)
+    if not known.exists(ANSWERS):
+        return
+    table = known.read(ANSWERS)
+    own = (table.report_id == task.row["report_id"]) & (table.model_name == task.theirs.model_name)
+    rows = table.filter(own & (table.model_version == task.number)).to_pyarrow().to_pylist()
+    if rows:
+        changes = {"model_name": task.ours.model_name, "model_version": copied}
+        moved = pa.Table.from_pylist([{**row, **changes} for row in rows], ANSWERS_SCHEMA)
+        tables.append(ANSWERS, ibis.memtable(moved))
 
-# %% ../../nbs/lib/registry/copy.ipynb #084e34d0
+
 def _carry_evidence(
     tables: Tables,  # of the destination
-    row: dict[str, Any],  # of gold.gate_reports in the origin
-    registry: Registry,  # of the destination
-    number: int,  # version in the destination
+    task: _Copy,
+    copied: int,  # version there
 ) -> None:
-    same = False
-    if tables.exists(REPORTS):
-        known = tables.read(REPORTS)
-        own = (known.report_id == row["report_id"]) & (known.model_version == number)
-        same = known.filter(own).count().to_pyarrow().as_py() > 0
-    if same:
+    row, own = task.row, {"model_name": task.ours.model_name, "model_version": copied}
+    rows = reports_of(task.ours, copied, all_reports(tables))
+    if any(each["report_id"] == row["report_id"] for each in rows):
         return
+    _carry_answers(task, tables, copied)
     # the champion it was compared with has a number in the other catalog only
-    changes = {"model_name": registry.model_name, "model_version": number, "champion_version": None}
-    tables.append(REPORTS, ibis.memtable(_one_row({**row, **changes})))
+    carried = {
+        **row,
+        **own,
+        "champion_version": None,
+        "run_id": task.ours.version(copied).run_id or "",
+    }
+    append_report(task.ours, tables, carried)
 
-# %% ../../nbs/lib/registry/copy.ipynb #828ba15e
-def copy(
-    origin: Settings,  # the environment that has judged the version
-    destination: Settings,  # the environment that gets it; gate.require_approval
-    git_sha: str,  # commit of the running code
-    version: int | None = None,  # in the origin; None: the one at Production there
-    by: str = "",  # who does it; empty: whoever is logged in
-    follow: Follow | None = None,  # moves what follows the alias
-) -> Decision:  # about the version in the destination
-    "Copy a version with a passing gate report and make it Production; raises `PromotionRefused`."
+# %% ../../nbs/lib/registry/copy.ipynb #d80d57f5
+def _origin_of(
+    task: _Copy,
+    number: int,  # version in the destination
+) -> int | None:  # in the origin; None: it did not come from there
+    version, address = task.ours.version(number), f"models:/{task.theirs.model_name}/"
+    sources = (version.tags.get("copied_from") or "", version.source or "")
+    found = [source for source in sources if source.startswith(address)]
+    return int(found[0].removeprefix(address)) if found else None
+
+# %% ../../nbs/lib/registry/copy.ipynb #ce130278
+def _compared_with(
+    tables: Tables,  # of the origin
+    model_name: str,  # there
+    row: dict[str, Any],  # of gold.gate_reports there
+) -> list[int]:  # the version that it was compared with, the one that this had replaced, ...
+    moves = promotion_log.read(tables, model_name).moves
+    evidence = {
+        move.to_version: move.report_id
+        for move in moves
+        if move.action == "promote" and move.report_id
+    }
+    known = {each["report_id"]: each for each in all_reports(tables)}
+    found, at = list[int](), row
+    while at and at["champion_version"] and at["champion_version"] not in found:
+        if json.loads(at["report"]).get("not_compared"):
+            break
+        found.append(at["champion_version"])
+        at = known.get(evidence.get(found[-1], ""), {})
+    return found
+
+# %% ../../nbs/lib/registry/copy.ipynb #ae708481
+def _refuse_backwards(
+    task: _Copy,
+    current: int,  # version in the origin of which the destination's Production is a copy
+) -> None:
+    served = promotion_log.read(tables_module.connect(task.origin), task.theirs.model_name)
+    replaced = [move for move in served.moves if move.from_version == task.number]
+    newer = current if task.number < current else None
+    if replaced and served.production != task.number:
+        newer = newer or replaced[-1].to_version
+    if newer:
+        raise PromotionRefused(
+            f"{task.name} is older than version {newer}, which has replaced it: `churn rollback --target "
+            f'{task.destination.target} --reason "..."` goes back to what served there, '
+            f"`churn copy {task.origin.target} {task.destination.target} --version {task.number} --force "
+            '--reason "..."` copies it all the same'
+        )
+
+# %% ../../nbs/lib/registry/copy.ipynb #8dde1616
+def _refuse_uncompared(
+    task: _Copy,
+    tables: Tables,  # of the destination
+    champion: int,  # at Production there
+    copied: int,  # number of the copy there
+) -> None:
+    current = _origin_of(task, champion)
+    if current is not None:
+        _refuse_backwards(task, current)
+    compared = _compared_with(tables_module.connect(task.origin), task.theirs.model_name, task.row)
+    if current in compared:
+        return
+    here = latest_report(task.ours, tables, copied)
+    if here and here["champion_version"] == champion and here["verdict"] in ("PASS", "TIE"):
+        return
+    came = f"a copy of version {current} of {task.origin.target}" if current else "not from there"
+    raise PromotionRefused(
+        f"{task.name} was compared with {', '.join(map(str, compared)) or 'nothing'}, and Production of "
+        f"{task.destination.target} is version {champion} ({came}): `churn run validation_job --target "
+        f"{task.destination.target} -p model_version={copied}` compares the copy with it there"
+        + f", {task.again()} while version {current} is at Production there"
+        * bool(current)
+    )
+
+# %% ../../nbs/lib/registry/copy.ipynb #7ac7653f
+def _prepared(
+    origin: Settings, destination: Settings, version: int | None, force: bool
+) -> _Copy:  # with a report that passed; raises `PromotionRefused` without one
     theirs, ours = _connect_both(origin, destination)
     number, known = _chosen(theirs, version), tables_module.connect(origin)
     _refuse_sample(theirs, number, origin, known)
     row = passing_report(theirs, known, number, destination)
     refuse_changed_since(theirs, row)
-    tables = tables_module.connect(destination)
+    task = _Copy(origin, destination, theirs, ours, number, row)
+    if not force:
+        _refuse_outdated(task)
+    return task
+
+# %% ../../nbs/lib/registry/copy.ipynb #3269cfbd
+def copy(
+    origin: Settings,  # the environment that has judged the version
+    destination: Settings,  # gate.require_approval, gate.max_report_age_days
+    git_sha: str,  # commit of the running code
+    version: int | None = None,  # in the origin; None: the one at Production there
+    by: str = "",  # who does it; empty: whoever is logged in
+    follow: Follow | None = None,  # moves what follows the alias
+    force: bool = False,  # also back to an older version, or without a comparison
+    reason: str = "",  # why it is forced
+) -> Decision:  # about the version in the destination
+    "Copy a version with a passing gate report and make it Production; raises `PromotionRefused`."
+    if force and not reason.strip():
+        raise PromotionRefused('a forced copy needs a reason: --reason "..."')
+    task = _prepared(origin, destination, version, force)
+    ours, tables = task.ours, tables_module.connect(destination)
     seen = promotion_log.recover(ours, tables, follow)
-    champion = ours.version_of(PRODUCTION)
-    copied = _copied(theirs, number, ours)
-    _carry_evidence(tables, row, ours, copied)
+    champion, copied = ours.version_of(PRODUCTION), _copied(task.theirs, task.number, ours)
+    if champion not in (None, copied) and not force:
+        _refuse_uncompared(task, tables, champion, copied)
+    _carry_evidence(tables, task, copied)
     if copied == champion:
         return Decision("KEPT", copied, f"Version {copied} already is Production: nothing to copy.")
     refuse_rolled_back(seen, copied)
     if decision := waiting(ours, copied, destination):
         return decision
-    reason = f"copied from {theirs.model_name} version {number}"
-    facts = {"git_sha": git_sha, "report_id": row["report_id"], "reason": reason}
+    why = f"copied from {task.theirs.model_name} version {task.number}"
+    why += f"; by force: {reason.strip()}" if force else ""
+    facts = {"git_sha": git_sha, "report_id": task.row["report_id"], "reason": why}
     versions = {"from_version": champion, "to_version": copied}
     move = next_move(ours, seen, by, action="copy", **versions, **facts)
     return move_production(ours, tables, move, seen, follow)
