@@ -52,6 +52,7 @@ def recovers(
 # %% ../../nbs/lib/monitoring/alerts.ipynb #b2fe379c
 RETRAIN, INVESTIGATE, NO_DATA, OK = "retrain", "investigate", "no_data", "ok"
 SEVERITY = {
+    "answers_changed": INVESTIGATE,
     "quality": RETRAIN,
     "estimated_quality": RETRAIN,
     "source": INVESTIGATE,
@@ -63,7 +64,7 @@ SEVERITY = {
     "no_data": NO_DATA,
 }
 # these need no second window: a clock has run out, a source is broken
-_AT_ONCE = ("no_data",)
+_AT_ONCE = ("no_data", "answers_changed")
 
 # %% ../../nbs/lib/monitoring/alerts.ipynb #b933837e
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ def firing(
     causes = {each.cause: each for each in signals if each.fires(m, n)}
     if "drift" not in causes or "broken_column" in causes:
         causes.pop("estimated_quality", None)
+    if "answers_changed" in causes:  # it is not the model that was judged
+        causes.pop("estimated_quality", None)
+        causes.pop("quality", None)
     return [causes[cause] for cause in SEVERITY if cause in causes]
 
 # %% ../../nbs/lib/monitoring/alerts.ipynb #68822ad7
@@ -255,12 +259,11 @@ def _is_over(
     version: int,  # the version that predicts now
     m: int,
 ) -> bool:
-    if alert.cause in _AT_ONCE:
-        signal = signals.get(alert.cause)
-        return signal is not None and signal.violations[-1:] == (False,)
-    if alert.model_version != version and alert.cause != "source":  # its model is gone
+    signal, of_all = signals.get(alert.cause), alert.cause in ("source", "no_data")
+    if alert.model_version != version and not of_all:  # its model is gone
         return True
-    signal = signals.get(alert.cause)
+    if alert.cause in _AT_ONCE:
+        return signal is not None and signal.violations[-1:] == (False,)
     return signal is not None and recovers(signal.violations, m)
 
 # %% ../../nbs/lib/monitoring/alerts.ipynb #03799f19

@@ -214,6 +214,7 @@ _WORDS = {
     "no_data": ("NO DATA", "failed"),
 }
 _NAMES = {
+    "answers_changed": "answers as the gate recorded",
     "no_data": "predictions arrive",
     "volume": "volume",
     "source": "events arrive, by week",

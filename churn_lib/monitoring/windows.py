@@ -32,6 +32,7 @@ from churn_lib.monitoring.quality import (
     measure_quality,
 )
 from ..registry import Registry
+from ..registry.evidence import recorded_answers
 from ..settings import ChurnError, Settings
 from ..tables import Tables
 
@@ -185,6 +186,16 @@ def _answered(
     decided = (probability >= threshold).astype(int)
     return rows.assign(**{ANSWER: probability, DECISION: decided})
 
+# %% ../../nbs/lib/monitoring/windows.ipynb #d95a93fb
+def _recorded(
+    recorded: pd.DataFrame,  # as `registry.evidence.recorded_answers` gives it
+    last: datetime.date,  # day of the holdout
+    threshold: float,
+) -> pd.DataFrame:  # labelled rows of that day
+    days = pd.to_datetime(recorded["feature_date"]).dt.date
+    rows = recorded[(days == last) & recorded[LABEL].notna()].reset_index(drop=True)
+    return rows.astype({LABEL: int}).assign(**{DECISION: (rows[ANSWER] >= threshold).astype(int)})
+
 # %% ../../nbs/lib/monitoring/windows.ipynb #eec8bb9c
 _SAMPLE = 50_000  # rows of a snapshot that show how far snapshots are apart
 
@@ -209,7 +220,7 @@ def read_baseline(
     registry: Registry,
     number: int,  # model version
 ) -> Baseline:
-    "What version `number` was trained and judged on; raises `MonitoringError` when that is not known."
+    "What version `number` was trained and judged on, as the gate recorded it; raises `MonitoringError`."
     tags = registry.version(number).tags
     needed = ("delta_feature_version", "training_feature_dates", "holdout_feature_date")
     if missing := [name for name in needed if name not in tags]:
@@ -222,7 +233,11 @@ def read_baseline(
     last = datetime.date.fromisoformat(tags["holdout_feature_date"])
     threshold, model = float(tags.get("decision_threshold", 0.5)), registry.load(number)
     training = _answered(training_rows(features, days), model, threshold)
-    holdout = _answered(holdout_rows(features, last), model, threshold)
+    recorded = recorded_answers(registry, tables, number)
+    if recorded is None:
+        holdout = _answered(holdout_rows(features, last), model, threshold)
+    else:
+        holdout = _recorded(recorded, last, threshold)
     return make_baseline(number, training, holdout, threshold)
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #60478e10

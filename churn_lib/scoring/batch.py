@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from ..features import FEATURES
 from .reasons import REASONS, Explainer, explainer_of, top_reasons
 from ..registry import PRODUCTION, Registry, basis
-from ..registry.evidence import VersionChanged, load_unchanged
+from ..registry.evidence import VersionChanged, load_unchanged, refuse_changed_answers
 from ..registry.models import Basis
 from ..settings import ChurnError, Settings
 from ..tables import Tables
@@ -87,7 +87,7 @@ class Scorer:
 def production(
     registry: Registry,
     settings: Settings | None = None,  # for the basis of versions that do not say it all
-    tables: Tables | None = None,  # likewise
+    tables: Tables | None = None,  # likewise, and for what the gate has recorded
 ) -> Scorer:
     "The version at Production; raises `ScoringError` when there is none or it cannot be loaded."
     number = registry.version_of(PRODUCTION)
@@ -106,6 +106,8 @@ def production(
             f"version {number} of {registry.model_name} (Production) cannot be loaded: "
             f"{type(error).__name__}: {reason}; `churn rollback` serves the version before it"
         ) from error
+    if tables is not None:
+        refuse_changed_answers(registry, tables, number, model.predict)
     known = basis(registry, number, settings, tables) if settings else None
     return Scorer(registry.model_name, number, model, threshold, explainer_of(model), known)
 
