@@ -48,8 +48,10 @@ def _whole_days(
     earlier: ibis.expr.types.TimestampColumn,  # timestamps up to `day`
     day: datetime.date,  # a calendar day
 ) -> ibis.expr.types.IntegerColumn:  # whole days between them
-    # DuckDB's epoch has a fraction, Spark's has none: whole seconds mean the same on both
-    second = earlier.truncate("s").epoch_seconds().cast("int64")
+    # DuckDB's epoch has a fraction, Spark's has none: whole seconds mean the same on both, and a
+    # second that has begun is not complete
+    whole = earlier.truncate("s")
+    second = whole.epoch_seconds().cast("int64") + (earlier > whole).cast("int64")
     midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)
     return ((ibis.literal(int(midnight.timestamp())) - second) / 86_400).floor().cast("int64")
 

@@ -251,8 +251,10 @@ def explainer_of(
     model: Any,  # a model as MLflow loads it, a ChurnModel or a classifier
 ) -> Explainer | None:  # None for a model that is no binary gradient boosting on numbers
     "The explainer of a gradient boosting model."
-    if hasattr(model, "get_raw_model"):
+    try:
         model = model.get_raw_model()
+    except (AttributeError, NotImplementedError):  # MLflow knows no object behind this flavor
+        pass
     estimator = model.estimator if isinstance(model, ChurnModel) else model
     imputer = None
     if isinstance(estimator, Pipeline) and len(estimator) == 2:

@@ -1,7 +1,6 @@
 """Features against a slow oracle in plain Python, and point in time, on random events."""
 
 import datetime
-import math
 from pathlib import Path
 
 import ibis
@@ -57,7 +56,7 @@ THOROUGH = hypothesis_settings(
 
 
 def oracle(events: list[dict], signup: datetime.datetime, customer: str) -> dict:
-    """The features of one customer, written down as the definitions read."""
+    """The features of one customer, from the words of the page alone."""
     own = [event for event in events if event["customer_id"] == customer]
     past = [event for event in own if event["event_ts"] <= MIDNIGHT]
 
@@ -66,7 +65,7 @@ def oracle(events: list[dict], signup: datetime.datetime, customer: str) -> dict
         return sum(event["event_ts"] > start for event in past)
 
     def whole_days(moment: datetime.datetime) -> int:
-        return math.floor((MIDNIGHT - moment.replace(microsecond=0)).total_seconds()) // 86_400
+        return (MIDNIGHT - moment) // datetime.timedelta(days=1)
 
     last = max((event["event_ts"] for event in past), default=signup)
     silent, tenure = whole_days(last), whole_days(signup)
