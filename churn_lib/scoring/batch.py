@@ -328,12 +328,17 @@ def read_predictions(
 
 # %% ../../nbs/lib/scoring/batch.ipynb #3609ca34
 def by_decile(predictions: ibis.Table) -> pd.DataFrame:  # one row for each decile
-    "Customers, probabilities and calls of each decile."
-    found = predictions.group_by("decile").aggregate(
+    "Customers, probabilities, calls, and how many are where they are by customer_id alone, in each decile."
+    grouped = predictions.group_by("decile").aggregate(
         customers=predictions.count(),
         lowest=predictions.churn_probability.min(),
         mean=predictions.churn_probability.mean(),
         highest=predictions.churn_probability.max(),
         to_call=predictions.decision.sum(),
     )
-    return found.order_by("decile").to_pandas().set_index("decile")
+    found = grouped.order_by("decile").to_pandas().set_index("decile")
+    # a probability that ends one decile and begins the next: customer_id decides who is in which
+    shared = found["lowest"][found["lowest"].eq(found["highest"].shift(-1))].tolist()
+    tied = predictions.filter(predictions.churn_probability.isin(shared))
+    counts = tied.group_by("decile").aggregate(tied=tied.count()).to_pandas().set_index("decile")
+    return found.assign(tied=counts["tied"].reindex(found.index).fillna(0).astype(int))

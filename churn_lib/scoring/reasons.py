@@ -8,6 +8,7 @@ __all__ = ['REASONS', 'Split', 'Leaf', 'ReasonsError', 'Explainer', 'explainer_o
 # %% ../../nbs/lib/scoring/reasons.ipynb #abf09410
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,10 +252,9 @@ def explainer_of(
     model: Any,  # a model as MLflow loads it, a ChurnModel or a classifier
 ) -> Explainer | None:  # None for a model that is no binary gradient boosting on numbers
     "The explainer of a gradient boosting model."
-    try:
+    # every pyfunc has the method, and of some flavors MLflow knows no object behind it
+    with suppress(AttributeError, NotImplementedError):
         model = model.get_raw_model()
-    except (AttributeError, NotImplementedError):  # MLflow knows no object behind this flavor
-        pass
     estimator = model.estimator if isinstance(model, ChurnModel) else model
     imputer = None
     if isinstance(estimator, Pipeline) and len(estimator) == 2:

@@ -87,7 +87,8 @@ scored
 #
 # One partition of `gold.predictions`, for this day and this version of the model; in a rehearsal it is there
 # for this notebook only. Decile 1 is the
-# tenth of the customers with the highest probability of churn.
+# tenth of the customers with the highest probability of churn. Customers of one probability are in the order of
+# `customer_id`; `tied` counts those of a decile who share theirs with customers of another one.
 
 # %%
 predictions = scoring.read_predictions(

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from churn_lib import registry, scoring, settings, tables
 from churn_lib.features import FEATURES
 from churn_lib.model import ChurnModel
-from churn_lib.scoring import call_list
+from churn_lib.scoring import call_list, reasons
 from churn_lib.scoring.batch import ScoringError
 from churn_lib.training import SIGNATURE
 
@@ -401,3 +401,32 @@ def test_gain_is_the_mean_over_all_orders_of_equal_customers(seed: int, values: 
     assert np.abs(found - reached).max() < 0.1
     assert found[-1] == pytest.approx(1)
     assert call_list.gains(churned, probability).lift.iloc[-1] == pytest.approx(1)
+
+
+class Plain(mlflow.pyfunc.PythonModel):
+    """A model of no flavor that MLflow could look into."""
+
+    def predict(self, context: object, model_input: pd.DataFrame) -> np.ndarray:
+        return np.where(model_input["days_since_last_event"] > 2, 0.75, 0.25)
+
+
+def test_a_plain_pyfunc_is_scored_without_reasons_and_ties_are_counted(
+    store: tables.DeltaTables, tmp_path: Path
+) -> None:
+    mlflow.pyfunc.save_model(tmp_path / "plain", python_model=Plain(), pip_requirements=[])
+    model = mlflow.pyfunc.load_model(str(tmp_path / "plain"))
+    explainer = reasons.explainer_of(model)
+    scorer = scoring.Scorer("plain", 1, model, 0.5, explainer)
+    done = scoring.score(store, scoring.read_snapshot(store), scorer, "abc")
+    written = scoring.read_predictions(store, done.feature_date, 1)
+    rows = written.to_pandas()
+    assert explainer is None and rows.reasons.isna().all()
+    assert done.to_call == int((rows.churn_probability == 0.75).sum())
+    deciles = scoring.by_decile(written)
+    expected = [
+        rows[rows.decile == decile]
+        .churn_probability.isin(rows[rows.decile != decile].churn_probability)
+        .sum()
+        for decile in deciles.index
+    ]
+    assert deciles.tied.tolist() == expected and sum(expected) > 0
