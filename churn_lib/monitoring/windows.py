@@ -189,11 +189,13 @@ def _answered(
 # %% ../../nbs/lib/monitoring/windows.ipynb #d95a93fb
 def _recorded(
     recorded: pd.DataFrame,  # as `registry.evidence.recorded_answers` gives it
-    last: datetime.date,  # day of the holdout
+    last: datetime.date,  # day of the holdout that it was trained with
     threshold: float,
-) -> pd.DataFrame:  # labelled rows of that day
-    days = pd.to_datetime(recorded["feature_date"]).dt.date
-    rows = recorded[(days == last) & recorded[LABEL].notna()].reset_index(drop=True)
+) -> pd.DataFrame:  # labelled rows of that day, or of the newest if it was judged on others
+    labelled = recorded[recorded[LABEL].notna()]
+    days = pd.to_datetime(labelled["feature_date"]).dt.date
+    day = last if (days == last).any() else days.max()
+    rows = labelled[days == day].reset_index(drop=True)
     return rows.astype({LABEL: int}).assign(**{DECISION: (rows[ANSWER] >= threshold).astype(int)})
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #eec8bb9c
@@ -234,7 +236,7 @@ def read_baseline(
     threshold, model = float(tags.get("decision_threshold", 0.5)), registry.load(number)
     training = _answered(training_rows(features, days), model, threshold)
     recorded = recorded_answers(registry, tables, number)
-    if recorded is None:
+    if recorded is None or recorded[LABEL].isna().all():
         holdout = _answered(holdout_rows(features, last), model, threshold)
     else:
         holdout = _recorded(recorded, last, threshold)
