@@ -1958,6 +1958,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'churn_lib/registry/promotion.py'),
                                               'churn_lib.registry.promotion.refuse_rolled_back': ( 'lib/registry/promotion.html#refuse_rolled_back',
                                                                                                    'churn_lib/registry/promotion.py'),
+                                              'churn_lib.registry.promotion.reservations': ( 'lib/registry/promotion.html#reservations',
+                                                                                             'churn_lib/registry/promotion.py'),
                                               'churn_lib.registry.promotion.rollback': ( 'lib/registry/promotion.html#rollback',
                                                                                          'churn_lib/registry/promotion.py'),
                                               'churn_lib.registry.promotion.waiting': ( 'lib/registry/promotion.html#waiting',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORCED', 'PENDING', 'APPROVED', 'SHARED', 'PromotionRefused', 'GateFailed', 'passing_report', 'evidence', 'approver',
-           'approve', 'Decision', 'refuse_rolled_back', 'next_move', 'move_production', 'waiting', 'promote',
-           'objection', 'rollback', 'history']
+           'approve', 'Decision', 'refuse_rolled_back', 'next_move', 'move_production', 'reservations', 'waiting',
+           'promote', 'objection', 'rollback', 'history']
 
 # %% ../../nbs/lib/registry/promotion.ipynb #6fba7c14
 import json
@@ -309,6 +309,18 @@ def _not_compared(
         return ""
     return f"{how}{difference}" + (f"; on purpose: {reason}" if reason else "")
 
+# %% ../../nbs/lib/registry/promotion.ipynb #a9e9717b
+def reservations(
+    row: dict[str, Any],  # of gold.gate_reports
+    how: str = "; ",  # what the words begin with
+) -> str:  # empty when every check passed with the settings of the commit
+    "What a reader has to know about a report that passed: advisory failures and changed settings."
+    report = json.loads(row["report"])
+    warned, differing = report.get("warnings") or [], report.get("settings_differ") or []
+    remarks = [f"advisory failures: {', '.join(warned)}"] if warned else []
+    remarks += [f"settings not as committed: {', '.join(differing)}"] if differing else []
+    return how + "; ".join(remarks) if remarks else ""
+
 # %% ../../nbs/lib/registry/promotion.ipynb #1548a94d
 def waiting(
     registry: Registry,
@@ -345,12 +357,13 @@ def promote(
     if decision := waiting(registry, version, settings):
         return decision
     person = approver(registry, version) if settings.gate.require_approval else None
-    reason = "passed the gate" + (f", approved by {person}" if person else "") + _not_compared(row)
+    reason = "passed the gate" + (f", approved by {person}" if person else "")
+    reason += _not_compared(row) + reservations(row)
     facts = {"git_sha": git_sha, "report_id": row["report_id"], "reason": reason}
     versions = {"from_version": champion, "to_version": version}
     move = next_move(registry, seen, by, action="promote", **versions, **facts)
     decision = move_production(registry, tables, move, seen, follow)
-    remark = _not_compared(row, " It was not compared: ")
+    remark = _not_compared(row, " It was not compared: ") + reservations(row, " Note: ")
     return replace(decision, sentence=decision.sentence + remark)
 
 # %% ../../nbs/lib/registry/promotion.ipynb #d68f4493

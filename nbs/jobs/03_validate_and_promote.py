@@ -144,10 +144,12 @@ job_context.task_values.set("candidate_version", candidate_version)
 job_context.task_values.set("passed", report.passed)
 job_context.task_values.set("gate_verdict", report.verdict)
 job_context.task_values.set("gate_report_id", report_id)
+warnings = [f"advisory failure: {result.name}" for result in report.warnings]
+warnings += [f"settings not as committed: {each}" for each in differing]
 if report.case.difference:
-    job_context.task_values.set(
-        "warning", f"not compared with Production: {report.case.difference}"
-    )
+    warnings.append(f"not compared with Production: {report.case.difference}")
+if warnings:
+    job_context.task_values.set("warning", "; ".join(warnings))
 f"{report.verdict}, report {report_id}"
 
 # %% [markdown]
