@@ -59,11 +59,14 @@ def _notes(rows: list[dict[str, Any]], horizon_days: int) -> list[str]:
 def models(target: Target = "local", as_json: AsJson = False) -> None:
     "List versions with aliases, commit, feature version and headline metrics."
     from churn_lib import registry  # MLflow takes seconds to import
+    from churn_lib.registry.models import missing
 
     settings = settings_module.load(target)
-    rows = registry.versions(registry.connect(settings))
+    versions = registry.connect(settings)
+    rows, gone = registry.versions(versions), missing(versions)
     if as_json:
-        return print_json({"model": settings.model_name, "versions": rows})
+        lost = {"missing": gone} if gone else {}
+        return print_json({"model": settings.model_name, "versions": rows, **lost})
     if not rows:
         raise registry.RegistryError(
             f"{settings.model_name} has no version yet: `churn pipeline` makes one"
@@ -71,7 +74,7 @@ def models(target: Target = "local", as_json: AsJson = False) -> None:
     cells = [[_cell(name, row[name]) for name in _COLUMNS] for row in rows]
     changed = any((row["git_sha"] or "").endswith("-dirty") for row in rows)
     notes = _notes(rows, settings.data.horizon_days)
-    caption = ["* made from a tree with changes"] * changed + notes
+    caption = ["* made from a tree with changes"] * changed + notes + ([gone] if gone else [])
     titles = tuple(_COLUMNS.values())
     print_table(Console(), titles, cells, escape(settings.model_name), escape("\n".join(caption)))
 
@@ -116,6 +119,7 @@ def history(
     "Moves of Production and forced deployments: who, when, from, to, why, on which evidence."
     from churn_lib import registry  # MLflow takes seconds to import
     from churn_lib.registry import promotion
+    from churn_lib.registry.models import missing
 
     settings, versions, store = open_stores(target)
     if verify:
@@ -129,7 +133,8 @@ def history(
         )
     rows = [(_when(entry), entry["by"] or "", _what(entry), _why(entry)) for entry in story]
     titles = ("when (UTC)", "who", "move", "why")
-    print_table(Console(), titles, rows, escape(settings.model_name), fold=("who", "why"))
+    named, gone = escape(settings.model_name), escape(missing(versions))
+    print_table(Console(), titles, rows, named, gone, fold=("who", "why"))
 
 # %% ../../nbs/lib/cli/models.ipynb #aebf29d7
 Version = Annotated[int, typer.Argument(help="Number of a version.", min=1)]

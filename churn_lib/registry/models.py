@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGING', 'PRODUCTION', 'PREVIOUS', 'TABLE_VERSIONS', 'RegistryError', 'StoreError', 'explain', 'explained',
            'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect', 'Basis', 'basis',
-           'versions', 'versions_table']
+           'versions', 'versions_table', 'missing']
 
 # %% ../../nbs/lib/registry/models.ipynb #9919f137
 import json
@@ -672,3 +672,18 @@ def versions_table(
     "What a job shows of the versions there are."
     columns = ["aliases", "delta_feature_version", "roc_auc", "f1_score", "precision", "created"]
     return pd.DataFrame(versions(registry), columns=["version", *columns]).set_index("version")
+
+# %% ../../nbs/lib/registry/models.ipynb #52ba3836
+def missing(registry: Registry) -> str:  # one line; empty when every alias leads to a version
+    "What aliases are set to that was deleted, and the way back."
+    known, aliases = registry.numbers(), registry.aliases()
+    gone = {alias: number for alias, number in sorted(aliases.items()) if number not in known}
+    if not gone:
+        return ""
+    named = ", ".join(f"{alias} is set to version {number}" for alias, number in gone.items())
+    ways = {
+        PRODUCTION: '`churn rollback --reason "..."` sets Production to the version before',
+        STAGING: "training_job sets Staging",
+    }
+    found = "; ".join(way for alias, way in ways.items() if alias in gone)
+    return f"{named}, which was deleted" + f": {found}" * bool(found)

@@ -398,7 +398,7 @@ def objection(
         )
     return ""
 
-# %% ../../nbs/lib/registry/promotion.ipynb #c7a26224
+# %% ../../nbs/lib/registry/promotion.ipynb #6710ce56
 def _before(
     seen: PromotionLog,
     current: int,  # what is at Production now
@@ -411,8 +411,18 @@ def _before(
         )
     return arrivals[-1].from_version
 
+# %% ../../nbs/lib/registry/promotion.ipynb #c7a26224
+def _refuse_deleted(registry: Registry, target: int, left: list[int]) -> None:
+    if left:
+        named = ", ".join(map(str, left))
+        raise PromotionRefused(
+            f"version {target} was deleted: name another that was at Production with --to ({named})"
+        )
+    registry.version(target)  # raises
+
 
 def _target(
+    registry: Registry,
     seen: PromotionLog,
     current: int | None,  # what is at Production now
     to: int | None,  # what was asked for
@@ -424,8 +434,14 @@ def _target(
         raise PromotionRefused(
             f"nothing is at Production to go back from: put one there with {last}"
         )
+    elif current not in registry.numbers() and seen.production not in (None, current):
+        target = int(seen.production or 0)  # the alias went to a version that is gone, past the log
     else:
         target = _before(seen, current)
+    known = {*registry.numbers()}
+    served = {move.to_version for move in seen.moves} - {current}
+    if target not in known and (target == current or target in served):
+        _refuse_deleted(registry, target, sorted(served & known))
     if target == current:
         raise PromotionRefused(f"version {target} already is Production")
     return target
@@ -487,7 +503,7 @@ def rollback(
     if half_done and half_done.action == "rollback" and to in (None, half_done.to_version):
         return half_done
     current = registry.version_of(PRODUCTION)
-    target = _target(seen, current, to)
+    target = _target(registry, seen, current, to)
     if not force:
         _refuse_unproven(registry, tables, seen, target)
     registry.version(target)  # raises when it has been deleted

@@ -35,6 +35,7 @@ from ..job_context import bypass_proxies
 from ..registry import PRODUCTION, Registry, RegistryError, basis
 from ..registry import models as registry_module
 from ..registry.evidence import VersionChanged, accept_changed, refuse_changed
+from ..registry.models import missing
 from ..registry.promotion import FORCED, objection, rollback
 from ..registry.promotion_log import read, user
 from .local import process
@@ -667,6 +668,7 @@ def beside_production(
     "What is at Production, beside what serves."
     production = registry.version_of(PRODUCTION)
     notes = _differences(found.get("served", []), production, settings, tables)
+    notes += [gone] if (gone := missing(registry)) else []
     return {"production": production, "differences": notes}
 
 # %% ../../nbs/lib/serving/deploy.ipynb #0b9d64b1

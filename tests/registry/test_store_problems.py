@@ -1,5 +1,6 @@
 """An MLflow store or a workspace that cannot be used: one line, and what puts it right."""
 
+import json
 import os
 import re
 import shlex
@@ -330,3 +331,72 @@ def test_the_status_of_the_endpoint_does_without_a_store_that_does_not_answer(
     assert shown.stdout.startswith("churn-prediction-endpoint (local): STOPPED\n")
     assert f"Production is not known: MLflow's store {dead} does not answer" in shown.stdout
     assert shown.stderr == ""
+
+
+def served_in_turn(config: Settings, *versions: int) -> None:
+    """Make versions Production one after the other."""
+    models, store = registry.connect(config), tables.connect(config)
+    for version in versions:
+        if models.version_of(PRODUCTION) != version:
+            promotion.rollback(models, store, "by hand", "abc", to=version, force=True)
+
+
+def test_every_command_that_lists_names_an_alias_whose_version_is_gone(shop: Settings) -> None:
+    models = registry.connect(shop)
+    first = models.version(1)
+    gone = models.register(first.source, first.tags)
+    served_in_turn(shop, 1, gone)
+    models.client.delete_model_version(shop.model_name, str(gone))
+    note = f"Production is set to version {gone}"
+    for command in (("models",), ("history",), ("endpoint", "status")):
+        done = churn(shop, *command)
+        assert done.stderr == "", command  # no traceback; a stopped endpoint has its own exit code
+        text = " ".join(done.stdout.split())
+        assert note in text and "which was deleted: `churn rollback --reason" in text, command
+    answer = json.loads(churn(shop, "models", "--json").stdout)
+    assert note in answer["missing"]
+    back = churn(shop, "rollback", "--to", str(gone), "--reason", "x")
+    assert back.returncode == 2
+    assert f"version {gone} was deleted: name another" in back.stderr and "(1" in back.stderr
+    assert churn(shop, "rollback", "--reason", "it was deleted", "--force").returncode == 0
+    assert registry.connect(shop).version_of(PRODUCTION) == 1
+    left = json.loads(churn(shop, "models", "--json").stdout).get("missing", "")
+    assert "Production" not in left
+
+
+def test_a_rollback_to_a_version_that_is_gone_offers_those_that_are_left(shop: Settings) -> None:
+    models, store = registry.connect(shop), tables.connect(shop)
+    first = models.version(1)
+    gone = models.register(first.source, first.tags)
+    served_in_turn(shop, 1, gone, 2)
+    models.client.delete_model_version(shop.model_name, str(gone))
+    with pytest.raises(promotion.PromotionRefused, match=rf"version {gone} was deleted.*\(1"):
+        promotion.rollback(models, store, "back", "abc")
+    promotion.rollback(models, store, "back", "abc", to=1)
+    assert models.version_of(PRODUCTION) == 1
+
+
+def test_an_alias_moved_by_hand_to_a_version_that_is_gone_goes_back_to_the_recorded_one(
+    shop: Settings,
+) -> None:
+    models, store = registry.connect(shop), tables.connect(shop)
+    served_in_turn(shop, 1, 2)
+    gone = models.register(models.version(1).source, {})
+    models.set_alias(PRODUCTION, gone)
+    models.client.delete_model_version(shop.model_name, str(gone))
+    assert promotion.rollback(models, store, "back", "abc").to_version == 2
+
+
+def test_a_rollback_needs_neither_the_run_nor_the_experiment_of_a_version(shop: Settings) -> None:
+    models, store = registry.connect(shop), tables.connect(shop)
+    served_in_turn(shop, 1, 2)
+    found = models.client.get_run(models.version(1).run_id).info
+    models.client.delete_run(found.run_id)
+    models.client.delete_experiment(found.experiment_id)
+    try:
+        assert promotion.rollback(models, store, "back", "abc").to_version == 1
+        assert scoring.production(models, shop, store).version == 1
+        assert promotion.history(models, store)[0]["action"] == "rollback"
+    finally:
+        models.client.restore_experiment(found.experiment_id)
+        models.client.restore_run(found.run_id)
