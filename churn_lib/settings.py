@@ -606,11 +606,14 @@ def snapshot(settings: Settings) -> dict:  # JSON-ready, without paths
     return to_jsonable_python(made)
 
 # %% ../nbs/lib/settings.ipynb #86f266b5
+_FIXED_BEFORE = {"training.threshold": "f1"}  # of versions made before the key
+
+
 def named_as_now(
     record: Mapping[str, Any],  # of a run; older ones have names without groups
 ) -> dict[str, Any]:  # the same under full names
-    "A record of settings with the names that its keys have now."
-    return {present_name(name) or name: value for name, value in record.items()}
+    "A record of settings with the names that its keys have now, and what was fixed before there was a key."
+    return _FIXED_BEFORE | {present_name(name) or name: value for name, value in record.items()}
 
 # %% ../nbs/lib/settings.ipynb #378dec1d
 def fingerprint(settings: Settings) -> str:  # 12 hexadecimal digits

@@ -187,7 +187,10 @@ def test_a_record_from_before_the_groups_is_read_under_the_names_of_now() -> Non
         "data.horizon_days": 30,
         "monitoring.slices": ["tier"],
         "gone": 1,
+        "training.threshold": "f1",  # what held before there was a choice
     }
+    chosen = {"training.threshold": "value"}
+    assert settings.named_as_now(chosen) == chosen
 
 
 def test_the_reference_of_the_site_is_what_the_keys_say() -> None:

@@ -27,6 +27,7 @@ from .comparison import RAREST, Case, Comparison, daily_difference
 from .probe import BATCH, Evidence
 from ..settings import GateCheck, Settings
 from ..statistics import Estimate
+from ..training.metrics import calling_everybody
 
 # %% ../../nbs/lib/gate/checks.ipynb #181ea39b
 PASSED, FAILED, ADVISORY = "passed", "failed", "advisory"
@@ -195,11 +196,6 @@ def roc_auc(case: Case) -> Measured:
     return found.value, bound, found.value >= bound, f"at least gate.min_roc_auc; {span}"
 
 # %% ../../nbs/lib/gate/checks.ipynb #e2fb3883
-def _base_rate(metric: str, y: np.ndarray) -> float:
-    rate = float(y.mean())
-    return rate if metric == "precision" else 2 * rate / (1 + rate)
-
-
 def decision(
     metric: str,  # f1_score or precision
     case: Case,
@@ -209,7 +205,7 @@ def decision(
     if threshold is None:
         problem = case.candidate.threshold_problem or "no decision_threshold is stored"
         return None, bound, False, problem
-    value, base = case.measured[metric], _base_rate(metric, case.y)
+    value, base = case.measured[metric], calling_everybody(case.y)[metric]
     sentence = (
         f"at least gate.min_{metric}, at the stored threshold {threshold:.4f}; "
         f"calling every customer has {base:.4f}"

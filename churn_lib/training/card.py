@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 
 from ..features import FEATURES, LABEL
 from ..features.definitions import slice_table, sliced_features, slices
-from .metrics import metric_intervals
+from .metrics import calling_everybody, metric_intervals
 from ..pages import document
 from ..registry.evidence import latest_report
 from ..registry import Registry
@@ -119,6 +119,26 @@ def _population(record: Record) -> str:
         f"between {tenure.quantile(0.05):,.0f} and {tenure.quantile(0.95):,.0f})."
     )
 
+# %% ../../nbs/lib/training/card.ipynb #3a0a88a9
+_RULES = {
+    "f1": "with the best F1",
+    "value": "with the best value of contacts",
+    "capacity": "for the customers that can be contacted",
+}
+_WORTH = {
+    "contacted_share": "share of customers to contact",
+    "value_per_customer": "value of contacts, per customer",
+    "value_per_customer_of_calling_everybody": "the same for calling everybody",
+}
+
+
+def _beside(record: Record, y: np.ndarray) -> list[list[Any]]:  # rows without an interval
+    base = {f"{name} of calling everybody": value for name, value in calling_everybody(y).items()}
+    worth = {each: record.metrics[name] for name, each in _WORTH.items() if name in record.metrics}
+    best = record.metrics.get("best_single_column_roc_auc")
+    alone = {"ROC-AUC of the best single column": best} if best else {}
+    return [[name, value, None, None] for name, value in (base | worth | alone).items()]
+
 # %% ../../nbs/lib/training/card.ipynb #26352630
 def _metrics(record: Record) -> str:
     rows = record.predictions
@@ -130,11 +150,10 @@ def _metrics(record: Record) -> str:
     )
     titles = ["metric", "value", "95 % from", "to"]
     body: list[list[Any]] = [[str(name), *row] for name, *row in found.itertuples()]
-    if best := record.metrics.get("best_single_column_roc_auc"):
-        body.append(["ROC-AUC of the best single column", best, None, None])
-    return (
-        f"{_table(titles, body)}\n\nDecision threshold: {threshold:.3f}, chosen on training rows."
-    )
+    body += _beside(record, rows[LABEL].to_numpy())
+    rule = _RULES[named_as_now(record.settings or {})["training.threshold"]]
+    line = f"Decision threshold: {threshold:.3f}, chosen on training rows: the one {rule}."
+    return f"{_table(titles, body)}\n\n{line}"
 
 # %% ../../nbs/lib/training/card.ipynb #0d2aee1b
 def _slices(record: Record) -> str:

@@ -24,6 +24,7 @@ from ..registry import STAGING, Registry, use_experiment
 
 import ibis
 import mlflow
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
@@ -43,10 +44,17 @@ from churn_lib.features import (
     training_rows,
 )
 from ..features.definitions import sliced_features
-from .metrics import classification_metrics, measure
+from .metrics import classification_metrics, contact_metrics, measure
 from .plots import figures
 from .record import PREDICTIONS, TrainingError, log_training_rows, new_artifact
-from ..model import ChurnModel, best_f1_threshold, make_estimator, out_of_fold
+from churn_lib.model import (
+    ChurnModel,
+    best_f1_threshold,
+    best_value_threshold,
+    capacity_threshold,
+    make_estimator,
+    out_of_fold,
+)
 from ..provenance import Checkout, checkout, environment, lock_hash
 from ..settings import Settings
 from ..tables import DeltaTables, Tables
@@ -163,17 +171,48 @@ def read_data_set(
     return DataSet(training, holdout, day, feature_version)
 
 # %% ../../nbs/lib/training/train.ipynb #50e3453a
+def _by_capacity(
+    training: pd.DataFrame,  # training rows
+    settings: Settings,  # training.capacity, data.holdout_share
+) -> float:
+    newest = training[training["feature_date"] == training["feature_date"].max()]
+    customers = len(newest) / (1 - settings.data.holdout_share)  # of a whole snapshot
+    # no labels are counted, and customers that are tied have another probability in each fold
+    answers = fit(training, settings, 0.5).predict(newest[FEATURES])
+    return capacity_threshold(answers, min(1.0, settings.training.capacity / customers))
+
+
+def _threshold(
+    training: pd.DataFrame,  # training rows
+    probability: np.ndarray,  # out-of-fold churn probability of each
+    settings: Settings,  # training.*, data.holdout_share
+) -> float:
+    rule, y = settings.training, training[LABEL].to_numpy()
+    if rule.threshold == "capacity":
+        return _by_capacity(training, settings)
+    if rule.threshold == "value":
+        return best_value_threshold(y, probability, rule.retained_value, rule.contact_cost)
+    return best_f1_threshold(y, probability)
+
+# %% ../../nbs/lib/training/train.ipynb #aed6b4d5
 def choose_threshold(
     training: pd.DataFrame,  # training rows
-    settings: Settings,  # training.estimator and training.random_state
+    settings: Settings,  # training.*
 ) -> tuple[float, dict[str, float]]:  # decision threshold, cross-validated metrics at it
-    "The threshold with the best F1 on predictions by models that have not seen the customer."
+    "The threshold by training.threshold, on predictions by models that have not seen the customer."
     estimator = make_estimator(settings.training.estimator, settings.training.random_state)
     X, y = training[FEATURES], training[LABEL]
     with threadpool_limits(settings.training.threads, "openmp"):
         probability = out_of_fold(estimator, X, y, training["customer_id"])
-    threshold = best_f1_threshold(y, probability)
-    scores = classification_metrics(y, probability, threshold)
+    threshold = _threshold(training, probability, settings)
+    worth = contact_metrics(y, probability, threshold, settings.training)
+    if settings.training.threshold == "value" and worth["value_per_customer"] <= 0:
+        raise TrainingError(
+            f"no contact pays: at a training.contact_cost of {settings.training.contact_cost:g} and a "
+            f"training.retained_value of {settings.training.retained_value:g} the best threshold brings "
+            f"{worth['value_per_customer']:+.4f} a customer; correct them in settings.ini"
+        )
+    scores = classification_metrics(y, probability, threshold) | worth
     return threshold, {f"cross_validated_{name}": value for name, value in scores.items()}
 
 # %% ../../nbs/lib/training/train.ipynb #7350d48b
@@ -270,6 +309,7 @@ def _tags(
         "holdout_share": str(settings.data.holdout_share),
         "training_feature_dates": ",".join(days),
         "holdout_feature_date": str(pd.Timestamp(data.holdout["feature_date"].iloc[0]).date()),
+        "threshold_rule": settings.training.threshold,
         "settings_fingerprint": settings_module.fingerprint(settings),
         "lock_hash": lock_hash(settings),
     }
@@ -357,7 +397,9 @@ def train(
         threshold, cross_validated = choose_threshold(data.training, settings)
         with _autologging():
             model = fit(data.training, settings, threshold)
-        measured = measure(model, data.holdout)
+        measured = measure(model, data.holdout) | contact_metrics(
+            data.holdout[LABEL], model.predict(data.holdout[FEATURES]), threshold, settings.training
+        )
         mlflow.log_metrics({**measured, **cross_validated, "decision_threshold": threshold})
         plots = figures(model, data.holdout, settings.training.random_state)
         for name, figure in plots.items():
