@@ -136,14 +136,14 @@ def settings_differing(
     settings: Settings,
     sha: str,  # the commit that is judged
     groups: tuple[str, ...] = ("gate.", "data.", "training."),
-) -> list[str] | None:  # one line for each key; None when settings.ini is of no commit
+) -> tuple[str, ...] | None:  # a key and both values each; None when settings.ini is of no commit
     "Which keys differ from the commit, with both values."
     try:
         committed = committed_settings(settings, sha)
     except SettingsError as error:
-        return [f"settings.ini of commit {sha[:12]} cannot be read: {str(error).splitlines()[0]}"]
+        return (f"settings.ini of commit {sha[:12]} cannot be read: {str(error).splitlines()[0]}",)
     if committed is None:
         return None
     then, now = snapshot(committed), snapshot(settings)
     keys = [key for key in now if key.startswith(groups) and now[key] != then.get(key)]
-    return [f"{key} = {now[key]} (committed: {then.get(key)})" for key in keys]
+    return tuple(f"{key} = {now[key]} (committed: {then.get(key)})" for key in keys)

@@ -164,6 +164,11 @@ def holdout_labels(case: Case) -> Measured:
 def committed_settings(case: Case) -> Measured:
     "Whether the settings that judge are those of a commit; on a laptop's own target they need not be."
     differing = case.differing
+    if differing is None:
+        sentence = (
+            "settings.ini is of no commit here, as in a deployed bundle: its own is what judges"
+        )
+        return None, 0.0, True, sentence
     if not differing:
         return 0.0, 0.0, True, "what judges is as it was committed"
     local = case.settings.target == "local"

@@ -183,7 +183,9 @@ class _Inputs:
     best: Answers | None = None  # best version so far when it is not Production itself
     recorded: int | None = None  # version that was made Production last, by the record
     replace_reason: str = ""  # why a version that cannot be compared may be replaced
-    differing: tuple[str, ...] = ()  # settings that are not those of the commit, in words
+    differing: (
+        tuple[str, ...] | None
+    ) = ()  # settings that are not those of the commit; None: no commit
 
 # %% ../../nbs/lib/gate/comparison.ipynb #1ef465dc
 class _Rows(_Inputs):

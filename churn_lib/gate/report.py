@@ -160,7 +160,7 @@ def _as_dict(report: GateReport) -> dict[str, Any]:
             "not_compared": case.difference,
             "replace_reason": case.replace_reason,
             "warnings": [found.name for found in report.warnings],
-            "settings_differ": list(case.differing),
+            "settings_differ": list(case.differing or ()),
             "seed": case.candidate.seed,
             "checks_expected": [check.name for check in CHECKS],
             "snapshots": sorted(
@@ -233,7 +233,7 @@ def judge(
     best: Answers | None = None,  # best version so far when it is not Production
     recorded: int | None = None,  # version that was made Production last, by the record
     replace_reason: str = "",  # why a version that cannot be compared may be replaced
-    differing: tuple[str, ...] = (),  # settings that are not those of the commit
+    differing: tuple[str, ...] | None = (),  # settings that are not those of the commit
 ) -> GateReport:
     "Run every check on the same held-out rows; nothing is read or written but the arguments."
     reason = replace_reason.strip()
@@ -387,7 +387,7 @@ def _tags(row: dict[str, Any], report: GateReport) -> dict[str, str]:
         "gate_holdout_date": str(row["feature_date"]),
         "gate_failures": ",".join(refusing) or "none",
         "gate_warnings": ",".join(found.name for found in report.warnings) or "none",
-        "gate_settings": "; ".join(report.case.differing)[:4_000] or "as committed",
+        "gate_settings": "; ".join(report.case.differing or ())[:4_000] or "as committed",
     }
 
 # %% ../../nbs/lib/gate/report.ipynb #2cd9aa32

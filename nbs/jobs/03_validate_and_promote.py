@@ -121,7 +121,7 @@ champion, best = (
 
 # %%
 rivals = (best, moves.production, job.replace_reason)
-differing = tuple(provenance.settings_differing(config, job.git_sha) or ())
+differing = provenance.settings_differing(config, job.git_sha)
 report = gate.judge(candidate, champion, rows, config, *rivals, differing)
 report
 
@@ -145,7 +145,7 @@ job_context.task_values.set("passed", report.passed)
 job_context.task_values.set("gate_verdict", report.verdict)
 job_context.task_values.set("gate_report_id", report_id)
 warnings = [f"advisory failure: {result.name}" for result in report.warnings]
-warnings += [f"settings not as committed: {each}" for each in differing]
+warnings += [f"settings not as committed: {each}" for each in differing or ()]
 if report.case.difference:
     warnings.append(f"not compared with Production: {report.case.difference}")
 if warnings:
