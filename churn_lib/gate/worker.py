@@ -155,6 +155,7 @@ _PROGRAMS = (
 )
 
 # %% ../../nbs/lib/gate/worker.ipynb #1f465a28
+_OF_TWO_PATHS = ("os.rename", "os.link", "os.symlink", "shutil.move")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -182,8 +183,10 @@ def forbidden(
         allowed = writable if writes or str(path).startswith(("/dev/shm",)) else readable + writable
         return "" if path is None or _inside(path, allowed) else f"open {path}"
     if event in _CHANGES:
-        database = event == "sqlite3.connect" and args[0] == ":memory:"
-        return "" if database or _inside(args[0], writable) else f"{event} {args[0]}"
+        if event == "sqlite3.connect" and args[0] == ":memory:":
+            return ""
+        places = args[:2] if event in _OF_TWO_PATHS else args[:1]
+        return "" if all(_inside(place, writable) for place in places) else f"{event} {places}"
     if event in _OUTSIDE or (event in _PROGRAMS and not programs):
         return event
     return ""
