@@ -55,7 +55,7 @@ def _problem(
     values = np.asarray(answered)
     if values.shape != (rows,):  # an endpoint would hand a column on as lists or records
         return f"answers have shape {values.shape}, expected ({rows},): one probability a row"
-    if not np.issubdtype(values.dtype, np.number):
+    if values.dtype.kind not in "iuf":  # complex numbers would lose a part
         return f"answers are {values.dtype}, expected numbers"
     if not np.isfinite(values.astype(float)).all():
         return f"{int((~np.isfinite(values.astype(float))).sum())} answers are not finite"
@@ -183,6 +183,7 @@ def _orders(
 
 # %% ../../nbs/lib/gate/probe.ipynb #e7b9d5f3
 _LARGEST = 131_072  # rows; batch scoring asks about so many at once
+_MIDDLE = 24  # calls of sizes between the largest group and the largest call, by chance
 
 
 def _size_of_large_call(predict: Predict, rows: pd.DataFrame) -> int:
@@ -190,6 +191,15 @@ def _size_of_large_call(predict: Predict, rows: pd.DataFrame) -> int:
     needed = _or_none(_milliseconds, predict, batch)
     affordable = BATCH if needed is None else int(BATCH * _PATIENCE * 1000 / max(needed, 1e-3))
     return min(_LARGEST, max(BATCH, affordable))
+
+
+def _random_sizes(
+    rows: int,
+    largest: int,
+    rng: np.random.Generator,
+) -> Iterator[np.ndarray]:  # positions
+    for exponent in rng.uniform(np.log(max(_SIZES)), np.log(largest), _MIDDLE):
+        yield rng.permutation(np.arange(int(np.exp(exponent))) % rows)
 
 
 def repeat_problem(
@@ -201,9 +211,10 @@ def repeat_problem(
     "Whether the same rows get the same answers: again, in any order, alone, in groups, in one large call."
     sample, rng = rows[FEATURES], np.random.default_rng(seed)
     large = rng.permutation(np.arange(_size_of_large_call(predict, sample)) % len(sample))
-    end = time.monotonic() + _PATIENCE
-    for how, at in [*_orders(len(sample), rng), (f"in a call of {len(large)}", large)]:
-        if time.monotonic() > end and len(at) < len(sample):
+    end, calls = time.monotonic() + _PATIENCE, [large, *_random_sizes(len(sample), len(large), rng)]
+    named = [(f"in a call of {len(at)}", at) for at in calls]
+    for how, at in [*_orders(len(sample), rng), *named]:
+        if time.monotonic() > end and at is not large and len(at) != len(sample):
             continue
         answers, problem = _try(predict, sample.iloc[at])
         if answers is None:
@@ -267,6 +278,17 @@ def newest_problem(
         return problem
     if len(answers) > 1 and np.ptp(answers) == 0 and len(rows[FEATURES].drop_duplicates()) > 1:
         return f"all {len(rows)} customers of the newest snapshot get {answers[0]:.4f}"
+    return _problem_in_parts(predict, rows, answers)
+
+
+def _problem_in_parts(predict: Predict, rows: pd.DataFrame, answers: np.ndarray) -> str:
+    cut = int(np.random.default_rng().integers(1, len(rows) + 1))
+    for part in (np.arange(cut), np.arange(cut, len(rows))):
+        again, problem = _try(predict, rows.iloc[part]) if len(part) else (answers[part], "")
+        if again is None:
+            return f"no usable answers to a part of the newest snapshot: {problem}"
+        if not np.allclose(answers[part], again, rtol=0, atol=_SAME):
+            return "other answers to the newest snapshot in two parts than at once"
     return ""
 
 # %% ../../nbs/lib/gate/probe.ipynb #e48b5c69
