@@ -201,7 +201,7 @@ def test_an_honest_version_fails_no_check_but_the_comparison(
 
 def test_the_page_lists_these_candidates() -> None:
     page = json.loads((ROOT / "nbs/explanations/sabotage.ipynb").read_text())
-    text = "".join("".join(cell["source"]) for cell in page["cells"])
+    text = "\n".join("".join(cell["source"]) for cell in page["cells"])
     shown = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
     listed = [
         f"| {case.name} | `{case.check}` | {'own process' if case.process else ''} |"
