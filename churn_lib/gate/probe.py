@@ -201,7 +201,7 @@ def _random_sizes(
     for exponent in rng.uniform(np.log(max(_SIZES)), np.log(largest), _MIDDLE):
         yield rng.permutation(np.arange(int(np.exp(exponent))) % rows)
 
-
+# %% ../../nbs/lib/gate/probe.ipynb #cccef668
 def repeat_problem(
     predict: Predict,
     rows: pd.DataFrame,  # features
