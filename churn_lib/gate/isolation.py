@@ -51,7 +51,7 @@ def surroundings(
 def library_folders() -> list[str]:
     "The folders this process imports packages from; the project's own folder is none of them."
     package = str(Path(churn_lib.__file__).parent)
-    found = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    found = [path for path in sys.path if Path(path).name.endswith("-packages")]
     return [*found, package]
 
 # %% ../../nbs/lib/gate/isolation.ipynb #506ee21d

@@ -286,9 +286,10 @@ def _unlinked(
     chained = [each for each in rows if previous_of(each) is not None]
     if not chained:
         return False
-    if previous_of(row) is None:
-        return row["created_at"] > min(each["created_at"] for each in chained)
     old = [each for each in rows if previous_of(each) is None]
+    if previous_of(row) is None:  # the first of the chain vouches for all that were before it
+        late = row["created_at"] > min(each["created_at"] for each in chained)
+        return late or previous_of(chained[0]) != chain_head(old)
     return previous_of(row) not in {"", chain_head(old), *map(row_digest, chained)}
 
 # %% ../../nbs/lib/registry/evidence.ipynb #de3d0f49

@@ -260,8 +260,9 @@ def test_a_report_from_the_future_promotes_nobody(config: Settings) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"created_at": datetime.now(UTC) + timedelta(minutes=1)}, "does not follow any report"),
-        ({"created_at": datetime.now(UTC) + timedelta(hours=1)}, "which has not come yet"),
+        ({"ahead": timedelta(minutes=1)}, "does not follow any report"),
+        ({"ahead": timedelta(days=-1)}, "does not follow any report"),
+        ({"ahead": timedelta(hours=1)}, "which has not come yet"),
         ({"linked": 0}, "is not the one that the gate has noted"),
         ({"linked": -1}, "is not the one that the gate has noted"),
     ],
@@ -277,7 +278,7 @@ def test_a_report_that_somebody_else_has_written_promotes_nobody(
         at = changes["linked"] % len(rows)
         forged |= {"report": linked(rows, at), "created_at": datetime.now(UTC)}
     else:
-        forged |= changes
+        forged["created_at"] = datetime.now(UTC) + changes["ahead"]
     store.append(REPORTS, ibis.memtable(pa.Table.from_pylist([forged], evidence.SCHEMA)))
     with pytest.raises(PromotionRefused):
         promotion.promote(models, store, 1, config, "abc")

@@ -177,7 +177,8 @@ def test_promote_promote_rollback_in_unity_catalog(workspace: tuple[Catalog, Set
         judged(store, settings.model_name, version, champion)
         assert promote(settings, version).state == "PROMOTED"
     assert catalog.aliases == {"Production": "2", "Previous": "1"}
-    assert catalog.tags == {"ledger_sequence": "2"}
+    assert catalog.tags["ledger_sequence"] == "2"
+    assert catalog.tags["promotions_head"].startswith("2 sha256:")
     promotion.rollback(models, store, "back", "abc")
     assert catalog.aliases == {"Production": "1", "Previous": "2"}
     newest = promotion.history(models, store)[0]
