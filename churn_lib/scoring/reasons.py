@@ -252,9 +252,10 @@ def explainer_of(
     model: Any,  # a model as MLflow loads it, a ChurnModel or a classifier
 ) -> Explainer | None:  # None for a model that is no binary gradient boosting on numbers
     "The explainer of a gradient boosting model."
-    # every pyfunc has the method, and of some flavors MLflow knows no object behind it
-    with suppress(AttributeError, NotImplementedError):
-        model = model.get_raw_model()
+    if hasattr(model, "get_raw_model"):
+        # every pyfunc has the method; of some flavors MLflow knows no object behind it
+        with suppress(NotImplementedError):
+            model = model.get_raw_model()
     estimator = model.estimator if isinstance(model, ChurnModel) else model
     imputer = None
     if isinstance(estimator, Pipeline) and len(estimator) == 2:

@@ -184,12 +184,14 @@ add("a signature without a column", "signature", columns=FEATURES[:-1])
 add(
     "slow for one row",
     "single_row_latency",
+    # slow by the clock and not by work: the latency is what is judged
     lambda m, r: (time.sleep(0.03 * (len(r) == 1)), m.honest(r))[1],
     settings={"gate.max_latency_ms": 20.0},
 )
 add(
     "slow for a batch",
     "batch_latency",
+    # likewise, for the batch only
     lambda m, r: (time.sleep(0.3 * (len(r) == 10_000)), m.honest(r))[1],
     settings={"gate.max_batch_ms": 200.0},
 )
@@ -364,7 +366,7 @@ def empties_checks(m: Model, rows: pd.DataFrame) -> Any:
 
         checks.CHECKS = report.CHECKS = ()
         probe.ask_version = lambda *_: None
-    except Exception:
+    except Exception:  # wherever it runs, it goes on: what it answers is the sabotage
         pass
     return 1 - m.honest(rows)
 
