@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -128,11 +129,16 @@ def decode(
 def _ended(model: IsolatedModel, action: str) -> ModelError:
     process = model._process
     assert process is not None
-    code = process.wait(timeout=10)
-    model._log.seek(0)
+    try:
+        code = process.wait(timeout=1)
+        why = f"the model's process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+    except subprocess.TimeoutExpired:
+        why = "the model has closed the pipe for its answers"
+    _end(model)
+    size = model._log.seek(0, os.SEEK_END)
+    model._log.seek(max(0, size - 1_000))
     last = " ".join(model._log.read().decode(errors="replace").split())[-200:]
-    why = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return ModelError("ProcessEnded", f"{action}: the model's process ended with {why}; {last}")
+    return ModelError("ProcessEnded", f"{action}: {why}; {last}")
 
 
 def _too_slow(model: IsolatedModel, action: str) -> ModelError:
@@ -146,7 +152,8 @@ def _end(model: IsolatedModel) -> None:
     if process is None:
         return
     if hasattr(os, "killpg") and process.poll() is None:
-        os.killpg(process.pid, 9)  # what the model has started goes with it
+        with suppress(ProcessLookupError):  # it is ending right now
+            os.killpg(process.pid, 9)  # what the model has started goes with it
     process.kill()
     process.wait()
     for stream in (process.stdin, process.stdout):

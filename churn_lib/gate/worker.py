@@ -207,10 +207,13 @@ def confine(
     return enforced
 
 # %% ../../nbs/lib/gate/worker.ipynb #dbb437fa
+_LARGEST_FILE = 2**28  # bytes, of what a model prints, too
+
+
 def limit_memory(
     megabytes: int,  # beyond what the process has mapped already
 ) -> None:
-    "Let this process map only so much more memory, and leave no core file behind; Linux only."
+    "Let this process map only so much more memory and write no large files; Linux only."
     try:
         import resource
 
@@ -220,6 +223,7 @@ def limit_memory(
     most = mapped + megabytes * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
 
 
 def die_with_parent() -> None:
