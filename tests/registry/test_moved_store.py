@@ -259,7 +259,7 @@ def test_an_environment_that_was_moved_or_copied_with_its_project_is_made_again(
     (project / ".venv" / ".run-installed").touch()
 
     def plan(folder: Path) -> list[str]:
-        make = ["make", "--dry-run", "run"]
+        make = ["make", "--no-print-directory", "--dry-run", "run"]
         done = subprocess.run(make, cwd=folder, check=True, capture_output=True, text=True)
         return done.stdout.splitlines()
 
