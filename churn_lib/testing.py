@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .features import FEATURES, LABEL
+from .features import EXAMPLE, FEATURES, LABEL
 from .features.holdout import in_holdout_bucket
 from .model import ChurnModel, make_estimator
 from .settings import GateCheck, Settings, load
@@ -72,7 +72,11 @@ def _features(rng: np.random.Generator, rows: int) -> pd.DataFrame:
         + 30 * last_90d / (3 + last_90d)
         + 20 * sessions / (5 + sessions),
     }
-    return pd.DataFrame(values, columns=FEATURES).astype(float)
+    known = pd.DataFrame(values).astype(float)
+    for name in FEATURES:  # whatever else is declared, about as large as its example
+        if name not in known:
+            known[name] = rng.poisson(10 * EXAMPLE[name], rows) / 10
+    return known[[*FEATURES, *(name for name in known if name not in FEATURES)]]
 
 # %% ../nbs/lib/testing.ipynb #3e018abf
 def customer_rows(

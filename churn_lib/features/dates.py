@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import pdtr
 
-from .definitions import FeatureError
+from .declaration import FeatureError
 from ..settings import Settings
 
 # %% ../../nbs/lib/features/dates.ipynb #2e00ab9c

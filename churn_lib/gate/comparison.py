@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from .. import statistics
-from ..features.definitions import slice_table, slices
+from ..features.slices import slice_table, slices
 from ..features.snapshots import single_column_roc_auc
 from ..training.metrics import classification_metrics
 from .probe import Answers, Evidence

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
-from ..features.definitions import value_text
+from ..features.slices import value_text
 
 # %% ../../nbs/lib/monitoring/drift.ipynb #66bbc1a3
 @dataclass(frozen=True)

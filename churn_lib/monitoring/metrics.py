@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..features import FEATURES, LABEL
-from ..features.definitions import value_slices, value_text
+from ..features.slices import value_slices, value_text
 from . import requests
 from churn_lib.monitoring.drift import (
     STATISTICS,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STAGING', 'PRODUCTION', 'PREVIOUS', 'TABLE_VERSIONS', 'RegistryError', 'StoreError', 'explain', 'explained',
-           'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect', 'Basis', 'basis',
-           'versions', 'versions_table', 'missing']
+           'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect', 'inputs_of', 'Basis',
+           'basis', 'versions', 'versions_table', 'missing']
 
 # %% ../../nbs/lib/registry/models.ipynb #9919f137
 import json
@@ -550,6 +550,18 @@ def connect(
     if uri != "databricks":
         _forget("MLFLOW_REGISTRY_URI")
     return Registry(settings.model_name)
+
+# %% ../../nbs/lib/registry/models.ipynb #92be05cd
+def inputs_of(
+    registry: Registry,
+    number: int,  # version
+) -> dict[str, str]:  # column to the fingerprint of its feature; empty where that is not known
+    "The inputs of a version, in the order of its signature; none when it has no signature."
+    with _files_of(registry, number) as address:
+        info = mlflow.models.get_model_info(address)
+    known = (info.metadata or {}).get("features", {})
+    columns = info.signature.inputs.input_names() if info.signature else []
+    return {name: known.get(name, "") for name in columns}
 
 # %% ../../nbs/lib/registry/models.ipynb #60409b15
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Values', 'Tags', 'Result', 'TableError', 'TableChanged', 'ReadableTables', 'Tables', 'sql_text', 'sql_name',
-           'sql_files', 'split_name', 'predicate', 'retry_on_conflict', 'try_lock', 'exclusive_lock']
+           'sql_files', 'split_name', 'predicate', 'refuse_truncation', 'retry_on_conflict', 'try_lock',
+           'exclusive_lock']
 
 # %% ../../nbs/lib/tables/base.ipynb #2156c6a4
 import contextlib
@@ -66,7 +67,8 @@ class Tables(ReadableTables, Protocol):
     def overwrite(
         self, name: str, rows: ibis.Table, partition: Values = None, tags: Tags = None
     ) -> int:
-        "Replace the table `name`, or one `partition` of it, in one atomic commit."
+        """Replace the table `name`, or one `partition` of it, in one atomic commit; a column that only the
+        new rows of a partition have is added to the table."""
 
     def append(self, name: str, rows: ibis.Table, tags: Tags = None) -> int:
         "Add rows to the table `name` in one atomic commit; the first append makes the table."
@@ -129,6 +131,21 @@ def predicate(
         if not isinstance(value, str | int | datetime.date) or isinstance(value, bool):
             raise TableError(f"partition {column} = {value!r}: use text, a whole number or a date")
     return " AND ".join(f"{column} = {sql_text(str(each))}" for column, each in partition.items())
+
+# %% ../../nbs/lib/tables/base.ipynb #30baafdd
+def refuse_truncation(
+    name: str,  # schema.table
+    known: ibis.Schema,  # of the table
+    rows: ibis.Schema,  # of rows to be written
+) -> None:
+    "Raise `TableError` where a fraction would become a whole number."
+    for column, kind in rows.items():
+        whole = column in known and known[column].is_integer()
+        if whole and (kind.is_floating() or kind.is_decimal()):
+            raise TableError(
+                f"table {name} holds whole numbers in {column}, and these rows have fractions "
+                f"({kind}): give the column another name, or round its values"
+            )
 
 # %% ../../nbs/lib/tables/base.ipynb #cb0579dd
 Result = TypeVar("Result")

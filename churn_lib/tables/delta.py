@@ -41,6 +41,7 @@ from churn_lib.tables.base import (
     Values,
     exclusive_lock,
     predicate,
+    refuse_truncation,
     retry_on_conflict,
     split_name,
     sql_files,
@@ -178,6 +179,12 @@ _CONFIGURATION = {
 }
 
 
+def _evolution(table: DeltaTable, batches: pa.RecordBatchReader) -> dict[str, str]:
+    # rows of a newer release may have a column more; it is null in older rows
+    known = {field.name for field in table.schema().fields}
+    return {"schema_mode": "merge"} if known < set(batches.schema.names) else {}
+
+
 def _write(
     path: Path,  # the table's folder
     batches: pa.RecordBatchReader,  # rows
@@ -191,7 +198,7 @@ def _write(
         # "error": where another writer makes the table meanwhile, its rows are not ours to replace
         options["configuration"], mode = _CONFIGURATION, "error"
     elif partition:
-        options["predicate"] = predicate(partition)
+        options |= {"predicate": predicate(partition), **_evolution(table, batches)}
     # where the table is made meanwhile, delta-rs would quietly add these rows to those of the other
     retries = 0 if table is None else None
     properties = CommitProperties(custom_metadata=tags, max_commit_retries=retries)
@@ -209,11 +216,8 @@ def _append(path: Path, batches: pa.RecordBatchReader, version: int, tags: dict[
         )
         return 0
     table = DeltaTable(path, version=version)
-    known = {field.name for field in table.schema().fields}
-    # rows of a newer release may have a column more; it is null in older rows
-    new = known < set(batches.schema.names)
-    options: dict[str, Any] = {"schema_mode": "merge"} if new else {}
-    write_deltalake(table, batches, mode="append", commit_properties=properties, **options)
+    evolution: dict[str, Any] = _evolution(table, batches)
+    write_deltalake(table, batches, mode="append", commit_properties=properties, **evolution)
     return version + 1
 
 
@@ -324,6 +328,8 @@ class _DeltaWriter(_DeltaReader):
         partition: Values = None,
         tags: Tags = None,
     ) -> int:
+        if partition and isinstance(rows, ibis.Table) and self.exists(name):
+            refuse_truncation(name, self.read(name).schema(), rows.schema())
         streams = _streams(self.connection, rows, name)
 
         def commit(path: Path) -> int:
@@ -435,6 +441,7 @@ class RehearsalTables(_InMemory, Tables):
         if not partition or not self.exists(name):
             return self._write(name, rows, None)
         before = self.read(name)
+        refuse_truncation(name, before.schema(), rows.schema())
         replaced = reduce(and_, (before[column] == value for column, value in partition.items()))
         return self._write(name, rows, before.filter(~replaced.fill_null(False)))
 

@@ -28,6 +28,7 @@ from churn_lib.tables.base import (
     Tags,
     Values,
     predicate,
+    refuse_truncation,
     retry_on_conflict,
     split_name,
 )
@@ -253,6 +254,9 @@ def _commit(
         if _make(tables, name, frame, cluster, metadata):
             return
         full_name = tables.full_name(name)
+        if partition:
+            refuse_truncation(name, tables.read(name).schema(), rows.schema())
+            _add_columns(tables, name, frame)
         _check_columns(name, rows.columns, tables.spark.table(full_name).columns)
         writer = frame.writeTo(full_name).option("userMetadata", metadata)
         if partition is None:

@@ -18,7 +18,7 @@ from nbconvert.filters import markdown2html
 from sklearn.metrics import roc_auc_score
 
 from ..features import FEATURES, LABEL
-from ..features.definitions import slice_table, sliced_features, slices
+from ..features.slices import slice_table, sliced_features, slices
 from .metrics import calling_everybody, metric_intervals
 from ..pages import document
 from ..registry.evidence import latest_report

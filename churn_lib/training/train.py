@@ -43,7 +43,8 @@ from churn_lib.features import (
     to_frame,
     training_rows,
 )
-from ..features.definitions import sliced_features
+from ..features.slices import sliced_features
+from ..features.snapshots import recorded_fingerprints
 from .metrics import classification_metrics, contact_metrics, measure
 from .plots import figures
 from .record import PREDICTIONS, TrainingError, log_training_rows, new_artifact
@@ -158,6 +159,11 @@ def read_data_set(
     newest = newest_snapshot(features)
     if newest is None:
         raise TrainingError("gold.features is empty: run 01_feature_engineering first")
+    if missing := [name for name in FEATURES if name not in features.columns]:
+        raise TrainingError(
+            f"gold.features at version {feature_version} has no column {', '.join(missing)}: "
+            "run 01_feature_engineering, it adds what is newly declared"
+        )
     day = as_of or newest
     _, holdout_day, *training_days = feature_dates(day, settings)
     training, holdout = (
@@ -237,6 +243,7 @@ _NEEDED_TO_SERVE = ("mlflow", "scikit-learn", "pandas", "numpy", "cloudpickle")
 def _log_model(
     model: ChurnModel,
     rows: pd.DataFrame,  # rows for the input example
+    inputs: dict[str, str],  # feature to fingerprint
 ) -> str:  # the logged model's address
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "churn_lib"
@@ -251,7 +258,7 @@ def _log_model(
             serialization_format="cloudpickle",
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in _NEEDED_TO_SERVE],
             code_paths=[str(package)],
-            metadata={"decision_threshold": model.decision_threshold},
+            metadata={"decision_threshold": model.decision_threshold, "features": inputs},
         )
     return logged.model_uri
 
@@ -264,6 +271,7 @@ class Source:
     bronze: dict[str, str] = field(default_factory=dict)  # bronze table to its version
     left_out: str = ""  # events beyond the last complete day, in words
     sample: str = ""  # which sample the events are; empty: the user's own
+    fingerprints: dict[str, dict[str, str]] = field(default_factory=dict)  # by feature date
 
     def tags(self) -> dict[str, str]:
         "As the tags of a run name it."
@@ -287,7 +295,20 @@ def source(
     bronze = {key: str(value) for key, value in tags.items() if key.startswith("bronze.")}
     address = DeltaDatasetSource(delta_table_version=feature_version, **name)
     sample = sample_of(tables, int(bronze["bronze.events"])) if bronze else ""
-    return Source(address, bronze, tags.get("left_out", ""), sample)
+    known_by = recorded_fingerprints(tables, feature_version)
+    return Source(address, bronze, tags.get("left_out", ""), sample, known_by)
+
+# %% ../../nbs/lib/training/train.ipynb #3c290f22
+def _inputs(data: DataSet, origin: Source | None) -> dict[str, str]:
+    # feature to fingerprint; empty where the snapshots are older than fingerprints
+    known = [origin.fingerprints.get(str(day), {}) for day in data.days] if origin else [{}]
+    for name in FEATURES:
+        if len({each.get(name, "") for each in known}) > 1:
+            raise TrainingError(
+                f"gold.features has {name} by several definitions in the snapshots of "
+                f"{', '.join(map(str, data.days))}: run 01_feature_engineering with the same as_of"
+            )
+    return {name: known[0].get(name, "") for name in FEATURES}
 
 # %% ../../nbs/lib/training/train.ipynb #84549382
 def _tags(
@@ -384,7 +405,7 @@ def train(
     "Fit on the training rows, measure on the holdout and log all of it as one MLflow run."
     use_experiment(settings)
     tree = checkout(Path.cwd())
-    tags = _tags(data, settings, git_sha, tree, origin)
+    tags, inputs = _tags(data, settings, git_sha, tree, origin), _inputs(data, origin)
     tags |= {"rehearsal": "true"} if rehearsal else {}
     name = f"{'rehearse' if rehearsal else 'train'} {data.as_of}"
     with (
@@ -405,7 +426,7 @@ def train(
         for name, figure in plots.items():
             mlflow.log_figure(figure, name)
         _log_predictions(model, data.holdout, sliced_features(settings.gate.extra_slices))
-        model_uri = _log_model(model, data.training)
+        model_uri = _log_model(model, data.training, inputs)
     return Trained(model, run.info.run_id, model_uri, tags, measured, plots)
 
 # %% ../../nbs/lib/training/train.ipynb #3c18ab06

@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from churn_lib.features import FEATURES
-from churn_lib.features.definitions import (
+from churn_lib.features.slices import (
     SLICED,
     slice_table,
     sliced_features,

@@ -13,7 +13,7 @@ from churn_lib import features
 from churn_lib import settings as settings_module
 from churn_lib.data import events
 from churn_lib.features import snapshots
-from churn_lib.features.definitions import FeatureError
+from churn_lib.features.declaration import FeatureError
 from churn_lib.features.holdout import in_holdout_bucket
 from churn_lib.settings import ChurnError
 from churn_lib.tables import DeltaTables

@@ -1,6 +1,7 @@
 """gold.features: what is built, what is left alone, and labels that come with time."""
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from churn_lib import features, settings
 from churn_lib.data import events
 from churn_lib.features import snapshots
+from churn_lib.features.definitions import DECLARED
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
 from churn_lib.training import train
@@ -66,7 +68,8 @@ def test_changed_code_builds_again(
     store: DeltaTables, config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built(store, config)
-    monkeypatch.setattr(features.definitions, "_engagement", lambda row: row.total_events * 1.0)
+    changed = replace(DECLARED["engagement_score"], expression=lambda row: row.total_events * 1.0)
+    monkeypatch.setitem(DECLARED, "engagement_score", changed)
     assert built(store, config) == [True] * 3
 
 

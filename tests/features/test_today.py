@@ -15,7 +15,7 @@ from churn_lib import features
 from churn_lib.data import events as events_module
 from churn_lib.features import coverage
 from churn_lib.features.dates import Coverage
-from churn_lib.features.definitions import FeatureError
+from churn_lib.features.declaration import FeatureError
 
 CONNECTION = ibis.duckdb.connect()
 CONNECTION.raw_sql("SET TimeZone = 'UTC'")

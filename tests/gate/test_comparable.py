@@ -16,7 +16,7 @@ from churn_lib import settings as settings_module
 from churn_lib.data import events, simulation
 from churn_lib.data.simulation import Population, simulate_to
 from churn_lib.features import FEATURES, read_holdout, snapshots
-from churn_lib.features.definitions import FeatureError
+from churn_lib.features.declaration import FeatureError
 from churn_lib.features.holdout import in_holdout_bucket
 from churn_lib.gate import comparison, judge
 from churn_lib.gate.probe import Answers
