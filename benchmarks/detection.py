@@ -35,7 +35,7 @@ from benchmarks.simulated_worlds import NAMES, Shop
 from churn_lib import features, settings
 from churn_lib.data import simulation
 from churn_lib.features import FEATURES, LABEL
-from churn_lib.model import ChurnModel, make_estimator
+from churn_lib.model import ChurnModel
 from churn_lib.monitoring import (
     Window,
     alerts,
@@ -54,6 +54,7 @@ from churn_lib.monitoring.metrics import (
     quality_row,
 )
 from churn_lib.monitoring.windows import ANSWER, DECISION, Baseline, make_baseline
+from churn_lib.training import make_estimator
 
 ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 26, 52
 START = datetime.date(2025, 1, 6)

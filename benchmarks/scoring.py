@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from churn_lib.features import FEATURES
-from churn_lib.model import ChurnModel, make_estimator
+from churn_lib.model import ChurnModel
 from churn_lib.scoring import Scorer, read_snapshot, score
 from churn_lib.scoring.batch import score_batch
 from churn_lib.scoring.reasons import explainer_of
 from churn_lib.tables import DeltaTables
-from churn_lib.training import SIGNATURE
+from churn_lib.training import SIGNATURE, make_estimator
 
 DAY = datetime.date(2024, 7, 1)
 ROWS_OF_SHAP = 5_000

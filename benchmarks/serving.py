@@ -33,9 +33,9 @@ from databricks.sdk.service.serving import EndpointCoreConfigInput, ServedEntity
 
 from churn_lib import registry, settings
 from churn_lib.features import FEATURES
-from churn_lib.model import ChurnModel, make_estimator
+from churn_lib.model import ChurnModel
 from churn_lib.serving.local import process as server_process
-from churn_lib.training import train
+from churn_lib.training import make_estimator, train
 
 NAME = "benchmark"
 

@@ -7,6 +7,7 @@ __all__ = ['NOTEBOOK', 'ReproductionError', 'rebuild', 'first_difference', 'Repr
 
 # %% ../nbs/lib/reproduction.ipynb #cd638450
 import configparser
+import json
 import os
 import re
 import secrets
@@ -83,7 +84,9 @@ def _project(worktree: Path) -> Path:  # the folder that holds nbs
     raise ReproductionError(f"the commit has no {NOTEBOOK}: it is older than the pipeline")
 
 # %% ../nbs/lib/reproduction.ipynb #6ac19665
-def _text(value: Any) -> str:
+def _text(value: Any) -> str:  # as settings.ini has it
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)

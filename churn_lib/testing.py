@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from .features import EXAMPLE, FEATURES, LABEL
 from .features.holdout import in_holdout_bucket
-from .model import ChurnModel, make_estimator
+from .model import ChurnModel
 from .settings import GateCheck, Settings, load
 from .tables import Tables, connect
 
@@ -111,6 +111,8 @@ def fitted_model(
     threshold: float = 0.4,  # probability from which a customer counts as churning
 ) -> ChurnModel:
     "The pipeline's model, fitted."
+    from churn_lib.training import make_estimator
+
     rows = customer_rows() if rows is None else rows
     return ChurnModel(make_estimator(estimator, 0), threshold).fit(rows[FEATURES], rows[LABEL])
 

@@ -333,7 +333,7 @@ def test_a_kernel_that_goes_on_with_what_it_has_imported_is_told_to_restart(
         "import pathlib\n"
         "for path in ('churn_lib/model.py', 'nbs/lib/model.ipynb'):\n"
         "    file = pathlib.Path('../..', path)\n"
-        "    file.write_text(file.read_text().replace('learning_rate=0.03', 'learning_rate=0.07'))"
+        "    file.write_text(file.read_text().replace('1e-12', '1e-11'))"
     )
     asking = "job_context.check_code()\n'right'"
     sources = [setup, "from churn_lib import job_context, model", asking, change, asking]

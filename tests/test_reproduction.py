@@ -115,7 +115,10 @@ def test_a_clone_that_has_moved_on_makes_a_version_again_and_changes_nothing_els
 
 
 def test_uncommitted_changes_are_part_of_the_record(project: Path) -> None:
-    both = (project / "churn_lib" / "model.py", project / "nbs" / "lib" / "model.ipynb")
+    both = (
+        project / "churn_lib" / "training" / "estimators.py",
+        project / "nbs" / "lib" / "training" / "estimators.ipynb",
+    )
     committed = {path: path.read_text() for path in both}
     try:
         for path, text in committed.items():

@@ -46,6 +46,11 @@ def test_targets_keep_their_models_and_catalogs_apart() -> None:
         ("gate.min_roc_auc", "high"),
         ("gate.promote_on_tie", "perhaps"),
         ("training.estimator", "random_forest"),
+        ("training.estimator", "package.module:"),
+        ("training.estimator_parameters", "[1]"),
+        ("training.estimator_parameters", "{max_iter: 5}"),
+        ("training.estimator_parameters", '{"max_iter": 5, "max_iter": 6}'),
+        ("training.estimator_parameters", '{"max_iter": NaN}'),
         ("catalog", "my catalog"),
     ],
 )
@@ -188,8 +193,9 @@ def test_a_record_from_before_the_groups_is_read_under_the_names_of_now() -> Non
         "monitoring.slices": ["tier"],
         "gone": 1,
         "training.threshold": "f1",  # what held before there was a choice
+        "training.estimator_parameters": {},
     }
-    chosen = {"training.threshold": "value"}
+    chosen = {"training.threshold": "value", "training.estimator_parameters": {"max_iter": 5}}
     assert settings.named_as_now(chosen) == chosen
 
 

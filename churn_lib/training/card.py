@@ -203,6 +203,13 @@ def _gate(
     return f"{head}\n\n{_table(['check', 'value', 'bound', 'verdict'], body)}" if body else head
 
 # %% ../../nbs/lib/training/card.ipynb #c5af7887
+def _estimator(record: Record) -> str | None:  # with what differs; None when not recorded
+    made = named_as_now(record.settings or {})
+    changed = made["training.estimator_parameters"]
+    shown = f" with {json.dumps(changed)}" if changed else ""
+    return f"{made['training.estimator']}{shown}" if "training.estimator" in made else None
+
+
 def _rebuild(record: Record) -> str:
     tags, where = record.tags, record.environment or {}
     libraries = where.get("libraries", {})
@@ -210,6 +217,7 @@ def _rebuild(record: Record) -> str:
         ["commit", tags.get("git_sha")],
         ["lock", tags.get("lock_hash")],
         ["settings", tags.get("settings_fingerprint")],
+        ["estimator", _estimator(record)],
         ["Python", where.get("python")],
         ["scikit-learn", libraries.get("scikit-learn")],
         ["seed", where.get("random_state")],

@@ -31,6 +31,7 @@ from mlflow.data.delta_dataset_source import DeltaDatasetSource
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from sklearn.base import BaseEstimator
 from threadpoolctl import threadpool_limits
 
 from ..data import sample_of
@@ -45,7 +46,9 @@ from churn_lib.features import (
 )
 from ..features.slices import sliced_features
 from ..features.snapshots import recorded_fingerprints
+from .estimators import estimator_of
 from .metrics import classification_metrics, contact_metrics, measure
+from .packing import packed
 from .plots import figures
 from .record import PREDICTIONS, TrainingError, log_training_rows, new_artifact
 from churn_lib.model import (
@@ -53,7 +56,6 @@ from churn_lib.model import (
     best_f1_threshold,
     best_value_threshold,
     capacity_threshold,
-    make_estimator,
     out_of_fold,
 )
 from ..provenance import Checkout, checkout, environment, lock_hash
@@ -206,9 +208,9 @@ def choose_threshold(
     settings: Settings,  # training.*
 ) -> tuple[float, dict[str, float]]:  # decision threshold, cross-validated metrics at it
     "The threshold by training.threshold, on predictions by models that have not seen the customer."
-    estimator = make_estimator(settings.training.estimator, settings.training.random_state)
+    estimator = estimator_of(settings)
     X, y = training[FEATURES], training[LABEL]
-    with threadpool_limits(settings.training.threads, "openmp"):
+    with threadpool_limits(settings.training.threads):
         probability = out_of_fold(estimator, X, y, training["customer_id"])
     threshold = _threshold(training, probability, settings)
     worth = contact_metrics(y, probability, threshold, settings.training)
@@ -224,12 +226,20 @@ def choose_threshold(
 # %% ../../nbs/lib/training/train.ipynb #7350d48b
 def fit(
     training: pd.DataFrame,  # training rows
-    settings: Settings,  # training.estimator and training.random_state
+    settings: Settings,  # training.*
     threshold: float,  # probability from which a customer counts as a churner
 ) -> ChurnModel:
     "The settings' estimator, fitted on all training rows."
-    estimator = make_estimator(settings.training.estimator, settings.training.random_state)
-    with threadpool_limits(settings.training.threads, "openmp"):
+    return _fitted(estimator_of(settings), training, settings, threshold)
+
+
+def _fitted(
+    estimator: BaseEstimator,
+    training: pd.DataFrame,
+    settings: Settings,
+    threshold: float,
+) -> ChurnModel:
+    with threadpool_limits(settings.training.threads):
         return ChurnModel(estimator, threshold).fit(training[FEATURES], training[LABEL])
 
 # %% ../../nbs/lib/training/train.ipynb #a6d59195
@@ -245,18 +255,19 @@ def _log_model(
     rows: pd.DataFrame,  # rows for the input example
     inputs: dict[str, str],  # feature to fingerprint
 ) -> str:  # the logged model's address
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, packed(model) as needed:
         package = Path(folder) / "churn_lib"
         package.mkdir()
         for source in (churn_lib.__file__, model_module.__file__):
             shutil.copy(str(source), package)
+        served = [f"{name}=={metadata.version(name)}" for name in _NEEDED_TO_SERVE]
         logged = mlflow.sklearn.log_model(
             model,
             name="churn-gbm",
             signature=SIGNATURE,
             input_example=rows[FEATURES].head(5),
             serialization_format="cloudpickle",
-            pip_requirements=[f"{name}=={metadata.version(name)}" for name in _NEEDED_TO_SERVE],
+            pip_requirements=list(dict.fromkeys([*served, *needed])),
             code_paths=[str(package)],
             metadata={"decision_threshold": model.decision_threshold, "features": inputs},
         )
@@ -330,6 +341,7 @@ def _tags(
         "holdout_share": str(settings.data.holdout_share),
         "training_feature_dates": ",".join(days),
         "holdout_feature_date": str(pd.Timestamp(data.holdout["feature_date"].iloc[0]).date()),
+        "estimator": settings.training.estimator,
         "threshold_rule": settings.training.threshold,
         "settings_fingerprint": settings_module.fingerprint(settings),
         "lock_hash": lock_hash(settings),
@@ -356,6 +368,19 @@ def _autologging() -> Iterator[None]:
         yield
     finally:
         mlflow.sklearn.autolog(disable=True)
+
+
+def _log_parameters(model: ChurnModel) -> None:  # of estimators that autologging does not know
+    run, kind = mlflow.active_run(), type(model.estimator)
+    if run and "estimator_name" not in mlflow.get_run(run.info.run_id).data.tags:
+        mlflow.log_params(
+            {name: str(value) for name, value in model.estimator.get_params().items()}
+        )
+        name = {
+            "estimator_name": kind.__name__,
+            "estimator_class": f"{kind.__module__}.{kind.__name__}",
+        }
+        mlflow.set_tags(name)
 
 
 def _log_data(
@@ -403,13 +428,14 @@ def train(
     rehearsal: bool = False,  # mark the run as one that no version comes of
 ) -> Trained:
     "Fit on the training rows, measure on the holdout and log all of it as one MLflow run."
+    estimator = estimator_of(settings)  # before there is a run: none is left without a model
     use_experiment(settings)
     tree = checkout(Path.cwd())
     tags, inputs = _tags(data, settings, git_sha, tree, origin), _inputs(data, origin)
     tags |= {"rehearsal": "true"} if rehearsal else {}
     name = f"{'rehearse' if rehearsal else 'train'} {data.as_of}"
     with (
-        threadpool_limits(settings.training.threads, "openmp"),
+        threadpool_limits(settings.training.threads),
         mlflow.start_run(run_name=name, tags=tags) as run,
     ):
         _log_origin(settings, tree)
@@ -417,7 +443,8 @@ def train(
         log_training_rows(data.training)  # the gate holds them against the holdout
         threshold, cross_validated = choose_threshold(data.training, settings)
         with _autologging():
-            model = fit(data.training, settings, threshold)
+            model = _fitted(estimator, data.training, settings, threshold)
+        _log_parameters(model)
         measured = measure(model, data.holdout) | contact_metrics(
             data.holdout[LABEL], model.predict(data.holdout[FEATURES]), threshold, settings.training
         )

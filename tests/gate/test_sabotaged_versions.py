@@ -24,10 +24,10 @@ from churn_lib.features.definitions import FEATURES, LABEL
 from churn_lib.features.holdout import to_frame, training_rows
 from churn_lib.gate import comparison, probe
 from churn_lib.gate.report import GateReport
-from churn_lib.model import ChurnModel, make_estimator
+from churn_lib.model import ChurnModel
 from churn_lib.registry.promotion import GateFailed, promote
 from churn_lib.testing import shop_tables
-from churn_lib.training import record
+from churn_lib.training import make_estimator, record
 from tests.gate import sabotaged
 from tests.gate.sabotaged import CASES, Honest, Model, Sabotage
 from tests.shared import empty_mlflow

@@ -26,9 +26,10 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from churn_lib.features import FEATURES
-from churn_lib.model import ChurnModel, make_estimator
+from churn_lib.model import ChurnModel
 from churn_lib.scoring import reasons
 from churn_lib.scoring.reasons import REASONS, ReasonsError, explainer_of, top_reasons
+from churn_lib.training import make_estimator
 
 NAMES = ["a", "b", "c", "d"]
 SEEDS = st.integers(0, 2**32 - 1)

@@ -12,10 +12,10 @@ from churn_lib.features import FEATURES, LABEL
 from churn_lib.model import (
     best_value_threshold,
     capacity_threshold,
-    make_estimator,
     out_of_fold,
 )
 from churn_lib.statistics import contact_value
+from churn_lib.training.estimators import estimator_of
 from churn_lib.training.metrics import calling_everybody, contact_metrics
 from churn_lib.training.record import TrainingError
 from churn_lib.training.train import choose_threshold, fit
@@ -111,7 +111,7 @@ def test_value_uses_the_figures_of_the_settings() -> None:
     settings = settings_module.load("local").updated(changed | {"training.contact_cost": 2})
     rows = customers()
     y, X, who = rows[LABEL], rows[FEATURES], rows["customer_id"]
-    estimator = make_estimator(settings.training.estimator, settings.training.random_state)
+    estimator = estimator_of(settings)
     expected = best_value_threshold(y, out_of_fold(estimator, X, y, who), 5, 2)
     assert choose_threshold(rows, settings)[0] == expected
 
