@@ -25,7 +25,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from ..features import FEATURES
-from .reasons import REASONS, Explainer, explainer_of, top_reasons
+from churn_lib.scoring.reasons import (
+    REASONS,
+    Explainer,
+    LinearExplainer,
+    described,
+    explainer_of,
+    top_reasons,
+)
 from ..registry import PRODUCTION, Registry, basis
 from ..registry.evidence import VersionChanged, load_unchanged, refuse_changed_answers
 from ..registry.models import Basis
@@ -75,13 +82,20 @@ class Scorer:
     version: int
     model: Any = field(repr=False)  # `predict` takes features of shape (rows, 10)
     threshold: float  # probability from which a customer counts as a churner
-    explainer: Explainer | None = field(repr=False)  # None: this make of model gets no reasons
+    explainer: Explainer | LinearExplainer | None = field(repr=False)  # None: no reasons
     basis: Basis | None = None  # what it predicts and was trained on
 
     def warning(self, settings: Settings) -> str:  # empty when there is nothing to say
         "What to know before acting on its scores."
         remarks = self.basis.remarks(settings) if self.basis else []
         return f"version {self.version}: {'; '.join(remarks)}" if remarks else ""
+
+    @property
+    def reasons(self) -> str:
+        "Whether its predictions come with reasons, in words."
+        if self.explainer:
+            return "yes"
+        return f"no reasons for {described(self.model)}, the scores are complete"
 
 # %% ../../nbs/lib/scoring/batch.ipynb #2e7674b2
 def production(
@@ -186,7 +200,9 @@ def _score_on_spark(snapshot: Snapshot, scorer: Scorer, backend: Any) -> Iterato
 _SPARK_REASONS = "array<struct<feature: string, value: double, contribution: double>>"
 
 
-def _spark_reasons(explainer: Explainer | None) -> Callable:  # a function of one struct column
+def _spark_reasons(
+    explainer: Explainer | LinearExplainer | None,
+) -> Callable:  # a function of one struct column
     import cloudpickle
     from pyspark.sql import functions
 

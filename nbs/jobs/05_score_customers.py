@@ -45,8 +45,8 @@ job
 # %% [markdown]
 # ## Who answers
 #
-# The alias is resolved here, once. Reasons are exact Shapley values; a model of a make that has none
-# says so in the line `reasons`.
+# The alias is resolved here, once. Reasons are exact Shapley values; for an estimator that has none the line
+# `reasons` says so.
 
 # %%
 config = settings.load(job.target)
@@ -58,7 +58,7 @@ origin = {
     "predicts": f"no event within {scorer.basis.horizon_days} days",
     "trained on": scorer.basis.data,
     "decision_threshold": scorer.threshold,
-    "reasons": "yes" if scorer.explainer else "none for this make of model",
+    "reasons": scorer.reasons,
 }
 against = promotion.objection(models, store, scorer.version, config)
 warning = "; ".join(filter(None, [against, scorer.warning(config)]))

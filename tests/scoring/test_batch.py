@@ -20,7 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -92,8 +92,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> settings.Settings:
         small = HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=8, random_state=0)
         assert register(models, small, 0.4) == 1
         assert register(models, clone(small).set_params(max_iter=10), 0.7) == 2
-        linear = make_pipeline(StandardScaler(), LogisticRegression())
-        assert register(models, linear, 0.5) == 3
+        bayes = make_pipeline(StandardScaler(), GaussianNB())
+        assert register(models, bayes, 0.5) == 3
     models.set_alias(registry.PRODUCTION, 1)
     return config
 
@@ -214,7 +214,9 @@ def test_a_model_of_another_make_scores_without_reasons(
     store: tables.DeltaTables, models: registry.Registry
 ) -> None:
     models.set_alias(registry.PRODUCTION, 3)
-    scoring.score(store, scoring.read_snapshot(store), scoring.production(models), "abc")
+    scorer = scoring.production(models)
+    assert scorer.reasons == "no reasons for StandardScaler + GaussianNB, the scores are complete"
+    scoring.score(store, scoring.read_snapshot(store), scorer, "abc")
     rows = store.read("gold.predictions").to_pandas()
     assert len(rows) == CUSTOMERS
     assert rows.reasons.isna().all()

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scipy.special import logit
+from lightgbm import LGBMClassifier
+from scipy.special import expit
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import (
@@ -30,6 +31,7 @@ from churn_lib.model import ChurnModel
 from churn_lib.scoring import reasons
 from churn_lib.scoring.reasons import REASONS, ReasonsError, explainer_of, top_reasons
 from churn_lib.training import make_estimator
+from churn_lib.training.estimators import ESTIMATORS
 
 NAMES = ["a", "b", "c", "d"]
 SEEDS = st.integers(0, 2**32 - 1)
@@ -141,7 +143,7 @@ def test_contributions_of_classic_boosting_are_its_shapley_values(seed: int) -> 
     np.testing.assert_allclose(explainer.contributions(X.head(4)), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("estimator", ["hist_gradient_boosting", "gradient_boosting"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_base_value_and_contributions_are_the_log_odds_of_the_answer(estimator: str) -> None:
     rng = np.random.default_rng(0)
     X = pd.DataFrame(rng.exponential(10, (1_000, len(FEATURES))), columns=FEATURES)
@@ -151,7 +153,7 @@ def test_base_value_and_contributions_are_the_log_odds_of_the_answer(estimator: 
     asked = pd.concat([X, pd.DataFrame([[np.nan] * 10, [1e9] * 10, [-1e9] * 10], columns=FEATURES)])
     explainer = explainer_of(model)
     answered = explainer.base_value + explainer.contributions(asked).sum(axis=1)
-    np.testing.assert_allclose(answered, logit(model.predict(asked)), atol=1e-9)
+    np.testing.assert_allclose(expit(answered), model.predict(asked), rtol=0, atol=1e-12)
 
 
 def test_a_tree_cut_into_single_leaves_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,13 +174,74 @@ def test_columns_are_found_by_name_and_not_by_place() -> None:
     )
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+def test_trees_of_lightgbm_have_the_contributions_that_it_computes_itself(gaps: bool) -> None:
+    X, y = made_up(5, gaps)
+    model = LGBMClassifier(n_estimators=20, num_leaves=15, min_child_samples=3, verbosity=-1)
+    model.fit(X, y, sample_weight=np.where(X.b.fillna(0) > 5, 2.0, 1.0))
+    asked = made_up(6, gaps=True)[0]
+    explainer = explainer_of(model)
+    own = model.predict(asked, pred_contrib=True)
+    assert explainer is not None
+    np.testing.assert_allclose(explainer.contributions(asked), own[:, :-1], rtol=0, atol=1e-9)
+    assert explainer.base_value == pytest.approx(own[0, -1], abs=1e-9)
+
+
+@pytest.mark.parametrize("with_mean", [True, False])
+def test_weights_are_the_shapley_values_of_leaving_features_at_their_average(
+    with_mean: bool,
+) -> None:
+    X, y = made_up(7, gaps=True)
+    scaler = StandardScaler(with_mean=with_mean)
+    imputer = SimpleImputer(strategy="median").set_output(transform="pandas")
+    model = make_pipeline(imputer, scaler, LogisticRegression()).fit(X, y)
+    explainer, filled = explainer_of(model), imputer.transform(X)
+    assert explainer is not None
+    found, names = explainer.contributions(X.head(3)), list(X)
+    average = pd.DataFrame([filled.mean()])[names]
+    assert explainer.base_value == pytest.approx(model.decision_function(average)[0])
+    for row in range(3):
+        for at, name in enumerate(names):
+            total = 0.0
+            for known in itertools.product([False, True], repeat=len(names)):
+                if known[at]:
+                    continue
+                without = average.copy()
+                for other, is_known in zip(names, known, strict=True):
+                    if is_known:
+                        without[other] = filled[other].iloc[row]
+                also = without.assign(**{name: filled[name].iloc[row]})
+                gain = model.decision_function(also)[0] - model.decision_function(without)[0]
+                others_known = sum(known)
+                total += (
+                    gain
+                    * math.factorial(others_known)
+                    * math.factorial(len(names) - 1 - others_known)
+                )
+            assert found[row, at] == pytest.approx(total / math.factorial(len(names)))
+
+
 def others() -> dict[str, object]:
     """Models that answer probabilities and have no reasons here."""
     X, y = made_up(3, gaps=False)
     three = np.digitize(X.a, [4, 8])
     small = {"max_iter": 3}
     return {
-        "linear": make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y),
+        "not scaled": LogisticRegression().fit(X, y),
+        "scaled twice": make_pipeline(StandardScaler(), StandardScaler(), LogisticRegression()).fit(
+            X, y
+        ),
+        "averaged": LGBMClassifier(
+            n_estimators=3, boosting_type="rf", subsample=0.5, subsample_freq=1, verbosity=-1
+        ).fit(X, y),
+        "zero is missing": LGBMClassifier(
+            n_estimators=3, zero_as_missing=True, min_child_samples=2, verbosity=-1
+        ).fit(X, y),
+        "stretched": LGBMClassifier(n_estimators=3, sigmoid=2, verbosity=-1).fit(X, y),
+        "linear leaves": LGBMClassifier(n_estimators=3, linear_tree=True, verbosity=-1).fit(X, y),
+        "categories of LightGBM": LGBMClassifier(n_estimators=3, verbosity=-1).fit(
+            X.assign(a=pd.Categorical(X.a.round() % 5)), y
+        ),
         "constant": DummyClassifier().fit(X, y),
         "forest": RandomForestClassifier(3).fit(X, y),
         "calibrated": CalibratedClassifierCV(HistGradientBoostingClassifier(**small)).fit(X, y),

@@ -42,7 +42,7 @@ from churn_lib.serving.local.api import (
     conflict,
     not_found,
 )
-from .fast_trees import FastModel, NotConvertible, verified
+from .fast_trees import FastLinear, FastModel, NotConvertible, verified
 from churn_lib.serving.local.requests import (
     InvalidRequest,
     Request,
@@ -77,7 +77,10 @@ class ServedModel:
     def answer(self, request: Request) -> bytes:
         "The answer as JSON; raises `InvalidRequest` when the model cannot make one."
         if self.fast is not None and request.matrix is not None:
-            probability = self.fast.predict(request.matrix).tolist()
+            try:
+                probability = self.fast.predict(request.matrix).tolist()
+            except ValueError as error:  # what the model refuses, too
+                raise InvalidRequest(f"the model raised ValueError: {error}") from error
             return b'{"predictions": ' + json.dumps(probability).encode() + b"}"
         text = io.StringIO()
         try:
@@ -104,7 +107,8 @@ def load_version(
     reader = reader_for(model.metadata.signature, max_rows)
     try:
         fast = verified(model) if reader.only_numbers else None
-        log("serving its trees, equal on every row tried" if fast else "serving its predict")
+        kind = "sums" if isinstance(fast, FastLinear) else "trees"
+        log(f"serving its {kind}, equal on every row tried" if fast else "serving its predict")
     except NotConvertible as reason:
         fast = None
         log(f"serving its predict: {reason}")
