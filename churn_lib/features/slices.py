@@ -60,6 +60,8 @@ def slices(
     "Groups of customers; raises `SettingsError` when `extra` names no feature."
     found = {}
     for feature in sliced_features(extra):
+        if feature not in rows:  # declared since these rows were computed
+            continue
         band = _bands(rows[feature])
         for number in np.unique(band):
             chosen = np.flatnonzero(band == number)

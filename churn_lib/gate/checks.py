@@ -22,7 +22,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from .. import statistics
-from ..features import FEATURES
+from ..features import feature_columns
 from .comparison import RAREST, Case, Comparison, daily_difference
 from .probe import BATCH, Evidence
 from ..settings import GateCheck, Settings
@@ -131,27 +131,42 @@ def newest_snapshot(case: Case) -> Measured:
     return _without(case.candidate.newest_problem, "the newest snapshot can be scored")
 
 # %% ../../nbs/lib/gate/checks.ipynb #8b763e0f
-def _signature_problem(candidate: Evidence) -> str:
-    columns = candidate.columns
-    if columns is None:
-        return "the model has no signature: log it with the features as inputs"
-    if missing := [name for name in FEATURES if name not in columns]:
-        return f"the signature lacks {', '.join(missing)}"
-    if unknown := [name for name in columns if name not in FEATURES]:
-        return f"the signature asks for {', '.join(unknown)}, which is no feature"
-    if list(columns) != FEATURES:
-        at = next(i for i, name in enumerate(FEATURES) if columns[i] != name)
-        return f"input {at + 1} of the signature is {columns[at]}, the contract has {FEATURES[at]}"
-    if candidate.outputs != 1:
-        return f"the signature has {candidate.outputs} outputs, expected one probability"
+def _inputs_problem(columns: tuple[str, ...], trained_on: tuple[str, ...]) -> str:
+    if missing := [name for name in trained_on if name not in columns]:
+        return f"the signature lacks {', '.join(missing)}, which its training has noted"
+    if unknown := [name for name in columns if name not in trained_on]:
+        return f"the signature asks for {', '.join(unknown)}, which its training has not noted"
+    if columns != trained_on:
+        at = next(i for i, name in enumerate(trained_on) if columns[i] != name)
+        return (
+            f"input {at + 1} of the signature is {columns[at]}, its training has {trained_on[at]}"
+        )
     return ""
 
 
+def _signature_problem(candidate: Evidence, known: list[str]) -> str:
+    columns = candidate.columns
+    if not columns:
+        return "the model has no signature: log it with the features as inputs"
+    if len(set(columns)) < len(columns):
+        return "the signature names a column twice"
+    if candidate.trained_on is not None and (
+        problem := _inputs_problem(columns, candidate.trained_on)
+    ):
+        return problem
+    if unknown := [name for name in columns if name not in known]:
+        return f"the signature asks for {', '.join(unknown)}, which gold.features does not have"
+    if candidate.outputs != 1:
+        return f"the signature has {candidate.outputs} outputs, expected one probability"
+    return candidate.input_problem
+
+
 def signature(case: Case) -> Measured:
-    "Whether the model declares the ten features in the contract's order, and one output."
-    return _without(
-        _signature_problem(case.candidate), "the ten features in their order, one output"
-    )
+    "Whether the model's inputs are features as it was trained on them, and its output is one."
+    known = feature_columns(case.rows)
+    inputs = len(case.candidate.columns or ())
+    fine = f"{inputs} features as the model was trained on them, one output"
+    return _without(_signature_problem(case.candidate, known), fine)
 
 # %% ../../nbs/lib/gate/checks.ipynb #f1f43d47
 def holdout_labels(case: Case) -> Measured:
@@ -395,7 +410,9 @@ def leakage_time(case: Case) -> Measured:
 # %% ../../nbs/lib/gate/checks.ipynb #8dd8741b
 def leakage_features(case: Case) -> Measured:
     "Whether a feature is the label in disguise."
-    best, bound = case.single_columns, case.settings.gate.max_feature_roc_auc
+    every, bound = case.single_columns, case.settings.gate.max_feature_roc_auc
+    own = every[every.index.isin(case.candidate.columns or every.index)]
+    best = own if len(own) else every
     value, feature = float(best.iloc[0]), best.index[0]
     if value >= bound:
         return value, bound, False, f"{feature} alone tells who churns: is it made from the label?"

@@ -158,6 +158,8 @@ def _as_dict(report: GateReport) -> dict[str, Any]:
             "passed": report.passed,
             "tie": report.tie,
             "not_compared": case.difference,
+            "inputs": dict(case.candidate.inputs),
+            "feature_changes": case.feature_changes,
             "replace_reason": case.replace_reason,
             "warnings": [found.name for found in report.warnings],
             "settings_differ": list(case.differing or ()),
@@ -195,6 +197,8 @@ def heading(
     refused = len(report.failures) + len(report.unmeasured)
     ended = f"{FAIL} {refused} of {len(report.results)} checks"
     ended = f"{report.verdict}: every check passed" if report.passed else ended
+    changes = report.case.feature_changes.items()
+    changed = "".join(f", features {kind}: {', '.join(which)}" for kind, which in changes)
     names = ", ".join(result.name for result in report.warnings)
     warned = f", advisory failures: {names}" if names else ""
     warned += (
@@ -202,7 +206,7 @@ def heading(
         if report.case.differing
         else ""
     )
-    where = f"against {against}, on {len(report.case.holdout)} held-out customers"
+    where = f"against {against}{changed}, on {len(report.case.holdout)} held-out customers"
     return f"Version {report.candidate} {ended}{warned}, {where}"
 
 # %% ../../nbs/lib/gate/report.ipynb #20680025
@@ -404,7 +408,9 @@ def record(
         _log_artifacts(registry, row, report)
     if case.candidate.probability is not None:  # before the report, which says that they are there
         given = row["report_id"], registry.model_name, report.candidate
-        write_answers(tables, *given, case.holdout, case.on_holdout(case.candidate))
+        own = case.rows if case.candidate.own_rows is None else case.candidate.own_rows
+        asked = own.iloc[case.newest]
+        write_answers(tables, *given, asked, case.on_holdout(case.candidate))
     append_report(registry, tables, row)
     registry.tag(report.candidate, _tags(row, report))
     return row["report_id"]

@@ -559,7 +559,7 @@ def inputs_of(
     "The inputs of a version, in the order of its signature; none when it has no signature."
     with _files_of(registry, number) as address:
         info = mlflow.models.get_model_info(address)
-    known = (info.metadata or {}).get("features", {})
+    known = dict((info.metadata or {}).get("features") or [])
     columns = info.signature.inputs.input_names() if info.signature else []
     return {name: known.get(name, "") for name in columns}
 

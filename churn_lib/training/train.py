@@ -256,6 +256,7 @@ def _log_model(
     inputs: dict[str, str],  # feature to fingerprint
 ) -> str:  # the logged model's address
     with tempfile.TemporaryDirectory() as folder, packed(model) as needed:
+        pairs = [[name, each] for name, each in inputs.items()]  # a YAML mapping has no order
         package = Path(folder) / "churn_lib"
         package.mkdir()
         for source in (churn_lib.__file__, model_module.__file__):
@@ -269,7 +270,7 @@ def _log_model(
             serialization_format="cloudpickle",
             pip_requirements=list(dict.fromkeys([*served, *needed])),
             code_paths=[str(package)],
-            metadata={"decision_threshold": model.decision_threshold, "features": inputs},
+            metadata={"decision_threshold": model.decision_threshold, "features": pairs},
         )
     return logged.model_uri
 

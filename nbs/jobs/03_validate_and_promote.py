@@ -109,10 +109,13 @@ alias = "" if job.model_version else registry.STAGING
 newest = probe.newest_rows(features)
 problem = probe.training_problem_of(models, candidate_version, store, feature_version, config)
 known = {"newest": newest, "training_problem": problem}
+table = probe.FeatureTable(store, feature_version)
 basis = bases[candidate_version]
-candidate = probe.examine(models, candidate_version, rows, alias, basis, config, **known)
+candidate = probe.examine(models, candidate_version, rows, alias, basis, config, table, **known)
 champion, best = (
-    None if version is None else probe.ask_version(models, version, rows, bases[version], config)
+    None
+    if version is None
+    else probe.ask_version(models, version, rows, bases[version], config, table)
     for version in (champion_version, best_version)
 )
 

@@ -81,8 +81,8 @@ def test_a_constant_model() -> None:
 
 def test_swapped_columns() -> None:
     swapped = (FEATURES[1], FEATURES[0], *FEATURES[2:])
-    assert sabotaged(columns=swapped) == {
-        "signature": "input 1 of the signature is total_sessions, the contract has total_events"
+    assert sabotaged(columns=swapped, trained_on=tuple(FEATURES)) == {
+        "signature": "input 1 of the signature is total_sessions, its training has total_events"
     }
 
 
@@ -94,8 +94,15 @@ def test_columns_that_were_swapped_behind_the_signature() -> None:
 
 
 def test_a_missing_column() -> None:
-    found = sabotaged(columns=tuple(FEATURES[:-1]))
-    assert found == {"signature": "the signature lacks engagement_score"}
+    found = sabotaged(columns=tuple(FEATURES[:-1]), trained_on=tuple(FEATURES))
+    sentence = "the signature lacks engagement_score, which its training has noted"
+    assert found == {"signature": sentence}
+
+
+def test_a_column_that_no_table_has() -> None:
+    found = sabotaged(columns=(*FEATURES, "visits"))
+    sentence = "the signature asks for visits, which gold.features does not have"
+    assert found == {"signature": sentence}
 
 
 def test_the_label_leaked_as_a_feature() -> None:
@@ -130,7 +137,8 @@ def test_inverted_probabilities() -> None:
 
 def test_one_slice_is_ruined() -> None:
     found = sabotaged(lambda asked: good(asked).where(asked.recency_tier != 2, 1 - good(asked)))
-    assert found["slices"].startswith("more than gate.slice_margin is lost in recency_tier 2 by ")
+    assert found["slices"].startswith("more than gate.slice_margin is lost in ")
+    assert "recency_tier 2 by 0.9" in found["slices"]
 
 
 def test_a_miscalibrated_model() -> None:
@@ -275,9 +283,15 @@ def test_metrics_logged_by_hand_as_099(shop: Shop) -> None:
     assert "roc_auc" in shop.models.version(number).tags["gate_failures"].split(",")
 
 
-def test_a_registered_model_without_a_column_is_refused_by_its_signature(shop: Shop) -> None:
-    found = refused(shop.judge(shop.register(0.0, FEATURES[1:])))
-    assert found["signature"] == "the signature lacks total_events"
+def test_a_registered_model_is_judged_on_the_columns_of_its_own_signature(shop: Shop) -> None:
+    fewer = [name for name in FEATURES if name != "distinct_products"]
+    more = [*FEATURES, "visits"]
+    report = shop.judge(shop.register(0.0, fewer))
+    assert report.passed, refused(report)
+    assert report.case.candidate.own_rows is not None
+    assert list(report.case.candidate.own_rows)[2:-1] == fewer
+    found = refused(shop.judge(shop.register(0.0, more)))
+    assert found["signature"].startswith("the signature asks for visits")
 
 
 def test_a_version_that_cannot_be_deserialized(shop: Shop) -> None:

@@ -98,7 +98,10 @@ class Shop:
                 signature=ModelSignature(inputs, Schema([ColSpec(DataType.double)])),
                 serialization_format="cloudpickle",
                 pip_requirements=["scikit-learn"],
-                metadata={} if threshold is None else {"decision_threshold": threshold},
+                metadata={
+                    "features": [[name, ""] for name in FEATURES],
+                    **({} if threshold is None else {"decision_threshold": threshold}),
+                },
             )
         number = self.models.register(logged.model_uri, {"decision_threshold": tag} if tag else {})
         self.models.set_alias(registry.STAGING, number)
