@@ -17,7 +17,7 @@ from markupsafe import Markup
 from nbconvert.filters import markdown2html
 from sklearn.metrics import roc_auc_score
 
-from ..features import FEATURES, LABEL
+from ..features import LABEL
 from ..features.slices import slice_table, sliced_features, slices
 from .metrics import calling_everybody, metric_intervals
 from ..pages import document
@@ -101,7 +101,7 @@ def _data(record: Record) -> str:
         ["training rows", _count(record.metrics.get("training_rows"))],
         ["holdout snapshot", tags.get("holdout_feature_date")],
         ["holdout rows", _count(record.metrics.get("holdout_rows"))],
-        ["features", ", ".join(FEATURES)],
+        ["features", record.tags.get("features", "").replace(",", ", ")],
     ]
     return _table(["what", "which"], [row for row in rows if row[1]])
 

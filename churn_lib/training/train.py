@@ -344,6 +344,7 @@ def _tags(
         "holdout_feature_date": str(pd.Timestamp(data.holdout["feature_date"].iloc[0]).date()),
         "estimator": settings.training.estimator,
         "threshold_rule": settings.training.threshold,
+        "features": ",".join(FEATURES),
         "settings_fingerprint": settings_module.fingerprint(settings),
         "lock_hash": lock_hash(settings),
     }

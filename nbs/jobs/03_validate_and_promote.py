@@ -40,8 +40,8 @@ from churn_lib.gate import probe
 from churn_lib.training import card
 from churn_lib.registry import promotion, promotion_log
 from churn_lib import registry
-from churn_lib.features import read_holdout, read_older_holdout, snapshots
-from churn_lib import job_context, provenance
+from churn_lib.features import newest_snapshot, read_holdout, read_older_holdout, snapshots
+from churn_lib import job_context, provenance, reproduction
 
 # %%
 job = job_context.parameters(globals())
@@ -80,6 +80,7 @@ pd.DataFrame({"version": compared}).join(pd.DataFrame(known).T)
 # %%
 feature_version = store.version("gold.features")
 features = store.read("gold.features", feature_version)
+today = job.as_of or newest_snapshot(features)
 share = min(each.holdout_share for each in bases.values())
 holdout, holdout_day = read_holdout(features, config, job.as_of, share)
 older = holdout.head(0)
@@ -109,7 +110,10 @@ alias = "" if job.model_version else registry.STAGING
 newest = probe.newest_rows(features)
 problem = probe.training_problem_of(models, candidate_version, store, feature_version, config)
 known = {"newest": newest, "training_problem": problem}
-table = probe.FeatureTable(store, feature_version)
+built = {}
+if not tables.on_databricks():  # where the commits are at hand
+    built = {number: reproduction.former_rows(models, config, number, today) for number in numbers}
+table = probe.FeatureTable(store, feature_version, built)
 basis = bases[candidate_version]
 candidate = probe.examine(models, candidate_version, rows, alias, basis, config, table, **known)
 champion, best = (
