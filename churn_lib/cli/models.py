@@ -6,6 +6,7 @@
 __all__ = ['Version', 'models', 'history', 'rollback', 'approve', 'copy', 'reproduce']
 
 # %% ../../nbs/lib/cli/models.ipynb #407da0c3
+import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -55,17 +56,38 @@ def _notes(rows: list[dict[str, Any]], horizon_days: int) -> list[str]:
             notes.setdefault(note, []).append(str(number))
     return [f"{note}: version {', '.join(numbers)}" for note, numbers in notes.items()]
 
+# %% ../../nbs/lib/cli/models.ipynb #d6c36f72
+def _holdout(reports: list[dict[str, Any]], model_name: str) -> dict[str, Any]:
+    # what the newest report says about the holdout it used; empty when none does
+    for row in reversed(reports):
+        known = (
+            json.loads(row["report"]).get("holdout") if row["model_name"] == model_name else None
+        )
+        if known and row["feature_date"]:
+            return {"feature_date": str(row["feature_date"]), **known}
+    return {}
+
+
+def _wear(holdout: dict[str, Any]) -> list[str]:
+    number = holdout.get("compared_versions", 0)
+    if number < 2:
+        return []
+    chance = f"{holdout['false_pass_at_most']:.0%} at most that one passed by chance"
+    return [f"holdout of {holdout['feature_date']}: {number} versions compared, {chance}"]
+
 # %% ../../nbs/lib/cli/models.ipynb #d0f10d1a
 def models(target: Target = "local", as_json: AsJson = False) -> None:
     "List versions with aliases, commit, feature version and headline metrics."
     from churn_lib import registry  # MLflow takes seconds to import
+    from churn_lib.registry.evidence import all_reports
     from churn_lib.registry.models import missing
 
-    settings = settings_module.load(target)
-    versions = registry.connect(settings)
+    settings, versions, store = open_stores(target)
     rows, gone = registry.versions(versions), missing(versions)
+    holdout = _holdout(all_reports(store), settings.model_name)
     if as_json:
-        lost = {"missing": gone} if gone else {}
+        known = {"missing": gone, "holdout": holdout}
+        lost = {name: value for name, value in known.items() if value}
         return print_json({"model": settings.model_name, "versions": rows, **lost})
     if not rows:
         raise registry.RegistryError(
@@ -74,7 +96,12 @@ def models(target: Target = "local", as_json: AsJson = False) -> None:
     cells = [[_cell(name, row[name]) for name in _COLUMNS] for row in rows]
     changed = any((row["git_sha"] or "").endswith("-dirty") for row in rows)
     notes = _notes(rows, settings.data.horizon_days)
-    caption = ["* made from a tree with changes"] * changed + notes + ([gone] if gone else [])
+    caption = (
+        ["* made from a tree with changes"] * changed
+        + notes
+        + _wear(holdout)
+        + ([gone] if gone else [])
+    )
     titles = tuple(_COLUMNS.values())
     print_table(Console(), titles, cells, escape(settings.model_name), escape("\n".join(caption)))
 

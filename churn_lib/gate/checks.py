@@ -515,10 +515,15 @@ _HELPS = (
 
 def _rows_compared(found: Comparison) -> str:
     number = len(found.daily.values)
-    if number > 1 and not found.agrees:
-        change = found.daily.change.value
-        return f"{found.rows} customers of the newest snapshot, which is {change:+.4f} off the older ones"
     return f"{found.rows} customers" + (f", {number} snapshots" if number > 1 else "")
+
+
+def _worn(found: Comparison, settings: Settings) -> str:
+    confidence = found.daily.confidence
+    if confidence <= settings.gate.confidence:
+        return ""
+    number = round((1 - settings.gate.confidence) / (1 - confidence))
+    return f"; version {number} compared on this holdout, so with {confidence:.2%} and not {settings.gate.confidence:.0%}"
 
 
 def _non_inferior(found: Comparison, settings: Settings) -> Measured:
@@ -526,9 +531,13 @@ def _non_inferior(found: Comparison, settings: Settings) -> Measured:
     if judged.value == judged.standard_error == 0 == found.roc_auc.value:
         sentence = f"ranks every pair of customers as version {found.rival} does"
         return 0.0, -margin, True, sentence
-    holds = found.lower >= -margin and found.roc_auc.value >= -margin
-    lower = found.lower if holds else min(found.lower, found.roc_auc.value)
-    return lower, -margin, holds, _comparison_sentence(found, margin, holds)
+    holds = found.lower >= -margin
+    return (
+        found.lower,
+        -margin,
+        holds,
+        _comparison_sentence(found, margin, holds) + _worn(found, settings),
+    )
 
 # %% ../../nbs/lib/gate/checks.ipynb #ae71a9eb
 def _comparison_sentence(found: Comparison, margin: float, holds: bool) -> str:
@@ -538,10 +547,11 @@ def _comparison_sentence(found: Comparison, margin: float, holds: bool) -> str:
         return f"no worse: {at}; gate.margin allows {margin:g} less"
     if judged.upper < -margin:
         return f"worse: {at}; all of the interval is below gate.margin = {margin:g}"
-    if found.lower >= -margin:
-        newest = f"{found.roc_auc.value:+.4f} on the newest snapshot alone"
+    daily = found.daily
+    if len(daily.values) > 1 and judged.lower >= -margin:
+        newest = f"{found.roc_auc.value:+.4f} on the newest snapshot alone, at least {daily.newest_lower:+.4f}"
         return f"not shown to be no worse: {at}, but {newest}; gate.margin allows {margin:g} less"
-    passing = statistics.pass_probability(judged, margin)
+    passing = daily.pass_probability(margin)
     return (
         f"not shown to be no worse: {at}; gate.margin allows {margin:g} less. These rows would have "
         f"shown a loss of {statistics.smallest_detectable(judged):.4f}, and let an equally good "

@@ -25,11 +25,6 @@ from ..settings import Settings
 from ..statistics import DailyDifference, Estimate, daily_roc_auc_difference
 
 # %% ../../nbs/lib/gate/comparison.ipynb #acca608e
-_DISAGREE = (
-    1.96  # standard errors: one in forty pairs whose days agree is judged by the newest alone
-)
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison:
     "The candidate against one other version, on the same held-out customers."
@@ -44,22 +39,15 @@ class Comparison:
     daily: DailyDifference  # ROC-AUC on each labelled snapshot, the newest last
 
     @property
-    def agrees(self) -> bool:
-        "Whether the newest snapshot is not seen to be worse than the older ones."
-        change = self.daily.change
-        return change.value >= -_DISAGREE * change.standard_error
-
-    @property
     def judged(self) -> Estimate:
-        "The ROC-AUC difference that counts: of all snapshots where they agree, else of the newest."
-        alone = len(self.daily.values) == 1 or not self.agrees
-        return self.roc_auc if alone else self.daily.mean
+        "The ROC-AUC difference that counts: of all labelled snapshots together."
+        return self.roc_auc if len(self.daily.values) == 1 else self.daily.pooled
 
     @property
     def lower(self) -> float:
-        "The lower bound of the difference that counts; of one snapshot the more careful of two."
-        judged = self.judged
-        return min(judged.lower, self.bootstrap[0]) if judged is self.roc_auc else judged.lower
+        "The lower of two bounds: by DeLong and bootstrap, or of all snapshots and the newest."
+        one = len(self.daily.values) == 1
+        return min(self.judged.lower, self.bootstrap[0] if one else self.daily.newest_lower)
 
     def to_dict(self, margin: float) -> dict[str, Any]:
         "Everything but the draws, with p-values and the smallest detectable difference."
@@ -71,10 +59,10 @@ def _comparison_dict(found: Comparison, margin: float) -> dict[str, Any]:
         "rival": found.rival,
         "rows": found.rows,
         "roc_auc_difference": asdict(found.roc_auc),
-        "roc_auc_difference_of_all_snapshots": asdict(found.daily.mean),
+        "roc_auc_difference_of_all_snapshots": asdict(found.judged),
         "newest_less_older": asdict(found.daily.change),
         "snapshots": len(found.daily.values),
-        "snapshots_agree": found.agrees,
+        "newest_lower": found.daily.newest_lower,
         "bootstrap_interval": list(found.bootstrap),
         "p_value_of_difference": statistics.p_value_of_difference(found.judged),
         "p_value_of_loss": statistics.p_value_of_loss(found.judged, margin),
@@ -113,7 +101,7 @@ def compare(
     daily: DailyDifference | None = None,  # of all labelled snapshots; None: these rows are all
 ) -> Comparison:
     "The candidate against a rival: DeLong, 2,000 paired draws, Brier score and calibration error."
-    both, confidence = [candidate, rival], settings.gate.confidence
+    both, confidence = [candidate, rival], daily.confidence if daily else settings.gate.confidence
     areas = statistics.bootstrap_roc_auc(y, both, DRAWS, settings.training.random_state)
     draws, one = areas[:, 0] - areas[:, 1], np.arange(len(y))
     if daily is None:
@@ -123,7 +111,7 @@ def compare(
         statistics.roc_auc_difference(y, candidate, rival, confidence),
         _bounds(draws, confidence),
         draws,
-        statistics.brier_difference(y, candidate, rival, confidence),
+        statistics.brier_difference(y, candidate, rival, settings.gate.confidence),
         _calibration_difference(y, both, settings),
         len(y),
         daily,
@@ -204,6 +192,7 @@ class _Inputs:
     differing: (
         tuple[str, ...] | None
     ) = ()  # settings that are not those of the commit; None: no commit
+    compared: tuple[int, ...] = ()  # versions that were compared on this holdout before
 
 # %% ../../nbs/lib/gate/comparison.ipynb #1ef465dc
 class _Rows(_Inputs):
@@ -223,6 +212,16 @@ class _Rows(_Inputs):
     def on_holdout(self, answers: Answers) -> np.ndarray:
         "A model's probabilities on the holdout; no rows when there are none."
         return given(answers)[self.newest] if answers.probability is not None else np.empty(0)
+
+    @property
+    def number(self) -> int:
+        "Which version this is, of those that were compared on this holdout."
+        return len({*self.compared, self.candidate.version})
+
+    @property
+    def confidence(self) -> float:
+        "Of the bound on the loss of ROC-AUC: the more versions this holdout has seen, the surer."
+        return statistics.worn_confidence(self.settings.gate.confidence, self.number)
 
     @cached_property
     def label_problem(self) -> str:
@@ -326,7 +325,7 @@ class Case(_Figures):
         if self.candidate.probability is None or rival.probability is None:
             return None
         both = self.on_holdout(self.candidate), self.on_holdout(rival)
-        daily = daily_difference(self, rival.probability)
+        daily = daily_difference(self, rival.probability, self.confidence)
         return compare(self.y, *both, rival.version, self.settings, daily)
 
     @cached_property

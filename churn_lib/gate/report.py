@@ -9,6 +9,7 @@ __all__ = ['PASS', 'FAIL', 'TIE', 'GateReport', 'heading', 'summary', 'judge', '
 # %% ../../nbs/lib/gate/report.ipynb #bdc67de8
 import datetime
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -34,6 +35,7 @@ from churn_lib.registry.evidence import (
     write_answers,
 )
 from ..settings import Settings
+from ..statistics import false_pass
 from ..tables import Tables
 from ..training.plots import BAD, NOW, THEN, blank_axes, calibration_plot, roc_plot
 
@@ -138,13 +140,23 @@ def _finite(value: Any) -> Any:  # JSON has no infinity and no NaN
         return float(value) if np.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
 
-# %% ../../nbs/lib/gate/report.ipynb #3c9951a0
+# %% ../../nbs/lib/gate/report.ipynb #bd2854f8
 def _check(result: CheckResult) -> dict[str, Any]:
     passed = {PASSED: True, FAILED: False, ADVISORY: False, NOT_MEASURED: False}
     advisory = result.verdict == ADVISORY
     return {**asdict(result), "passed": passed.get(result.verdict), "advisory": advisory}
 
 
+def _wear(case: Case) -> dict[str, Any]:
+    confidence = case.settings.gate.confidence
+    return {
+        "compared_versions": case.number,
+        "confidence": case.confidence,
+        "false_pass_at_most": false_pass(confidence, case.number),
+        "uncorrected_at_most": false_pass(confidence, case.number, corrected=False),
+    }
+
+# %% ../../nbs/lib/gate/report.ipynb #3c9951a0
 def _as_dict(report: GateReport) -> dict[str, Any]:
     case, margin = report.case, report.case.settings.gate.margin
     slices = case.slices.astype(object).where(case.slices.notna(), None)
@@ -168,6 +180,7 @@ def _as_dict(report: GateReport) -> dict[str, Any]:
             "snapshots": sorted(
                 {f"{day:%Y-%m-%d}" for day in pd.to_datetime(case.rows["feature_date"])}
             ),
+            "holdout": _wear(case),
             "holdout_rows": len(case.holdout),
             "holdout_date": None if case.holdout.empty else f"{days.iloc[0]:%Y-%m-%d}",
             "checks": [_check(result) for result in report.results],
@@ -238,10 +251,12 @@ def judge(
     recorded: int | None = None,  # version that was made Production last, by the record
     replace_reason: str = "",  # why a version that cannot be compared may be replaced
     differing: tuple[str, ...] | None = (),  # settings that are not those of the commit
+    compared: Iterable[int] = (),  # versions that were compared on this holdout before
 ) -> GateReport:
     "Run every check on the same held-out rows; nothing is read or written but the arguments."
     reason = replace_reason.strip()
-    case = Case(candidate, champion, holdout, settings, best, recorded, reason, differing)
+    known = reason, differing, tuple(compared)
+    case = Case(candidate, champion, holdout, settings, best, recorded, *known)
     return GateReport(case, tuple(check.run(case) for check in CHECKS))
 
 # %% ../../nbs/lib/gate/report.ipynb #95d6f5a1

@@ -6,9 +6,9 @@
 __all__ = ['REPORTS', 'ACCEPTED', 'ANSWERS', 'SCHEMA', 'ANSWERS_SCHEMA', 'TOLERANCE', 'folder_contents', 'folder_digest',
            'contents_digest', 'version_contents', 'version_digest', 'judged_parts', 'row_digest', 'previous_of',
            'position_of', 'in_order', 'chain_head', 'all_reports', 'append_report', 'reports_of', 'latest_report',
-           'report_by_id', 'passing_of', 'doubt', 'write_answers', 'recorded_answers', 'VersionChanged', 'changes',
-           'accept_changed', 'refuse_changed_since', 'refuse_changed', 'load_unchanged', 'AnswersChanged',
-           'recorded_sample', 'changed_answers', 'refuse_changed_answers']
+           'report_by_id', 'passing_of', 'compared_versions', 'doubt', 'write_answers', 'recorded_answers',
+           'VersionChanged', 'changes', 'accept_changed', 'refuse_changed_since', 'refuse_changed', 'load_unchanged',
+           'AnswersChanged', 'recorded_sample', 'changed_answers', 'refuse_changed_answers']
 
 # %% ../../nbs/lib/registry/evidence.ipynb #eb1d999f
 import hashlib
@@ -274,6 +274,19 @@ def passing_of(
     rows = reports_of(registry, version, all_reports(tables))
     passed = [row for row in rows if row["verdict"] in ("PASS", "TIE")]
     return passed[-1] if passed else None
+
+# %% ../../nbs/lib/registry/evidence.ipynb #bfe786df
+def compared_versions(
+    registry: Registry,
+    tables: Tables,
+) -> dict[date, list[int]]:  # day of a holdout to versions, in ascending order
+    "The versions that were compared with Production on each holdout: each has worn it a little."
+    found: dict[date, set[int]] = {}
+    for row in all_reports(tables):
+        own = row["model_name"] == registry.model_name and row["feature_date"] is not None
+        if own and row["champion_version"] not in (None, row["model_version"]):
+            found.setdefault(row["feature_date"], set()).add(int(row["model_version"]))
+    return {day: sorted(versions) for day, versions in found.items()}
 
 # %% ../../nbs/lib/registry/evidence.ipynb #ede0c754
 _AHEAD = timedelta(minutes=5)  # that clocks may differ

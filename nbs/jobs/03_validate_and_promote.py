@@ -38,7 +38,7 @@ from churn_lib import settings, tables
 from churn_lib import gate
 from churn_lib.gate import probe
 from churn_lib.training import card
-from churn_lib.registry import promotion, promotion_log
+from churn_lib.registry import evidence, promotion, promotion_log
 from churn_lib import registry
 from churn_lib.features import newest_snapshot, read_holdout, read_older_holdout, snapshots
 from churn_lib import job_context, provenance, reproduction
@@ -129,7 +129,8 @@ champion, best = (
 # %%
 rivals = (best, moves.production, job.replace_reason)
 differing = provenance.settings_differing(config, job.git_sha)
-report = gate.judge(candidate, champion, rows, config, *rivals, differing)
+worn = evidence.compared_versions(models, store).get(holdout_day, ())
+report = gate.judge(candidate, champion, rows, config, *rivals, differing, worn)
 report
 
 # %%
