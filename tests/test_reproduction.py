@@ -1,5 +1,6 @@
 """`churn reproduce`: a clone of the project, its pipeline, and every version made again."""
 
+import datetime
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import ibis
 import numpy as np
+import pandas as pd
 import pytest
 
 from churn_lib import registry, tables
@@ -17,6 +19,7 @@ from churn_lib import settings as settings_module
 from churn_lib.data import simulation
 from churn_lib.job_context import git
 from churn_lib.provenance import checkout
+from churn_lib.registry.evidence import all_reports
 from churn_lib.reproduction import ReproductionError, _check, compare, first_difference
 from churn_lib.training import read_record
 
@@ -203,3 +206,40 @@ def test_the_patch_leaves_secrets_and_large_new_files_out(tmp_path: Path) -> Non
     git(clone, "apply", "uncommitted.patch")
     assert (clone / "a.py").read_text() == "new\n"
     assert (clone / "small.bin").read_bytes() == bytes(range(256))
+
+
+def test_a_version_is_judged_on_new_days_by_the_features_of_its_own_commit(
+    project: Path, tmp_path: Path
+) -> None:
+    clone = tmp_path / "later"
+    git(tmp_path, "clone", "--quiet", str(project), str(clone))
+    shutil.copytree(project / ".churn", clone / ".churn")
+    for changed in ("churn_lib/features/definitions.py", "nbs/lib/features/definitions.ipynb"):
+        text = (clone / changed).read_text()
+        assert text.count("day.before(30)") == 1
+        (clone / changed).write_text(text.replace("day.before(30)", "day.before(21)"))
+    commit(clone)
+    earlier = "as_of=2025-06-10"  # a day that no snapshot was built for
+    trained = churn(clone, "run", "training_job", "-p", earlier)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    judged = churn(clone, "run", "validation_job", "-p", earlier, "-p", "model_version=1")
+    (report,) = [json.loads(row["report"]) for row in all_reports(store_of(clone))]
+    failed = {check["name"] for check in report["checks"] if check["passed"] is False}
+    assert failed <= {"leakage_time"}, judged.stdout  # it has seen days after that holdout
+    assert report["holdout_date"] == "2025-03-12"
+    assert list((clone / ".churn" / "reproductions").iterdir()) == []
+    answers = recorded_answers_of(clone)
+    rows = store_of(clone).read("gold.features")
+    now = rows.filter(rows.feature_date == datetime.date(2025, 3, 12)).to_pandas()
+    both = answers.merge(now, on="customer_id", suffixes=("", "_now"))
+    assert len(both) == len(answers) > 100
+    assert (both.events_last_30d >= both.events_last_30d_now).all()
+    assert (both.events_last_30d > both.events_last_30d_now).any()
+    assert both.total_events.equals(both.total_events_now.astype(float))
+
+
+def recorded_answers_of(folder: Path) -> pd.DataFrame:
+    """What the only report has kept: the held-out customers as the version was asked about them."""
+    rows = store_of(folder).read("gold.gate_answers").to_pandas()
+    features = pd.DataFrame(list(map(json.loads, rows["features"])))
+    return pd.concat([rows[["customer_id"]], features], axis=1)
