@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'Inputs', 'LEAK', 'snapshot', 'Snapshot', 'build', 'recorded_fingerprints', 'other_meaning', 'version_with',
-           'rows_for', 'check_labels', 'drop_uncovered', 'single_column_roc_auc', 'check_leakage']
+           'rows_for', 'up_to_date', 'check_labels', 'drop_uncovered', 'single_column_roc_auc', 'check_leakage']
 
 # %% ../../nbs/lib/features/snapshots.ipynb #92264337
 import datetime
@@ -225,6 +225,23 @@ def rows_for(
         return rows.filter(rows.feature_date == day)
     except TableError as error:
         raise FeatureError(f"the snapshot of {day} that the model needs is gone: {error}") from None
+
+# %% ../../nbs/lib/features/snapshots.ipynb #cc653f92
+def up_to_date(
+    tables: Tables,  # the tables of a catalog
+    bronze: dict[str, int],  # bronze.events and bronze.customers with the version to read
+    days: list[datetime.date],  # feature dates
+    as_of: datetime.date,  # what is known today
+    settings: Settings,
+) -> list[datetime.date]:  # of `days`, those that `build` would leave as they are
+    "The days whose partition comes from these events, by the definition that this code has."
+    raw = {name: tables.read(name, version) for name, version in bronze.items()}
+    last = _last_built(tables)
+    return [
+        day
+        for day in days
+        if _origin(raw, bronze, day, as_of, settings).items() <= last.get(str(day), {}).items()
+    ]
 
 # %% ../../nbs/lib/features/snapshots.ipynb #762f84dc
 def check_labels(
