@@ -39,6 +39,7 @@ for command in (
     models.approve,
     models.copy,
     models.reproduce,
+    experiments.compare,
     serving.serve,
     serving.deploy,
 ):
