@@ -33,7 +33,15 @@ class ModelError(Exception):
         self.kind = kind
 
 # %% ../../nbs/lib/gate/isolation.ipynb #bad8208f
-_KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT")
+_KEPT = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "SYSTEMROOT",
+    "OPENBLAS_CORETYPE",  # the last digits of its sums
+)
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from . import promotion_log
 from ..features import newest_holdout
+from ..features.labels import labels_of
 from churn_lib.registry.evidence import (
     REPORTS,
     VersionChanged,
@@ -158,8 +159,9 @@ def _outdated(
     tables: Tables,
     champion: int | None,  # what is at Production now
     git_sha: str,  # of the running code
+    settings: Settings,  # data.horizon_days
 ) -> str:  # why the report proves nothing today; empty when it does
-    version, newest = row["model_version"], newest_holdout(tables.read("gold.features"))
+    version, newest = row["model_version"], newest_holdout(labels_of(tables, settings))
     if row["git_sha"] != git_sha:
         return f"was judged by the code of commit {row['git_sha']}, and this is {git_sha}"
     if row["feature_date"] != newest:
@@ -181,7 +183,7 @@ def evidence(
 ) -> dict[str, Any]:  # a row of gold.gate_reports
     "The report that lets a version become Production now; raises `PromotionRefused` without one."
     row = passing_report(registry, tables, version, settings, report_id, get_args(GateCheck))
-    if reason := _outdated(row, tables, champion, git_sha):
+    if reason := _outdated(row, tables, champion, git_sha, settings):
         raise PromotionRefused(
             f"version {version} of {registry.model_name} {reason}: "
             f"`churn run validation_job -p model_version={version}` judges it again"

@@ -333,17 +333,15 @@ def _is_plain(classifier: GradientBoostingClassifier) -> bool:
 
 # %% ../../nbs/lib/scoring/reasons.ipynb #e593cd6a
 def _of_trees(classifier: Any, names: list[str], imputer: SimpleImputer | None) -> Explainer | None:
-    if (
-        isinstance(classifier, HistGradientBoostingClassifier)
-        and classifier.is_categorical_ is None
-    ):
+    kind = type(classifier)  # a class derived from it may answer otherwise
+    if kind is HistGradientBoostingClassifier and classifier.is_categorical_ is None:
         intercept = float(classifier._baseline_prediction.item())
         return Explainer(_histogram_trees(classifier), names, intercept, imputer)
-    if isinstance(classifier, GradientBoostingClassifier) and _is_plain(classifier):
+    if kind is GradientBoostingClassifier and _is_plain(classifier):
         prior = np.zeros((1, len(names)), np.float32)
         intercept = float(classifier._raw_predict_init(prior).item())
         return Explainer(_classic_trees(classifier), names, intercept, imputer, np.float32)
-    if type(classifier).__module__ == "lightgbm.sklearn" and not callable(classifier.objective):
+    if kind.__module__ == "lightgbm.sklearn" and not callable(classifier.objective):
         with suppress(treelite.TreeliteError):  # trees of a kind that it does not know
             forest = treelite.frontend.from_lightgbm(classifier.booster_)
             explainer = Explainer(_lightgbm_trees(forest), names, 0.0)
@@ -396,7 +394,7 @@ def explainer_of(
         return None
     if imputer is not None and imputer.add_indicator:
         return None
-    if isinstance(classifier, LogisticRegression) and len(before) == 1:
+    if type(classifier) is LogisticRegression and len(before) == 1:
         scaler = before[0]
         if isinstance(scaler, StandardScaler):
             return _of_weights(classifier, scaler, names, imputer)

@@ -33,6 +33,7 @@ import pandas as pd
 
 from churn_lib import settings, tables
 from churn_lib import scoring
+from churn_lib.features import labels
 from churn_lib.scoring import call_list
 from churn_lib.registry import promotion
 from churn_lib import registry
@@ -113,7 +114,7 @@ call_list.call_list(predictions, limit=20)
 # in the charts. The dot is what the decision threshold would have called.
 
 # %%
-features = store.read("gold.features", snapshot.feature_version)
+features = labels.labels_of(store, config, snapshot.feature_version)
 call_list.gains_report(scorer, features, snapshot.feature_date, config.data.horizon_days)
 
 # %% [markdown]

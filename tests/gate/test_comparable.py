@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from churn_lib.data import events, simulation
 from churn_lib.data.simulation import Population, simulate_to
 from churn_lib.features import FEATURES, read_holdout, snapshots
 from churn_lib.features.declaration import FeatureError
-from churn_lib.features.holdout import in_holdout_bucket
+from churn_lib.features.holdout import in_holdout_bucket, newest_holdout
+from churn_lib.features.labels import labels_of
 from churn_lib.gate import comparison, judge
 from churn_lib.gate.probe import Answers
 from churn_lib.gate.report import GateReport
@@ -221,6 +223,39 @@ def test_labels_of_another_horizon_are_not_taken_for_those_of_this_one(month: Se
     quarter, day = month.updated({"data.horizon_days": 90}), datetime.date(2025, 3, 26)
     tags = registry.connect(month).version(1).tags
     snapshots.check_labels(store, [day], quarter, int(tags["delta_feature_version"]))
+
+
+def test_back_at_the_former_horizon_nobody_is_judged_by_labels_of_the_other(
+    month: Settings, tmp_path: Path
+) -> None:
+    shutil.copytree(month.root, tmp_path / "back")
+    path = tmp_path / "back" / "settings.ini"
+    changed = "data.horizon_days = 90\ngate.promote_on_tie = true"
+    path.write_text(
+        path.read_text().replace("[local]\ndata.horizon_days = 30", f"[local]\n{changed}")
+    )
+    back = settings_module.load("local", path)
+    models, store = registry.connect(back), tables.connect(back)
+    today, shared = datetime.date(2025, 6, 24), datetime.date(2025, 3, 26)
+    # a day of both rows of snapshots: its labels are of the horizon it was built for last
+    rows = snapshots.snapshot(
+        store.read("bronze.events"), store.read("bronze.customers"), shared, today, month
+    )
+    tags = {"feature_date": str(shared), "horizon_days": "30"}
+    store.overwrite("gold.features", rows, {"feature_date": shared}, tags)
+    scorer = scoring.production(models, back, store)
+    assert scorer.basis == Basis(90, 0.2)
+    report = call_list.gains_report(scorer, labels_of(store, back), today, 90)
+    assert report.feature_date == datetime.date(2024, 12, 26)  # the newest of 90 days
+    run(back, JOBS[0])
+    assert newest_holdout(store.read("gold.features")) > shared  # labels of 30 days stay
+    assert newest_holdout(labels_of(store, back)) == shared
+    report = call_list.gains_report(scorer, labels_of(store, back), today, 90)
+    assert report.feature_date == shared
+    number = run(back, JOBS[1])["model_version"]
+    judged = run(back, JOBS[2])
+    # the last month has newer labels, and its snapshots hold nobody up
+    assert judged["production_version"] == number
 
 
 def test_versions_of_two_shares_are_compared_on_customers_that_both_held_back(

@@ -221,12 +221,20 @@ def test_weights_are_the_shapley_values_of_leaving_features_at_their_average(
             assert found[row, at] == pytest.approx(total / math.factorial(len(names)))
 
 
+class Cautious(LogisticRegression):
+    """Answers otherwise than its parent."""
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        return 0.01 + 0.98 * super().predict_proba(X)
+
+
 def others() -> dict[str, object]:
     """Models that answer probabilities and have no reasons here."""
     X, y = made_up(3, gaps=False)
     three = np.digitize(X.a, [4, 8])
     small = {"max_iter": 3}
     return {
+        "derived": make_pipeline(StandardScaler(), Cautious()).fit(X, y),
         "not scaled": LogisticRegression().fit(X, y),
         "scaled twice": make_pipeline(StandardScaler(), StandardScaler(), LogisticRegression()).fit(
             X, y

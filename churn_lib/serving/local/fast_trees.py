@@ -107,13 +107,13 @@ def _parts(model: Any) -> _Parts:
     )
     *before, last = steps
     imputer = before.pop(0) if before and isinstance(before[0], SimpleImputer) else None
-    linear = isinstance(last, LogisticRegression)
+    linear = type(last) is LogisticRegression  # a class derived from it may answer otherwise
     scaler = before.pop(0) if linear and before and isinstance(before[0], StandardScaler) else None
     if before:
         raise NotConvertible(
             f"{type(before[0]).__name__} before {type(last).__name__} is not known here"
         )
-    trees = isinstance(last, HistGradientBoostingClassifier | GradientBoostingClassifier)
+    trees = type(last) in (HistGradientBoostingClassifier, GradientBoostingClassifier)
     if not (trees or linear or _is_lightgbm(last)):
         raise NotConvertible(f"{type(last).__name__} has no fast form that is known here")
     if len(last.classes_) != 2:
