@@ -98,6 +98,8 @@ def answers(store: Settings) -> dict[str, tuple[str, str]]:
         ["history"],
         ["copy", "staging", "production"],
         ["reproduce", "1"],
+        ["compare", "1", "2"],
+        ["try"],
         ["settings"],
         ["data", "load", *events],
         ["data", "load", *events],
@@ -156,6 +158,7 @@ def test_most_commands_answer_on_a_store_with_models(answers: dict[str, Any]) ->
     assert silent <= {
         "copy staging production",
         "reproduce 1",
+        "try",
         "data load",
         "deploy",
         "monitor status",
