@@ -120,7 +120,12 @@ def ask(folder: Path, rows: "mlflow.data.pandas_dataset.pd.DataFrame") -> list[f
     [
         ("logistic_regression", '{"C": 0.5}', "serving its sums, equal", "scikit-learn"),
         ("lightgbm", '{"n_estimators": 120}', "serving its trees, equal", "lightgbm"),
-        ("churn_lib.own_models:make", "{}", "Cautious has no fast form", "scikit-learn"),
+        (
+            "churn_lib.own_models:make",
+            "{}",
+            "StandardScaler before Cautious is not known",
+            "scikit-learn",
+        ),
     ],
 )
 def test_a_candidate_is_trained_judged_served_scored_watched_made_again_and_rolled_back(
