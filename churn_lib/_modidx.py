@@ -1793,6 +1793,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'churn_lib/monitoring/report.py'),
                                              'churn_lib.monitoring.report._auc': ( 'lib/monitoring/report.html#_auc',
                                                                                    'churn_lib/monitoring/report.py'),
+                                             'churn_lib.monitoring.report._churn_rates': ( 'lib/monitoring/report.html#_churn_rates',
+                                                                                           'churn_lib/monitoring/report.py'),
                                              'churn_lib.monitoring.report._column_state': ( 'lib/monitoring/report.html#_column_state',
                                                                                             'churn_lib/monitoring/report.py'),
                                              'churn_lib.monitoring.report._dots': ( 'lib/monitoring/report.html#_dots',

@@ -444,14 +444,23 @@ def quality(report: Report) -> Picture | Section:
     return quality_picture(report.totals(), report.baseline.reference)
 
 # %% ../../nbs/lib/monitoring/report.ipynb #d2cdc2ab
+def _churn_rates(report: Report) -> pd.Series:  # by window_date, where labels have come
+    labels = whole(report.profiles).query("column_name == @LABEL").set_index("window_date")
+    return labels["avg"].astype(float)
+
+
 def quality_table(report: Report) -> pd.DataFrame:
-    "The latest windows: quality, and the error of the estimate where the truth is known."
+    "The latest windows: quality, what calling everybody has, and the error of the estimate."
     totals = report.totals().tail(12).set_index("window_date")
     shown = pd.DataFrame({"rows": totals["count"], "labelled": totals.labelled_rows})
     for name in ESTIMATED:
         shown[f"{name} estimated"] = figures(totals[f"estimated_{name}"]).value
         shown[f"{name} measured"] = figures(totals[f"measured_{name}"]).value
         shown[f"{name} error"] = totals[f"estimate_error_{name}"].astype(float)
+    rate = _churn_rates(report).reindex(shown.index)
+    shown["precision measured"] = figures(totals.measured_precision).value
+    shown["F1 calling everybody"] = 2 * rate / (1 + rate)
+    shown["precision calling everybody"] = rate
     shown["calibration gap"] = figures(totals.measured_calibration_gap).value
     return shown.assign(quality=totals.quality).round(4).fillna("unknown")
 

@@ -232,8 +232,8 @@ def _last_ranks(rows: int) -> list[int]:  # rank, from 1, of the last customer i
 # %% ../../nbs/lib/scoring/batch.ipynb #6159e41d
 def decile_cuts(
     scored: ibis.Table,  # customer_id, churn_probability
-) -> pa.Table:  # one row: probability_1, customer_1 to probability_9, customer_9
-    "The last customer of each of the first nine deciles."
+) -> pa.Table:  # one row: probability_1, customer_1, shared_1 to probability_9, ...
+    "The last customer of each of the first nine deciles; shared: the next has the same probability."
     probability = -scored.churn_probability.to_pyarrow().to_numpy()  # the highest first
     ranks = _last_ranks(len(probability))
     probability.partition(sorted({rank - 1 for rank in ranks}))
@@ -243,6 +243,7 @@ def decile_cuts(
         # up to the cut all that is left of it is greater or equal
         above = int((probability[: rank - 1] < -cut).sum())
         found[f"probability_{number}"] = [cut]
+        found[f"shared_{number}"] = [bool((probability[rank:] == -cut).any())]
         found[f"customer_{number}"] = [_nth_customer(scored, cut, rank - above)]
     return pa.table(found)
 
@@ -259,16 +260,17 @@ def _nth_customer(scored: ibis.Table, probability: float, rank: int) -> str:
 # %% ../../nbs/lib/scoring/batch.ipynb #9c2c51b4
 def with_decile(
     scored: ibis.Table,  # customer_id, churn_probability
-) -> ibis.Table:  # with decile, 1 to 10
-    "Every customer's decile by churn probability, 1 for the highest."
+) -> ibis.Table:  # with decile, 1 to 10, and tied
+    "Every customer's decile, 1 for the highest probability; tied: customer_id decided which of two."
     cuts = ibis.memtable(decile_cuts(scored))
     both = scored.cross_join(cuts)
-    decile = ibis.literal(1, "int64")
+    decile, tied = ibis.literal(1, "int64"), ibis.literal(False)
     for number in range(1, 10):
         cut, customer = both[f"probability_{number}"], both[f"customer_{number}"]
         same = (both.churn_probability == cut) & (both.customer_id > customer)
         decile = decile + ((both.churn_probability < cut) | same).cast("int64")
-    return both.select(*scored.columns, decile=decile)
+        tied = tied | ((both.churn_probability == cut) & both[f"shared_{number}"])
+    return both.select(*scored.columns, decile=decile, tied=tied)
 
 # %% ../../nbs/lib/scoring/batch.ipynb #68bb616b
 @dataclass(frozen=True)
@@ -296,6 +298,7 @@ def _predictions(
         model_name=ibis.literal(scorer.model_name),
         churn_probability=both.churn_probability,
         decile=both.decile,
+        tied=both.tied,
         decision=(both.churn_probability >= both.threshold).cast("int64"),
         reasons=both.reasons,
         scored_at=ibis.literal(now, "timestamp('UTC', 6)"),

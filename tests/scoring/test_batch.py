@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,7 @@ def test_the_table_holds_what_others_read_from_it(
         "model_name": "string",
         "churn_probability": "float64",
         "decile": "int64",
+        "tied": "boolean",
         "decision": "int64",
         "reasons": "array<struct<feature: string, value: float64, contribution: float64>>",
         "scored_at": "timestamp('UTC', 6)",
@@ -432,3 +434,24 @@ def test_a_plain_pyfunc_is_scored_without_reasons_and_ties_are_counted(
         for decile in deciles.index
     ]
     assert deciles.tied.tolist() == expected and sum(expected) > 0
+    marked = rows.groupby("decile").tied.sum().reindex(deciles.index)
+    assert marked.tolist() == expected
+
+
+def test_predictions_from_before_a_column_was_added_stay_and_read_as_unknown(
+    store: tables.DeltaTables, models: registry.Registry
+) -> None:
+    snapshot, scorer = scoring.read_snapshot(store), scoring.production(models)
+    first = scoring.score(store, snapshot, scorer, "abc")
+    rows = store.read("gold.predictions").drop("tied").to_pyarrow()
+    shutil.rmtree(store.path("gold.predictions"))
+    former = {"feature_date": NEWEST, "model_version": first.model_version + 7}
+    older = rows.to_pandas().assign(model_version=former["model_version"])
+    store.overwrite("gold.predictions", ibis.memtable(older[list(rows.schema.names)]), former)
+    scoring.score(store, snapshot, scorer, "abc")
+    found = store.read("gold.predictions").to_pandas()
+    assert found.groupby("model_version").size().tolist() == [CUSTOMERS, CUSTOMERS]
+    assert found[found.model_version == former["model_version"]].tied.isna().all()
+    assert found[found.model_version == first.model_version].tied.notna().all()
+    kept = scoring.read_predictions(store, NEWEST, former["model_version"])
+    assert call_list.call_list(kept).to_call == first.to_call
