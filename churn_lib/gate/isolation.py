@@ -8,11 +8,9 @@ __all__ = ['ModelError', 'surroundings', 'library_folders', 'IsolatedModel', 'de
 # %% ../../nbs/lib/gate/isolation.ipynb #47ec559b
 import os
 import select
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -23,6 +21,7 @@ import pyarrow as pa
 
 import churn_lib
 from . import worker
+from .processes import Forked, Spawned, start
 
 # %% ../../nbs/lib/gate/isolation.ipynb #9421c05d
 class ModelError(Exception):
@@ -77,7 +76,7 @@ class IsolatedModel:
         self.load_seconds, self.enforced = 0.0, False  # enforced: by the kernel
         self._scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Spawned | Forked | None = None
 
     def __enter__(self) -> "IsolatedModel":
         try:
@@ -137,11 +136,9 @@ def decode(
 def _ended(model: IsolatedModel, action: str) -> ModelError:
     process = model._process
     assert process is not None
-    try:
-        code = process.wait(timeout=1)
+    code, why = process.code(), "the model has closed the pipe for its answers"
+    if code is not None:
         why = f"the model's process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
-    except subprocess.TimeoutExpired:
-        why = "the model has closed the pipe for its answers"
     _end(model)
     size = model._log.seek(0, os.SEEK_END)
     model._log.seek(max(0, size - 1_000))
@@ -157,16 +154,8 @@ def _too_slow(model: IsolatedModel, action: str) -> ModelError:
 
 def _end(model: IsolatedModel) -> None:
     process, model._process = model._process, None
-    if process is None:
-        return
-    if hasattr(os, "killpg") and process.poll() is None:
-        with suppress(ProcessLookupError):  # it is ending right now
-            os.killpg(process.pid, 9)  # what the model has started goes with it
-    process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream:
-            stream.close()
+    if process:
+        process.end()
 
 # %% ../../nbs/lib/gate/isolation.ipynb #5a1ee8f9
 def _wait(model: IsolatedModel, action: str, pipe: IO[bytes], reads: bool, deadline: float) -> None:
@@ -177,19 +166,19 @@ def _wait(model: IsolatedModel, action: str, pipe: IO[bytes], reads: bool, deadl
 
 def _send(model: IsolatedModel, action: str, data: bytes, deadline: float) -> None:
     process, rest = model._process, memoryview(data)
-    if process is None or process.stdin is None:
+    if process is None:
         raise ModelError("ProcessEnded", "the model's process has been ended")
     while rest:
-        _wait(model, action, process.stdin, False, deadline)
+        _wait(model, action, process.questions, False, deadline)
         try:
-            rest = rest[os.write(process.stdin.fileno(), rest[: 2**16]) :]
+            rest = rest[os.write(process.questions.fileno(), rest[: 2**16]) :]
         except BrokenPipeError:
             raise _ended(model, action) from None
 
 
 def _receive(model: IsolatedModel, action: str, deadline: float) -> tuple[dict[str, Any], bytes]:
     def read(size: int) -> bytes:
-        pipe = model._process.stdout if model._process else None
+        pipe = model._process.answers if model._process else None
         if size > 8 * _MOST_ANSWERS or pipe is None:
             raise ModelError("ValueError", f"{action}: an answer of {size} bytes")
         found = bytearray()
@@ -220,23 +209,13 @@ _STARTING = 120.0  # seconds for Python and MLflow, which are no matter of the m
 
 
 def _start(model: IsolatedModel) -> None:
-    source = Path(worker.__file__).read_text() + "\nmain()\n"
-    model._process = subprocess.Popen(
-        [sys.executable, "-I", "-c", source],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=model._log,
-        cwd=model._scratch.name,
-        env=surroundings(model._scratch.name),
-        start_new_session=True,
-        bufsize=0,
-    )
-    assert model._process.stdin is not None
-    os.set_blocking(model._process.stdin.fileno(), False)
-    places = {"model": str(model.files), "scratch": model._scratch.name}
-    start = {**places, "libraries": library_folders(), "megabytes": model.megabytes}
+    scratch, libraries = model._scratch.name, library_folders()
+    model._process = start(libraries, scratch, surroundings(scratch), model._log)
+    os.set_blocking(model._process.questions.fileno(), False)
+    places = {"model": str(model.files), "scratch": scratch}
+    first = {**places, "libraries": libraries, "megabytes": model.megabytes}
     deadline = time.monotonic() + _STARTING
-    _send(model, "starting", worker.message(start), deadline)
+    _send(model, "starting", worker.message(first), deadline)
     model.enforced = bool(_expect(model, "starting", "ready", deadline).get("enforced"))
     began = time.monotonic()
     _expect(model, "loading", "loaded", began + model.seconds)
