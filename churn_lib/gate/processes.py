@@ -20,12 +20,8 @@ from typing import IO, Any
 from . import worker
 
 # %% ../../nbs/lib/gate/processes.ipynb #dd4bcc7b
-def _python(
-    entry: str,  # function of the worker
-    folder: str,  # that it runs in
-    environment: dict[str, str],
-    **streams: Any,
-) -> "subprocess.Popen[bytes]":
+def _python(entry: str, folder: str, environment: dict[str, str], **streams: Any) -> Any:
+    # a new process that runs a function of the worker
     source = f"{Path(worker.__file__).read_text()}\n{entry}()\n"
     command = [sys.executable, "-I", "-c", source]
     streams |= {"cwd": folder, "env": environment}
