@@ -66,7 +66,7 @@ def test_models_are_copies_of_one_process_and_run_side_by_side(tmp_path: Path) -
         first, second = one.predict(ROWS), two.predict(ROWS)
     assert isinstance(processes._TEMPLATES[0], processes.Template) is COPIED
     assert first[0] != second[0] and first[1] == second[1]
-    assert (first[1] != os.getpid()) is COPIED
+    assert bool(first[1] != os.getpid()) is COPIED
 
 
 def test_a_model_that_kills_its_parent_past_python_hurts_the_next_one_in_nothing(
@@ -88,7 +88,7 @@ def test_a_template_that_has_ended_is_made_again(tmp_path: Path) -> None:
     if COPIED:  # else there is none, and the parent is this test
         os.kill(int(before), signal.SIGKILL)
     with IsolatedModel(files) as model:
-        assert (model.predict(ROWS)[1] == before) is not COPIED
+        assert bool(model.predict(ROWS)[1] == before) is not COPIED
 
 
 def test_where_the_kernel_confines_nothing_each_model_starts_from_nothing(
