@@ -67,7 +67,8 @@ class Template:
     "The process that imports once; copies of it judge models."
 
     def __init__(self, libraries: list[str], environment: dict[str, str]):
-        self.libraries, self.owner, self._lock = libraries, os.getpid(), threading.Lock()
+        self.made_of, self.owner = (libraries, environment), os.getpid()
+        self._lock = threading.Lock()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
         with theirs:
@@ -146,7 +147,7 @@ def _template(libraries: list[str], environment: dict[str, str]) -> Template | N
         if _TEMPLATES and known is None:
             return None
         mine = known is not None and known.owner == os.getpid()
-        if known and mine and known.libraries == libraries and known.running:
+        if known and mine and known.running and known.made_of == (libraries, environment):
             return known
         if known and mine:
             known.close()
