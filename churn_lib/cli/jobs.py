@@ -210,9 +210,11 @@ def _print_summary(bundle: Bundle, console: Console) -> None:
     if serving is None:
         return
     if "deployment_job" in bundle.job_keys:
+        from churn_lib.features import FEATURES
         from churn_lib.serving import deploy
 
-        url, example = deploy.status(settings)["url"], deploy.example_customer(store)
+        inputs = registry.inputs_of(models, serving["version"]) or FEATURES
+        url, example = deploy.status(settings)["url"], deploy.example_customer(store, inputs)
         request = deploy.how_to_ask(settings, url, example)
         console.print(request, soft_wrap=True, highlight=False, markup=False)
     following = _next_steps(registry.tracking_uri(settings))

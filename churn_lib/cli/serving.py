@@ -159,22 +159,29 @@ def _body(data: str) -> Any:
     except ValueError as error:
         raise ChurnError(f"{where} is not JSON: {error}") from None
 
+# %% ../../nbs/lib/cli/serving.ipynb #b378c085
+def _example() -> dict[str, Any]:
+    # with every declared feature: whichever version answers finds its own columns
+    from churn_lib.features import EXAMPLE
+
+    return {"dataframe_records": [EXAMPLE]}
+
 # %% ../../nbs/lib/cli/serving.ipynb #970bc1ca
 @endpoint.command()
 def query(
     data: Annotated[
         str,
         typer.Option("--data", "-d", help="The request's JSON, @FILE, or - for standard input."),
-    ],
+    ] = "",  # a usual customer
     target: Target = "local",
 ) -> None:
-    "Send a request to the endpoint and print its answer."
+    "Send a request to the endpoint and print its answer; without --data about an example customer."
     from databricks.sdk.errors import DatabricksError
 
     from churn_lib.serving import deploy as serving
 
     keep_for_json()
-    settings, body = settings_module.load(target), _body(data)
+    settings, body = settings_module.load(target), _body(data) if data else _example()
     if serving.status(settings)["state"] == "STOPPED":
         raise ChurnError("no server runs: `churn deploy` starts it, or `churn serve`")
     path = f"/serving-endpoints/{settings.serving.endpoint_name}/invocations"

@@ -110,4 +110,4 @@ def engagement_score(row: Table) -> Value:
 # %% ../../nbs/lib/features/definitions.ipynb #4ead3c17
 FEATURES = DECLARED.columns(retired=False)
 MONOTONE = {name: DECLARED[name].churn for name in FEATURES if DECLARED[name].churn}
-EXAMPLE = {name: DECLARED[name].example for name in FEATURES}  # a request
+EXAMPLE = {name: DECLARED[name].example for name in DECLARED.columns()}  # a request to any version

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'Inputs', 'LEAK', 'snapshot', 'Snapshot', 'build', 'recorded_fingerprints', 'other_meaning', 'version_with',
-           'rows_for', 'up_to_date', 'check_labels', 'drop_uncovered', 'single_column_roc_auc', 'check_leakage']
+           'rows_for', 'undeclared', 'refuse_removed', 'up_to_date', 'check_labels', 'drop_uncovered',
+           'single_column_roc_auc', 'check_leakage']
 
 # %% ../../nbs/lib/features/snapshots.ipynb #92264337
 import datetime
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import ibis
@@ -225,6 +226,28 @@ def rows_for(
         return rows.filter(rows.feature_date == day)
     except TableError as error:
         raise FeatureError(f"the snapshot of {day} that the model needs is gone: {error}") from None
+
+# %% ../../nbs/lib/features/snapshots.ipynb #c678767d
+def undeclared(
+    columns: Iterable[str],  # inputs of a version
+    declared: Declarations = DECLARED,
+) -> list[str]:
+    "The columns that are not computed any more."
+    return [name for name in columns if name not in declared.columns()]
+
+
+def refuse_removed(
+    needed: Mapping[str, list[int]],  # column to the versions that have it as an input
+    declared: Declarations = DECLARED,
+) -> None:
+    "Raise `FeatureError` when a feature is not declared any more and a version still needs it."
+    for name in undeclared(needed, declared):
+        versions = f"version{'s' * (len(needed[name]) > 1)} {', '.join(map(str, needed[name]))}"
+        raise FeatureError(
+            f"feature {name} is not declared any more, and {versions} (at Staging, Production or "
+            f"Previous) cannot be asked without it: declare {name} again, with retired=True, until no "
+            "alias leads to such a version"
+        )
 
 # %% ../../nbs/lib/features/snapshots.ipynb #cc653f92
 def up_to_date(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STAGING', 'PRODUCTION', 'PREVIOUS', 'TABLE_VERSIONS', 'RegistryError', 'StoreError', 'explain', 'explained',
-           'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect', 'inputs_of', 'Basis',
-           'basis', 'versions', 'versions_table', 'missing']
+           'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect', 'inputs_of',
+           'needed_inputs', 'Basis', 'basis', 'versions', 'versions_table', 'missing']
 
 # %% ../../nbs/lib/registry/models.ipynb #9919f137
 import json
@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -562,6 +562,19 @@ def inputs_of(
     known = dict((info.metadata or {}).get("features") or [])
     columns = info.signature.inputs.input_names() if info.signature else []
     return {name: known.get(name, "") for name in columns}
+
+# %% ../../nbs/lib/registry/models.ipynb #376d55ae
+def needed_inputs(
+    registry: Registry,
+) -> dict[str, list[int]]:  # column to the versions at Staging, Production or Previous that have it
+    "What versions that serve, wait or may be rolled back to are asked with."
+    aliases, found = registry.aliases(), dict[str, list[int]]()
+    named = {aliases[alias] for alias in (STAGING, PRODUCTION, PREVIOUS) if alias in aliases}
+    for number in sorted(named):
+        with suppress(RegistryError):  # a version without its files is asked nothing
+            for column in inputs_of(registry, number):
+                found.setdefault(column, []).append(number)
+    return found
 
 # %% ../../nbs/lib/registry/models.ipynb #60409b15
 @dataclass(frozen=True)

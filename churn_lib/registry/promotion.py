@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from . import promotion_log
 from ..features import newest_holdout
+from ..features.snapshots import undeclared
 from ..features.labels import labels_of
 from churn_lib.registry.evidence import (
     REPORTS,
@@ -29,7 +30,7 @@ from churn_lib.registry.evidence import (
     reports_of,
 )
 from .promotion_log import Follow, PromotionLog, Move, ConcurrentPromotionError
-from .models import PRODUCTION, STAGING, Registry, basis
+from .models import PRODUCTION, STAGING, Registry, basis, inputs_of
 from ..settings import ChurnError, GateCheck, Settings, named_as_now
 from ..tables import Tables
 
@@ -485,6 +486,23 @@ def _refuse_changed(
         if reason and isinstance(error, VersionChanged):
             accept_changed(registry, tables, target, promotion_log.user(), reason)
 
+# %% ../../nbs/lib/registry/promotion.ipynb #2f50676f
+def _refuse_undeclared(
+    registry: Registry,
+    target: int,  # where a rollback is to go
+) -> None:
+    try:
+        gone = undeclared(inputs_of(registry, target))
+    except Exception:  # files that cannot be read are a matter of `_refuse_changed`
+        return
+    if gone:
+        commit = registry.version(target).tags.get("git_sha", "")[:12]
+        raise PromotionRefused(
+            f"version {target} is asked with {', '.join(gone)}, which this code does not compute, so that "
+            f"it could not score: check out its commit{f' {commit}' * bool(commit)} and roll back there, "
+            f"or declare {', '.join(gone)} again, with retired=True, and run 01_feature_engineering"
+        )
+
 # %% ../../nbs/lib/registry/promotion.ipynb #6144c3a7
 def rollback(
     registry: Registry,
@@ -508,6 +526,7 @@ def rollback(
     target = _target(registry, seen, current, to)
     if not force:
         _refuse_unproven(registry, tables, seen, target)
+        _refuse_undeclared(registry, target)
     registry.version(target)  # raises when it has been deleted
     _refuse_changed(registry, tables, target, reason if force and accept else "", force)
     facts = {"git_sha": git_sha, "report_id": None, "reason": reason.strip()}

@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from ..features import FEATURES, LABEL, holdout_rows, newest_holdout, to_frame
-from .batch import Scorer, ScoringError
-from ..gate.probe import ask
+from .batch import Scorer, answers_of
 from ..pages import Section, fragment, picture, table
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #514dde04
@@ -97,7 +96,7 @@ class GainsReport:
 # %% ../../nbs/lib/scoring/call_list.ipynb #1441e184
 def gains_report(
     scorer: Scorer,  # the model that made the predictions
-    features: ibis.Table,  # gold.features
+    features: ibis.Table,  # gold.features, or what `read_labelled` gives
     day: datetime.date,  # the day of the scores
     horizon_days: int,  # of the labels in gold.features
 ) -> GainsReport:  # an empty one when no label is known yet, or all customers fared alike
@@ -111,10 +110,8 @@ def gains_report(
     rows = to_frame(holdout_rows(features, newest))
     if rows[LABEL].nunique() < 2:
         return nothing
-    answers = ask(scorer.model.predict, rows, scorer.version, scorer.threshold)
-    if answers.probability is None:
-        raise ScoringError(f"version {scorer.version} cannot score: {answers.problem}")
-    return GainsReport(newest, scorer.threshold, rows[LABEL].to_numpy(), answers.probability)
+    answers = answers_of(scorer, rows)
+    return GainsReport(newest, scorer.threshold, rows[LABEL].to_numpy(), answers)
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #beb64177
 def gain_curve(

@@ -15,7 +15,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
@@ -30,7 +30,7 @@ from databricks.sdk.service import serving as api
 from databricks.sdk.service.serving import AiGatewayConfig, ServedEntityInput, ServedEntityOutput
 from databricks.sdk.service.serving import ServingEndpointDetailed as Detailed
 
-from ..features import FEATURES
+from ..features import EXAMPLE, FEATURES
 from ..job_context import bypass_proxies
 from ..registry import PRODUCTION, Registry, RegistryError, basis
 from ..registry import models as registry_module
@@ -453,7 +453,7 @@ def _restore_alias(task: Task, former: int | None, reason: str) -> str:
     return f"{task.alias} is version {back} again"
 
 # %% ../../nbs/lib/serving/deploy.ipynb #aad8a6d9
-def _restore(task: Task, found: Detailed | None, previous: PreviousConfig, reason: str) -> str:
+def _restore_endpoint(task: Task, found: Detailed | None, previous: PreviousConfig) -> str:
     # what serves instead, for the message
     deployer, restored = task.deployer, list[str]()
     now = deployer.find()
@@ -466,7 +466,21 @@ def _restore(task: Task, found: Detailed | None, previous: PreviousConfig, reaso
     elif found is None and now is not None:
         deployer.client.serving_endpoints.delete(deployer.name)
         restored.append("the endpoint, made for it, is removed")
-    restored.append(_restore_alias(task, previous.version, reason))
+    return "; ".join(restored)
+
+
+def _restore(task: Task, found: Detailed | None, previous: PreviousConfig, reason: str) -> str:
+    # what serves instead, for the message; whether the endpoint can be put back or not, the alias is
+    steps = (
+        partial(_restore_endpoint, task, found, previous),
+        partial(_restore_alias, task, previous.version, reason),
+    )
+    restored = list[str]()
+    for step in steps:
+        try:
+            restored.append(step())
+        except Exception as error:
+            restored.append(f"and it could not be put back: {error}")
     return "; ".join(filter(None, restored)) or "nothing else was changed"
 
 # %% ../../nbs/lib/serving/deploy.ipynb #41560c4a
@@ -497,10 +511,7 @@ def _run(task: Task) -> Deployment:
         task.sample = holdout_sample(task.registry, task.tables, task.version, task.settings)
         outcome, report = _serve(task, found, previous)
     except Exception as error:  # whatever it was, customers must not be left with it
-        try:
-            instead = _restore(task, found, previous, str(error))
-        except Exception as second:
-            instead = f"and it could not be put back: {second}"
+        instead = _restore(task, found, previous, str(error))
         reason, seconds = f"{type(error).__name__}: {error}", time.monotonic() - began
         _record(task, previous.version, "failed", reason, seconds)
         raise DeploymentFailed(
@@ -581,6 +592,33 @@ def deploy(
             Task(settings, registry, tables, deployer, number, named, git_sha, against, why)
         )
 
+# %% ../../nbs/lib/serving/deploy.ipynb #8acf8d07
+def _largest(settings: Settings) -> int | None:  # version with the largest share; None: not known
+    try:
+        served = status(settings).get("served", [])
+    except Exception:  # a server that cannot be started or asked
+        return None
+    return max(((each["traffic"], int(each["version"])) for each in served), default=(0, None))[1]
+
+
+def _production_goes_back(
+    registry: Registry,
+    tables: Tables,
+    version: int,  # that Production was moved to, and the endpoint could not be
+    git_sha: str,
+    reason: str,
+) -> str:  # for the message
+    last = read(tables, registry.model_name).last
+    back = last.from_version if last and last.to_version == version else None
+    if back not in registry.numbers() or registry.version_of(PRODUCTION) != version:
+        return ""
+    why = f"its deployment failed: {reason.splitlines()[0][:300]}"
+    try:
+        rollback(registry, tables, why, git_sha, to=back, force=True, accept=False)
+    except Exception as error:
+        return f"; Production stays version {version}: {error}"
+    return f"; Production is version {back} again"
+
 # %% ../../nbs/lib/serving/deploy.ipynb #611b71e4
 def move(
     settings: Settings,
@@ -596,11 +634,17 @@ def move(
         folder = process.serving_folder(settings) / "endpoints"
         if not (folder / f"{settings.serving.endpoint_name}.json").exists():
             return None
-    client = connect(settings)
-    if Deployer(client, settings, log).find() is None:
-        return None
-    # by force: what belongs at Production is the promotion log's decision, and was made
-    return deploy(settings, registry, tables, "", version, git_sha, log, client, True, reason)
+    try:
+        client = connect(settings)
+        if Deployer(client, settings, log).find() is None:
+            return None
+        # by force: what belongs at Production is the promotion log's decision, and was made
+        return deploy(settings, registry, tables, "", version, git_sha, log, client, True, reason)
+    except Exception as error:  # customers get one version, and Production is the one they get
+        if _largest(settings) == version:  # nothing was put back: it served the version before
+            raise
+        back = _production_goes_back(registry, tables, version, git_sha, str(error))
+        raise DeploymentFailed(f"{error}{back}") from error
 
 # %% ../../nbs/lib/serving/deploy.ipynb #ff68677a
 def _served(found: Detailed) -> list[dict[str, Any]]:
@@ -672,13 +716,16 @@ def beside_production(
     return {"production": production, "differences": notes}
 
 # %% ../../nbs/lib/serving/deploy.ipynb #0b9d64b1
-def example_customer(tables: Tables) -> dict[str, float]:  # feature to value
-    "A customer of the newest snapshot, to ask about."
+def example_customer(
+    tables: Tables,
+    columns: Iterable[str] = FEATURES,  # inputs of the version that is to answer
+) -> dict[str, float]:  # column to value
+    "A customer of the newest snapshot, to ask about; a usual value where the snapshot has none."
     features = tables.read("gold.features")
     ordered = features.order_by(ibis.desc("feature_date"), "customer_id").limit(1)
-    rows = ordered.to_pandas()[FEATURES].astype("float64").fillna(0.0)
-    row = rows.iloc[0] if len(rows) else pd.Series(0.0, FEATURES)  # after the sample was replaced
-    return {str(name): float(value) for name, value in row.items()}
+    rows = ordered.to_pandas().reindex(columns=list(columns)).astype("float64")
+    known = rows.iloc[0].dropna() if len(rows) else {}  # none after the sample was replaced
+    return {name: float(known.get(name, EXAMPLE.get(name, 0.0))) for name in columns}
 
 # %% ../../nbs/lib/serving/deploy.ipynb #527fc5bf
 def how_to_ask(settings: Settings, url: str, example: dict[str, float]) -> str:

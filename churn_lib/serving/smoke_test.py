@@ -9,19 +9,18 @@ __all__ = ['Client', 'SMOKE_TEST', 'SmokeTestFailed', 'Sample', 'holdout_sample'
 # %% ../../nbs/lib/serving/smoke_test.ipynb #97fb4144
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import ibis
 import numpy as np
 import pandas as pd
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import BadRequest, DatabricksError
 
-from ..features import FEATURES, holdout_rows
+from ..features import FEATURES, FeatureError, holdout_rows, newest_snapshot, rows_for
 from ..pages import Section, fragment, table
-from ..registry import Registry
+from ..registry import Registry, inputs_of
 from ..registry.evidence import TOLERANCE, recorded_answers, recorded_sample
 from ..settings import ChurnError, Settings
 from ..tables import Tables
@@ -35,7 +34,7 @@ class SmokeTestFailed(ChurnError):
 class Sample:
     "Rows to ask about, and what is to be answered to them."
 
-    rows: pd.DataFrame  # ten features, float64
+    rows: pd.DataFrame  # the inputs of the version, float64
     expected: np.ndarray  # churn probability, shape (rows,)
     tolerance: float = 1e-9
     origin: str = "the registered model does"  # whose answers they are
@@ -44,23 +43,36 @@ class Sample:
 def holdout_sample(registry: Registry, store: Tables, version: int, settings: Settings) -> Sample:
     "Held-out customers with the answers that the gate recorded, or else those of the registered model."
     most = settings.serving.smoke_rows
+    inputs = inputs_of(registry, version) or dict.fromkeys(FEATURES, "")
     recorded = recorded_answers(registry, store, version)
-    if recorded is not None and len(known := recorded.dropna(subset=FEATURES)):
-        rows, expected = recorded_sample(known, most)
-        return Sample(rows[FEATURES], expected, TOLERANCE, "the gate recorded")
-    rows = _unrecorded_rows(registry, store, version, most)
+    if recorded is not None and inputs.keys() <= {*recorded.columns}:
+        known = recorded.dropna(subset=list(inputs))
+        if len(known):
+            rows, expected = recorded_sample(known, most)
+            return Sample(rows[list(inputs)], expected, TOLERANCE, "the gate recorded")
+    rows = _unrecorded_rows(registry, store, version, inputs, most)
     answers = registry.load(version).predict(rows)
     return Sample(rows, np.asarray(answers, dtype=float).reshape(-1))
 
 # %% ../../nbs/lib/serving/smoke_test.ipynb #1f59b1d1
-def _unrecorded_rows(registry: Registry, store: Tables, version: int, most: int) -> pd.DataFrame:
+def _unrecorded_rows(
+    registry: Registry,
+    store: Tables,
+    version: int,
+    inputs: Mapping[str, str],  # column to fingerprint
+    most: int,  # rows
+) -> pd.DataFrame:
     tags = registry.version(version).tags
     number, day = tags.get("delta_feature_version"), tags.get("holdout_feature_date")
-    features = store.read("gold.features", int(number) if number else None)
-    judged_on = datetime.date.fromisoformat(day) if day else None
-    chosen = holdout_rows(features, judged_on, labelled=False)
-    ordered = chosen.order_by(ibis.desc("feature_date"), "customer_id").limit(most)
-    rows = ordered.to_pandas()[FEATURES].astype("float64").dropna().reset_index(drop=True)
+    at = int(number) if number else None
+    features = store.read("gold.features", at)
+    judged_on = datetime.date.fromisoformat(day) if day else newest_snapshot(features)
+    try:
+        features = rows_for(store, judged_on, inputs, at) if judged_on else features.limit(0)
+    except FeatureError as error:
+        raise SmokeTestFailed(f"version {version}: {error}") from None
+    chosen = holdout_rows(features, judged_on, labelled=False).order_by("customer_id").limit(most)
+    rows = chosen.to_pandas()[list(inputs)].astype("float64").dropna().reset_index(drop=True)
     if rows.empty:
         raise SmokeTestFailed(
             f"version {version}: no holdout row to ask about in gold.features; run training_job"

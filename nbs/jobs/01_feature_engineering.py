@@ -37,6 +37,7 @@ rehearsal: bool = True  # show what would happen and change nothing official; jo
 import pandas as pd
 
 from churn_lib import settings, tables
+from churn_lib import registry
 from churn_lib.registry import promotion
 from churn_lib.features import snapshots
 from churn_lib import features
@@ -69,6 +70,18 @@ raw_events.aggregate(
     first=raw_events.event_ts.min(),
     last=raw_events.event_ts.max(),
 ).to_pandas()
+
+# %% [markdown]
+# ## Features that are still needed
+#
+# A feature may be removed from the code once no version at Staging, Production or Previous is asked with it. Until
+# then it is retired, and the job stops here when it is gone.
+
+# %%
+needed = registry.needed_inputs(registry.connect(config))
+snapshots.refuse_removed(needed)
+retired = [name for name in features.EXAMPLE if name not in features.FEATURES]
+pd.DataFrame({"versions": needed, "retired": {name: name in retired for name in needed}})
 
 # %% [markdown]
 # ## Snapshots

@@ -29,6 +29,8 @@ target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
 # %%
+from datetime import timedelta
+
 import pandas as pd
 
 from churn_lib import settings, tables
@@ -70,7 +72,7 @@ pd.Series(origin, name="Production").to_frame()
 # ## Who is scored
 
 # %%
-snapshot = scoring.read_snapshot(store, job.as_of)
+snapshot = scoring.read_snapshot(store, job.as_of, scorer)
 snapshot
 
 # %%
@@ -114,8 +116,11 @@ call_list.call_list(predictions, limit=20)
 # in the charts. The dot is what the decision threshold would have called.
 
 # %%
-features = labels.labels_of(store, config, snapshot.feature_version)
-call_list.gains_report(scorer, features, snapshot.feature_date, config.data.horizon_days)
+horizon = config.data.horizon_days
+known = labels.labels_of(store, config)
+until = snapshot.feature_date - timedelta(days=horizon)
+features = scoring.read_labelled(store, scorer, until, known)
+call_list.gains_report(scorer, features, snapshot.feature_date, horizon)
 
 # %% [markdown]
 # ## Hand over

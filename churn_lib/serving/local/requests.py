@@ -56,7 +56,7 @@ def row_model(
         if not column.required:
             kind, default = kind | None, Field(None, alias=column.name)
         fields[f"column_{number}"] = (kind, default)
-    return create_model("Row", __config__=ConfigDict(strict=True, extra="forbid"), **fields)
+    return create_model("Row", __config__=ConfigDict(strict=True, extra="ignore"), **fields)
 
 # %% ../../../nbs/lib/serving/local/requests.ipynb #4de0a362
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _records(content: Any, form: str, max_rows: int) -> list[Any]:
     return records
 
 # %% ../../../nbs/lib/serving/local/requests.ipynb #cabadf3a
-_OTHER_COLUMNS = ("model_type", "missing", "extra_forbidden")
+_OTHER_COLUMNS = ("model_type", "missing")
 Problem = tuple[int, ErrorDetails]  # number of the row, from 0, and what is wrong with it
 
 
@@ -240,9 +240,7 @@ def _columns_message(problems: list[ErrorDetails]) -> str:  # of _OTHER_COLUMNS,
         return f"{_shown(problems[0]['input'])} is not an object"
     names = [each["loc"][0] for each in problems if each["type"] == kind]
     more = f", and {len(names) - 1} more" if len(names) > 1 else ""
-    if kind == "missing":
-        return f"column {names[0]} is missing{more}"
-    return f"column {_shown(names[0])} is not one of the model's{more}"
+    return f"column {names[0]} is missing{more}"
 
 # %% ../../../nbs/lib/serving/local/requests.ipynb #49c11626
 def _cell_message(problem: ErrorDetails, columns: dict[str, DataType]) -> str:

@@ -438,7 +438,7 @@ _ASK = Markup("""<h1>churn model server</h1>
 <h2>Ask</h2><pre>POST {base}/serving-endpoints/NAME/invocations
 Content-Type: application/json
 
-{{"dataframe_records": [{{"total_events": 12, "total_sessions": 8, ...}}]}}</pre>
+{{"dataframe_records": [{{"COLUMN": NUMBER, ...}}]}}</pre>
 <p>answers <code>{{"predictions": [0.31]}}</code>, one probability a row, with the version that answered in
 the header <code>served-model-name</code>. <code>dataframe_split</code>, <code>inputs</code> and
 <code>instances</code> are taken as MLflow's scoring server takes them. What the model's signature does not
