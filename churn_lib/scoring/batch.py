@@ -79,7 +79,9 @@ class Scorer:
     explainer: Explainer | LinearExplainer | None = field(repr=False)  # None: no reasons
     basis: Basis | None = None  # what it predicts and was trained on
     # the version's own columns and the fingerprints of their features
-    inputs: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(FEATURES, ""), repr=False)
+    inputs: Mapping[str, str] = field(
+        default_factory=lambda: dict.fromkeys(FEATURES, ""), repr=False
+    )
 
     def warning(self, settings: Settings) -> str:  # empty when there is nothing to say
         "What to know before acting on its scores."
@@ -121,7 +123,7 @@ def read_labelled(
     scorer: Scorer,
     until: datetime.date,  # labels of later days were not known
     features: ibis.Table | None = None,  # whose labels count, of gold.features; None: all
-) -> ibis.Table:  # of gold.features; without rows when there are none that the version can be asked about
+) -> ibis.Table:  # of gold.features; empty when the version can be asked about none
     "The newest snapshot with labels, as a version has to see it."
     features = tables.read(snapshots.TABLE) if features is None else features
     day = newest_holdout(features, until)
