@@ -30,6 +30,7 @@ from tests.features.test_definitions import (
     LATER,
     MIDNIGHT,
     MOMENTS,
+    described,
     oracle,
 )
 
@@ -96,7 +97,10 @@ def equal_everywhere(store: SparkTables, lives: dict[str, Life]) -> None:
     duckdb = CONNECTION.to_pyarrow(rows)
     assert spark.schema.names == duckdb.schema.names == list(rows.columns)
     assert spark.schema.types == duckdb.schema.types
-    assert by_customer(spark) == by_customer(duckdb) == expected(lives)
+    found, wanted = by_customer(spark), expected(lives)
+    assert found == by_customer(duckdb)
+    assert found.keys() == wanted.keys()
+    assert {name: described(row, wanted[name]) for name, row in found.items()} == wanted
 
 
 def test_random_lives_have_the_features_of_duckdb_and_of_the_definitions(
