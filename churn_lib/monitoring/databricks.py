@@ -7,11 +7,14 @@ __all__ = ['PROFILED', 'BASELINE', 'TIMESTAMP', 'PREDICTION', 'LABEL', 'MODEL', 
            'ensure_profile', 'check_library', 'refresh_profile', 'as_profiled', 'write_tables', 'update_profile']
 
 # %% ../../nbs/lib/monitoring/databricks.ipynb #efd2a769
+import datetime
 import os
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import ibis
+import numpy as np
 import pandas as pd
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import (
@@ -35,12 +38,12 @@ from databricks.sdk.service.dataquality import (
 )
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
-from ..features import FEATURES
 from .metrics import Refresher
 from .rules import Verdict
 from .windows import ANSWER, Window
 from ..registry import workspace
 from ..settings import ChurnError, Settings
+from ..tables import Tables
 
 # %% ../../nbs/lib/monitoring/databricks.ipynb #6506d63f
 class DataQualityError(ChurnError):
@@ -218,13 +221,33 @@ def refresh_profile(
 def as_profiled(
     rows: pd.DataFrame,  # feature_date, features, churn_probability, decision and label
     version: int,  # model version
+    features: Sequence[str],  # its inputs
 ) -> pd.DataFrame:
     "Rows in the shape that is profiled."
-    shaped = rows[[*FEATURES, ANSWER]].astype("float64")
+    shaped = rows[[*features, ANSWER]].astype("float64")
     shaped.insert(0, TIMESTAMP, pd.to_datetime(rows["feature_date"]).dt.tz_localize("UTC"))
     for name in (PREDICTION, LABEL):
         shaped[name] = rows[name].astype("Int64")
     return shaped.assign(**{MODEL: str(version)})
+
+# %% ../../nbs/lib/monitoring/databricks.ipynb #73a02f29
+def _replace(
+    tables: Tables,
+    name: str,  # PROFILED or BASELINE
+    rows: pd.DataFrame,
+    day: datetime.date,  # window_date of the rows
+    whole: bool,  # replace every row, not only those of the day
+    tags: dict[str, str],
+) -> None:
+    # a table has the features of every version that it ever had rows of
+    known = tables.read(name).columns if tables.exists(name) else []
+    gone = dict.fromkeys(
+        [column for column in known if column not in (*rows, "window_date")], np.nan
+    )
+    table = ibis.memtable(rows.assign(**gone, window_date=day))
+    if whole and {*table.columns} - {*known}:  # only a partition can bring columns
+        tables.overwrite(name, table, {"window_date": day}, tags)
+    tables.overwrite(name, table, None if whole else {"window_date": day}, tags)
 
 # %% ../../nbs/lib/monitoring/databricks.ipynb #1db439c2
 def write_tables(
@@ -236,15 +259,24 @@ def write_tables(
     tables, tags = refresher.tables, {"git_sha": refresher.git_sha}
     for start in sorted({window.start for window in windows}):
         same = [each for each in refresher.all if each.start == start]
-        parts = [as_profiled(refresher.observed(each).rows, each.model_version) for each in same]
-        rows = ibis.memtable(pd.concat(parts).assign(window_date=start))
-        tables.overwrite(PROFILED, rows, {"window_date": start}, tags)
+        seen = [(refresher.observed(each), each.model_version) for each in same]
+        parts = [as_profiled(each.rows, number, each.features) for each, number in seen]
+        _replace(tables, PROFILED, pd.concat(parts), start, False, tags)
     if baseline := refresher.baseline(version):
-        rows = as_profiled(baseline.holdout, version)
+        rows = as_profiled(baseline.holdout, version, baseline.features)
         day = pd.Timestamp(baseline.holdout.feature_date.iloc[0]).date()
-        tables.overwrite(BASELINE, ibis.memtable(rows.assign(window_date=day)), tags=tags)
+        _replace(tables, BASELINE, rows, day, True, tags)
 
 # %% ../../nbs/lib/monitoring/databricks.ipynb #3936cf0c
+def _sliceable(settings: Settings, tables: Tables) -> Settings:
+    # without slices that the table has no column for: the platform's refresh would fail
+    if not tables.exists(PROFILED):
+        return settings
+    known = tables.read(PROFILED).columns
+    kept = tuple(name for name in settings.monitoring.slices if name in known)
+    return settings.updated({"monitoring.slices": kept})
+
+
 def update_profile(
     verdict: Verdict,  # of the monitor that has just run
     settings: Settings,
@@ -259,7 +291,7 @@ def update_profile(
     write_tables(refresher, refresher.computed, verdict.model_version)
     try:
         client = client or workspace()
-        done = ensure_profile(client, settings)
+        done = ensure_profile(client, _sliceable(settings, refresher.tables))
         started = refresh_profile(client, settings)
     except DataQualityError as error:  # our own metrics do not need it
         return f"No profile by Databricks: {error}."

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..features import FEATURES
 from .drift import Distribution
 
 # %% ../../nbs/lib/monitoring/integrity.ipynb #e1f9d4f4
@@ -27,15 +26,18 @@ def _least_usual(values: np.ndarray) -> float:
 
 def _logarithms(
     rows: pd.DataFrame,  # features
+    features: Sequence[str],  # names; one that the rows lack is missing in all of them
     units: np.ndarray,  # of `_least_usual`, one for each feature
 ) -> np.ndarray:  # shape (rows, features); NaN where a value is missing
-    return np.arcsinh(rows[FEATURES].to_numpy(dtype=float, na_value=np.nan) / units)
+    values = rows.reindex(columns=list(features)).to_numpy(dtype=float, na_value=np.nan)
+    return np.arcsinh(values / units)
 
 # %% ../../nbs/lib/monitoring/integrity.ipynb #df6f0931
 @dataclass(frozen=True)
 class Relations:
     "How each feature follows from the others in the rows that a model was trained and judged on."
 
+    features: tuple[str, ...]  # the model's inputs
     units: np.ndarray  # shape (features,), as `_least_usual`
     means: np.ndarray  # shape (features,): logarithms in place of missing values
     weights: np.ndarray  # shape (features, 1 + 2 * features), of `_design`
@@ -104,7 +106,7 @@ def _measure(
                 "scatter": float(np.std(left)) if len(left) else 0.0,
             }
         )
-    return pd.DataFrame(found, index=pd.Index(FEATURES, name="column_name"))
+    return pd.DataFrame(found, index=pd.Index(relations.features, name="column_name"))
 
 # %% ../../nbs/lib/monitoring/integrity.ipynb #3f57c4c9
 _SAMPLE = 20_000  # rows
@@ -116,21 +118,23 @@ def _sampled(rows: pd.DataFrame) -> pd.DataFrame:
 
 def learn_relations(
     snapshots: Sequence[pd.DataFrame],  # features of each, those judged on included
+    features: Sequence[str],  # the model's inputs
 ) -> Relations:
     "Learn how each feature follows from the others, each snapshot with the same weight."
+    names = tuple(features)
     parts = [_sampled(rows) for rows in snapshots if len(rows)]
-    values = pd.concat(parts)[FEATURES].to_numpy(dtype=float, na_value=np.nan)
+    values = pd.concat(parts)[list(names)].to_numpy(dtype=float, na_value=np.nan)
     units = np.array([_least_usual(column) for column in values.T])
-    raw = [_logarithms(rows, units) for rows in parts]
+    raw = [_logarithms(rows, names, units) for rows in parts]
     every = np.concatenate(raw)
     known = ~np.isnan(every)
     means = np.where(known, every, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     filled = [np.where(np.isnan(each), means, each) for each in raw]
     share = np.concatenate([np.full(len(each), 1 / len(each) / len(raw)) for each in raw])
     weights = _weights(np.concatenate(filled), share)
-    learnt = Relations(units, means, weights, pd.DataFrame())
+    learnt = Relations(names, units, means, weights, pd.DataFrame())
     measured = [_measure(learnt, now, ~np.isnan(own)) for now, own in zip(filled, raw, strict=True)]
-    return Relations(units, means, weights, _usual(measured))
+    return Relations(names, units, means, weights, _usual(measured))
 
 # %% ../../nbs/lib/monitoring/integrity.ipynb #bec5a2c7
 def _usual(
@@ -188,7 +192,7 @@ def _shuffled_or_unit(
 
 # %% ../../nbs/lib/monitoring/integrity.ipynb #9896790d
 def _repaired(relations: Relations, logarithms: np.ndarray, name: str) -> np.ndarray:
-    at, repaired = FEATURES.index(name), logarithms.copy()
+    at, repaired = relations.features.index(name), logarithms.copy()
     repaired[:, at] = relations.means[at]  # it must not vouch for itself through the others
     expected = relations.expected(repaired)[:, at]
     # nearer to nothing than to the least value there is: nothing
@@ -224,7 +228,8 @@ def _culprits(
         guilty = min(tried, key=lambda name: tried[name][:2])
         found[guilty], own[guilty] = suspects[guilty], measured.loc[guilty]
         _, _, logarithms, measured = tried[guilty]
-    return found, pd.concat([measured.drop(list(own)), pd.DataFrame(own).T]).loc[FEATURES]
+    figures = pd.concat([measured.drop(list(own)), pd.DataFrame(own).T])
+    return found, figures.loc[list(relations.features)]
 
 # %% ../../nbs/lib/monitoring/integrity.ipynb #e6854216
 def _empty_or_constant(
@@ -235,7 +240,7 @@ def _empty_or_constant(
     drifted: Mapping[str, bool],  # column to whether its distribution is beyond its limit
 ) -> dict[str, str]:  # column to EMPTY or CONSTANT
     found = {}
-    for name in FEATURES:
+    for name in measured.index.intersection(list(now)):
         window, baseline = now[name], then[name]
         if not window.total or not baseline.total:
             continue
@@ -252,17 +257,18 @@ def _empty_or_constant(
 def check_columns(
     relations: Relations,
     rows: pd.DataFrame,  # features of a window
-    now: Mapping[str, Distribution],  # of the window, by column
+    now: Mapping[str, Distribution],  # of the window, by column; features not in it are not checked
     then: Mapping[str, Distribution],  # of the baseline
     drifted: Mapping[str, bool],  # column to whether its distribution is beyond its limit
 ) -> pd.DataFrame:  # by feature: agreement, size, their limits, and broken: the kind or null
     "Which features of a window are broken, and the figures that say so."
-    raw = _logarithms(_sampled(rows), relations.units)
+    raw = _logarithms(_sampled(rows), relations.features, relations.units)
     known = ~np.isnan(raw)
     logarithms = np.where(known, raw, relations.means)
     first = _measure(relations, logarithms, known)
     found = _empty_or_constant(relations, first, now, then, drifted)
-    for name in found:
+    unseen = [name for name in relations.features if name not in now]
+    for name in (*found, *unseen):
         logarithms = _repaired(relations, logarithms, name)
     guilty, measured = _culprits(relations, logarithms, known)
     found |= {name: kind for name, kind in guilty.items() if name not in found}

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['QUALITY', 'ESTIMATED', 'DRIFT_SCHEMA', 'PROFILE_SCHEMA', 'CHECKS_SCHEMA', 'Figures', 'SOURCE', 'Observed',
            'in_threads', 'observe', 'drift_rows', 'check_rows', 'quality_row', 'profile_rows', 'due', 'read_metrics',
-           'whole', 'slices', 'Refresher', 'slice_baseline', 'refresh']
+           'whole', 'slices', 'Refresher', 'slice_baseline', 'check_slices', 'refresh']
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #26ebaf70
 import datetime
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..features import FEATURES, LABEL
+from ..features import FEATURES, LABEL, feature_columns
+from ..features.snapshots import Inputs
 from ..features.slices import value_slices, value_text
 from . import requests
 from churn_lib.monitoring.drift import (
@@ -45,16 +46,19 @@ from churn_lib.monitoring.quality import (
 from churn_lib.monitoring.windows import (
     ANSWER,
     COLUMN_CHECKS,
-    COLUMNS,
     DECISION,
     DRIFT_METRICS,
+    OUTCOMES,
     PROFILE_METRICS,
     Baseline,
     MonitoringError,
     Window,
+    baseline_distributions,
+    features_in,
     is_numeric,
     read_baseline,
     read_rows,
+    version_inputs,
     windows,
 )
 from ..registry import PRODUCTION, Registry, RegistryError, basis
@@ -154,6 +158,16 @@ class Observed:
     slice_key: str | None = None
     slice_value: str | None = None
 
+    @property
+    def features(self) -> list[str]:
+        "The inputs of its version, those left out that could not be had."
+        return [name for name in self.distributions if name not in OUTCOMES]
+
+    @property
+    def served(self) -> bool:
+        "Whether it is what an endpoint answered, beside a batch."
+        return (self.slice_key, self.slice_value) == (SOURCE, "serving")
+
 # %% ../../nbs/lib/monitoring/metrics.ipynb #91d354fd
 _MANY_ROWS = 50_000  # below it, threads cost more than they save
 
@@ -166,19 +180,19 @@ def in_threads(work: Callable[[Any], Any], items: Iterable[Any], rows: int) -> l
         return list(pool.map(work, items))
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #29da5153
-def _known_columns(rows: pd.DataFrame) -> list[str]:
-    return [
-        name for name in COLUMNS if name in rows and (name != LABEL or rows[name].notna().any())
-    ]
+def _known_columns(rows: pd.DataFrame, features: Sequence[str]) -> list[str]:
+    known = [name for name in (*features, *OUTCOMES) if name in rows]
+    return [name for name in known if name != LABEL or rows[name].notna().any()]
 
 
 def observe(
     window: Window,
     rows: pd.DataFrame,  # features and churn_probability; decision and label where there are
+    features: Sequence[str] | None = None,  # of the version; None: all that the rows have
     **part: str | None,  # slice_key and slice_value
 ) -> Observed:
     "The distribution of every column of a window; the label's only once it is known."
-    names = _known_columns(rows)
+    names = _known_columns(rows, features_in(rows) if features is None else features)
 
     def found(name: str) -> Distribution:
         # a label that has not come is not missing: those that have are all there is to compare
@@ -400,18 +414,19 @@ SOURCE = "source"  # slice_key of rows that came through an endpoint
 
 
 def slices(
-    window: Window,
-    rows: pd.DataFrame,
-    columns: tuple[str, ...],  # monitoring.slices
+    seen: Observed,  # a whole window
+    columns: Sequence[
+        str
+    ],  # features or decision; what the window's version does not have is skipped
 ) -> list[Observed]:
     "The window divided by the values of each column."
     found = []
     for column in columns:
-        if column not in (*FEATURES, DECISION):
-            known = ", ".join((*FEATURES, DECISION))
-            raise MonitoringError(f"monitoring.slices names {column!r}; it can name {known}")
-        for value, at in value_slices(rows, column).items():
-            found.append(observe(window, rows.iloc[at], slice_key=column, slice_value=value))
+        if column not in (*seen.features, DECISION):
+            continue
+        for value, at in value_slices(seen.rows, column).items():
+            part = {"slice_key": column, "slice_value": value}
+            found.append(observe(seen.window, seen.rows.iloc[at], seen.features, **part))
     return found
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #94207e94
@@ -432,6 +447,7 @@ class Refresher:
         self.baseline = lru_cache(maxsize=4)(partial(_baseline, self))
         self.observed = lru_cache(maxsize=2)(partial(_observed, self))
         self.settings_of = lru_cache(maxsize=None)(partial(_settings_of, self))
+        self.inputs = lru_cache(maxsize=None)(partial(_inputs, self))
         production = self.registry.version_of(PRODUCTION)
         self.all = windows(self.tables, self.settings, self.today, production)
 
@@ -444,9 +460,13 @@ class Refresher:
 def _baseline(refresher: Refresher, number: int) -> Baseline | None:
     try:
         return read_baseline(refresher.tables, refresher.registry, number)
-    except (MonitoringError, TableError) as error:
+    except (MonitoringError, RegistryError, TableError) as error:
         refresher.problems.append(str(error))
         return None
+
+
+def _inputs(refresher: Refresher, number: int) -> Inputs:
+    return version_inputs(refresher.registry, number, refresher.tables.read("gold.features"))
 
 
 def _settings_of(refresher: Refresher, number: int) -> Settings:
@@ -459,11 +479,17 @@ def _settings_of(refresher: Refresher, number: int) -> Settings:
 
 def _observed(refresher: Refresher, window: Window) -> Observed:
     own = refresher.settings_of(window.model_version)
-    rows = read_rows(refresher.tables, window, refresher.as_of, own)
+    inputs = refresher.inputs(window.model_version)
+    rows = read_rows(refresher.tables, window, refresher.as_of, own, inputs)
+    if gone := [name for name in inputs if name not in rows]:
+        refresher.problems.append(
+            f"{', '.join(gone)} cannot be compared in the window from {window.start}: gold.features "
+            f"no longer has what version {window.model_version} was asked with"
+        )
     baseline = refresher.baseline(window.model_version)
     threshold = baseline.threshold if baseline else 0.5
     decided = (rows[ANSWER] >= threshold).astype("Int64").where(rows[ANSWER].notna())
-    return observe(window, rows.assign(**{DECISION: decided}))
+    return observe(window, rows.assign(**{DECISION: decided}), list(inputs))
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #2ceadd2c
 def slice_baseline(
@@ -472,16 +498,13 @@ def slice_baseline(
     settings: Settings,  # gate.min_slice: held-out customers from which quality is compared
 ) -> Baseline:  # with no reference where too few were held out
     "What a version was trained and judged on in the same slice."
-    if part.slice_key == SOURCE:
+    if part.served:
         return baseline
     training, holdout = (
         rows[rows[part.slice_key].map(value_text) == part.slice_value]
         for rows in (baseline.training, baseline.holdout)
     )
-    found = {
-        name: distribution((training if name in FEATURES else holdout)[name], is_numeric(name))
-        for name in COLUMNS
-    }
+    found = baseline_distributions(training, holdout, baseline.features)
     truth, answers = holdout[LABEL].to_numpy(float), holdout[ANSWER].to_numpy(float)
     own = {"training": training, "holdout": holdout, "distributions": found, "reference": {}}
     if len(holdout) >= settings.gate.min_slice:
@@ -499,9 +522,36 @@ def _serving(
         return []
     span = (window.end - window.start).days
     days = [window.start + datetime.timedelta(days=each) for each in range(span)]
-    rows = requests.unpack(log, days, window.model_version)
+    inputs = list(refresher.inputs(window.model_version))
+    rows = requests.unpack(log, days, window.model_version, inputs)
     part = {"slice_key": SOURCE, "slice_value": "serving"}
-    return [observe(window, rows, **part)] if len(rows) else []
+    return [observe(window, rows, inputs, **part)] if len(rows) else []
+
+# %% ../../nbs/lib/monitoring/metrics.ipynb #27ecee59
+def _sliced(refresher: Refresher, window: Window) -> list[str]:  # of monitoring.slices
+    version, found = window.model_version, list[str]()
+    for column in refresher.settings.monitoring.slices:
+        if column in (*refresher.inputs(version), DECISION):
+            found.append(column)
+        else:
+            problem = f"monitoring.slices names {column}, which version {version} does not have"
+            refresher.problems.append(f"{problem}: not sliced by it")
+    return found
+
+
+def check_slices(refresher: Refresher) -> None:
+    "Raise `MonitoringError` when monitoring.slices names what no version has and gold.features does not either."
+    known = dict.fromkeys([*FEATURES, DECISION])
+    if {*refresher.settings.monitoring.slices} <= known.keys():
+        return
+    known |= dict.fromkeys(feature_columns(refresher.tables.read("gold.features")))
+    for version in {each.model_version for each in refresher.all}:
+        known |= dict.fromkeys(refresher.inputs(version))
+    for column in refresher.settings.monitoring.slices:
+        if column not in known:
+            raise MonitoringError(
+                f"monitoring.slices names {column!r}; it can name {', '.join(known)}"
+            )
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #1e1ef444
 def _compute(
@@ -510,7 +560,7 @@ def _compute(
 ) -> dict[str, list[dict[str, Any]]]:  # table of metrics to its rows
     settings, baseline = refresher.settings, refresher.baseline(window.model_version)
     seen = refresher.observed(window)
-    parts = [*slices(window, seen.rows, settings.monitoring.slices), *_serving(refresher, window)]
+    parts = [*slices(seen, _sliced(refresher, window)), *_serving(refresher, window)]
     drift, checks, profiles = [], [], []
     if baseline:
         limits = baseline.limits(window.days[-1], settings)
@@ -524,7 +574,7 @@ def _compute(
         drift.append(drift_rows(seen, before, {}, settings, previous))
     every: list[Baseline | None] = [baseline, *own] if baseline else [None] * (1 + len(parts))
     for part, reference in zip((seen, *parts), every, strict=True):
-        known = reference if part.slice_key != SOURCE else None
+        known = None if part.served else reference
         quality = quality_row(part.rows, known, settings) if known else {"quality": "unknown"}
         profiles += profile_rows(part, quality)
     records = [
@@ -570,6 +620,8 @@ def refresh(refresher: Refresher) -> list[Window]:  # what was computed, oldest 
         refresher.settings,
         lambda number: refresher.settings_of(number).data.horizon_days,
     )
+    if chosen:
+        check_slices(refresher)
     for start in sorted({window.start for window in chosen}):
         same = [each for each in refresher.all if each.start == start]
         computed = [(window, _compute(refresher, window)) for window in same]

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
-from ..features import FEATURES, LABEL
+from ..features import LABEL
 from . import requests
 from .alerts import SEVERITY, Alert, Signal
 from .drift import Distribution, effects
@@ -31,6 +31,7 @@ from churn_lib.monitoring.windows import (
     ANSWER,
     COLUMN_CHECKS,
     DRIFT_METRICS,
+    OUTCOMES,
     PROFILE_METRICS,
     Baseline,
 )
@@ -116,7 +117,7 @@ def distributions_picture(
     names = [
         name
         for name in names
-        if name in before and before[name].rows and observed.distributions[name].rows
+        if all(name in each and each[name].rows for each in (before, observed.distributions))
     ][:8]
     with plt.rc_context(_ON_PAGE):  # type: ignore[arg-type]
         lines = max(1, -(-len(names) // 4))
@@ -376,7 +377,7 @@ def unwatched(
 ) -> list[str]:  # sentences
     "What cannot be seen in which columns, and why."
     moving = checks[checks.effect_limit.isna()].column_name.tolist()
-    feature = checks.column_name.isin(FEATURES)
+    feature = ~checks.column_name.isin(OUTCOMES)
     apart = checks[feature & checks.agreement_limit.isna()].column_name.tolist()
     found = []
     if moving:

@@ -15,7 +15,6 @@ import ibis
 import numpy as np
 import pandas as pd
 
-from ..features import FEATURES
 from ..settings import Settings
 from ..tables import Tables
 from ..serving.smoke_test import SMOKE_TEST
@@ -65,22 +64,28 @@ def health(
     return days
 
 # %% ../../nbs/lib/monitoring/requests.ipynb #4e5abda3
-def _values(body: Any) -> list[list[Any]]:  # rows of FEATURES, whatever form the request has
+def _values(
+    body: Any,  # of a request, in any of the forms
+    features: Sequence[str],  # the inputs of the version that answered, out of what was sent
+) -> list[list[Any]]:  # rows of these
     if "dataframe_split" in body:
         split = body["dataframe_split"]
-        places = [split["columns"].index(name) for name in FEATURES]
+        places = [split["columns"].index(name) for name in features]
         return [[row[place] for place in places] for row in split["data"]]
     given = next(
         body[name] for name in ("dataframe_records", "inputs", "instances") if name in body
     )
     if isinstance(given, dict):  # column by column
-        return [list(row) for row in zip(*(given[name] for name in FEATURES), strict=True)]
-    return [[record[name] for name in FEATURES] for record in given]
+        return [list(row) for row in zip(*(given[name] for name in features), strict=True)]
+    return [[record[name] for name in features] for record in given]
 
 
-def _unpacked(request: str, response: str) -> np.ndarray:  # shape (rows, features and answer)
-    rows = np.asarray(_values(json.loads(request)), dtype=float)
-    answers = np.asarray(json.loads(response)["predictions"], dtype=float).reshape(-1, 1)
+def _unpacked(
+    call: dict[str, Any],  # of the log: request and response
+    features: Sequence[str],
+) -> np.ndarray:  # shape (rows, features and answer)
+    rows = np.asarray(_values(json.loads(call["request"]), features), dtype=float)
+    answers = np.asarray(json.loads(call["response"])["predictions"], dtype=float).reshape(-1, 1)
     return np.hstack([rows, answers])  # refuses another number of answers than of rows
 
 # %% ../../nbs/lib/monitoring/requests.ipynb #5e1c0a11
@@ -112,21 +117,22 @@ def unpack(
     log: ibis.Table,  # as `read` gives it
     days: Sequence[datetime.date],  # days of the requests
     version: int,  # that answered
+    features: Sequence[str],  # its inputs; what else a request has is left out
 ) -> pd.DataFrame:  # customer_id, feature_date, features, churn_probability; the newest first
     "The rows that were scored online on these days, with the answers they got."
     mine = _answers(log, version)
     mine = mine.filter(mine.request_time.date().isin(days)).order_by(ibis.desc("request_time"))
     wanted = mine.select("request_time", "client_request_id", "request", "response")
-    whose, parts = [], [np.empty((0, len(FEATURES) + 1))]
+    whose, parts = [], [np.empty((0, len(features) + 1))]
     for batch in wanted.to_pyarrow_batches():
         for call in batch.to_pylist():
             try:
-                part = _unpacked(call["request"], call["response"])
+                part = _unpacked(call, features)
             except _UNREADABLE:
                 continue
             customer = call["client_request_id"] if len(part) == 1 else None
             whose += [(customer, call["request_time"].date())] * len(part)
             parts.append(part)
-    rows = pd.DataFrame(np.concatenate(parts), columns=[*FEATURES, "churn_probability"])
+    rows = pd.DataFrame(np.concatenate(parts), columns=[*features, "churn_probability"])
     named = pd.DataFrame(whose, columns=["customer_id", "feature_date"], dtype=object)
     return pd.concat([named, rows], axis=1)

@@ -386,8 +386,26 @@ def _unrecorded(answers: Signal) -> str:
 
 
 def _predicts_now(made: Sequence[Window], production: int | None) -> int:  # version; 0: none
-    newest = max(made, key=lambda each: (each.days[-1], each.model_version), default=None)
+    def rank(each: Window) -> tuple[datetime.date, bool, int]:
+        return each.days[-1], each.model_version == production, each.model_version
+
+    newest = max(made, key=rank, default=None)
     return newest.model_version if newest else production or 0
+
+
+def _others(made: Sequence[Window], version: int, production: int | None) -> list[str]:  # sentences
+    own = [each for each in made if each.model_version == version]
+    last = max((each.start for each in own), default=None)
+    others = sorted({each.model_version for each in made if each.start == last} - {version})
+    if own and production not in (None, version, *others):
+        silent = (
+            f"version {production} at Production has predicted nothing since {own[-1].days[-1]}"
+        )
+        return [f"{silent}: watched is version {version}"]
+    return [
+        f"version {each} predicted in the window from {last} too: watched is version {version}"
+        for each in others
+    ]
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #33eceaf3
 def read_verdict(
@@ -415,6 +433,7 @@ def read_verdict(
         found, settings.monitoring.alert_violations, settings.monitoring.alert_windows
     )
     is_open, quality = alerts.open_alerts(tables, name), _known_quality(found)
+    notes = [*_ceased(made), *_others(made, version, production), strays, _unrecorded(asked)]
     return Verdict(
         alerts.verdict([each.cause for each in causes]),
         _sentence(causes, quality, is_open),
@@ -427,7 +446,7 @@ def read_verdict(
         tuple(found),
         tuple(is_open),
         refresher,
-        tuple(dict.fromkeys(filter(None, [*_ceased(made), strays, _unrecorded(asked), *problems]))),
+        tuple(dict.fromkeys(filter(None, [*notes, *problems]))),
     )
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #b1e91948

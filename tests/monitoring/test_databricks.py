@@ -207,8 +207,8 @@ def test_the_job_writes_both_tables_and_looks_after_the_profile(
         git_sha="abc",
         all=[window],
         computed=[window],
-        observed=lambda each: SimpleNamespace(rows=rows),
-        baseline=lambda version: SimpleNamespace(holdout=rows.head(1)),
+        observed=lambda each: SimpleNamespace(rows=rows, features=FEATURES),
+        baseline=lambda version: SimpleNamespace(holdout=rows.head(1), features=FEATURES),
     )
     found = SimpleNamespace(refresher=refresher, model_version=3)
     monkeypatch.setattr(databricks, "_PAUSE", 0.01)

@@ -91,7 +91,7 @@ def test_labels_that_have_not_come_are_no_drift(
 
 def quality_of_slices(rows: pd.DataFrame, baseline: Baseline, config: Settings) -> dict[str, dict]:
     found = {}
-    for part in slices(WINDOW, rows, ("recency_tier",)):
+    for part in slices(observe(WINDOW, rows), ("recency_tier",)):
         own = slice_baseline(baseline, part, config)
         found[str(part.slice_value)] = quality_row(part.rows, own, config)
     return found
@@ -105,7 +105,7 @@ def test_a_slice_is_held_against_itself_not_against_the_whole(
         assert {each["quality"] for each in found.values()} <= {"held"}, (seed, found)
         assert {each["estimated_quality"] for each in found.values()} == {"held"}
     # inside a tier customers are alike: against the whole it would have been lost
-    part = slices(WINDOW, scored(3, DAYS[3]), ("recency_tier",))[0]
+    part = slices(observe(WINDOW, scored(3, DAYS[3])), ("recency_tier",))[0]
     own, whole = slice_baseline(baseline, part, config).reference, baseline.reference
     gap = whole["roc_auc_score"].value - own["roc_auc_score"].value
     assert gap > config.monitoring.max_roc_auc_loss

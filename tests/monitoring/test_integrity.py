@@ -249,7 +249,7 @@ def test_two_broken_columns_are_both_named(
 def test_a_column_that_never_went_with_the_others_is_listed() -> None:
     rng = np.random.default_rng(0)
     parts = [pd.DataFrame(rng.gamma(2, 2, (3_000, len(FEATURES))), columns=FEATURES) for _ in "ab"]
-    relations = learn_relations(parts)
+    relations = learn_relations(parts, FEATURES)
     limits = agreement_limits(relations)
     assert limits.isna().all()
     now = {name: distribution(parts[0][name]) for name in FEATURES}

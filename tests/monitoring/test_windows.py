@@ -249,13 +249,14 @@ def test_the_label_of_the_monitor_is_that_of_the_features(trained: Shop) -> None
     trained.score(CHANGE)
     version = trained.models.version_of(registry.PRODUCTION)
     window = monitoring.Window(day(CHANGE), day(CHANGE + 1), version, (day(CHANGE),))
-    rows = monitoring.read_rows(trained.tables, window, day(END), trained.settings)
+    inputs = registry.inputs_of(trained.models, version)
+    rows = monitoring.read_rows(trained.tables, window, day(END), trained.settings, inputs)
     raw, customers = (trained.tables.read(f"bronze.{name}") for name in ("events", "customers"))
     truth = features.snapshot(raw, customers, day(CHANGE), day(END), trained.settings).to_pandas()
     merged = rows.merge(truth, on="customer_id", suffixes=("", "_truth"))
     assert len(merged) == len(rows) > 0
     assert (merged.churned == merged.churned_truth).all()
-    early = monitoring.read_rows(trained.tables, window, day(CHANGE + 89), trained.settings)
+    early = monitoring.read_rows(trained.tables, window, day(CHANGE + 89), trained.settings, inputs)
     assert early.churned.isna().all()
 
 
