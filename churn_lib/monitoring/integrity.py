@@ -268,9 +268,10 @@ def check_columns(
     first = _measure(relations, logarithms, known)
     found = _empty_or_constant(relations, first, now, then, drifted)
     unseen = [name for name in relations.features if name not in now]
-    for name in (*found, *unseen):
+    for name in found:
         logarithms = _repaired(relations, logarithms, name)
-    guilty, measured = _culprits(relations, logarithms, known)
+    # without a column, what the others say about each is not what it was in the baseline
+    guilty, measured = ({}, first) if unseen else _culprits(relations, logarithms, known)
     found |= {name: kind for name, kind in guilty.items() if name not in found}
     gone = measured.index.isin([name for name, kind in found.items() if kind in (EMPTY, CONSTANT)])
     return pd.DataFrame(
