@@ -26,7 +26,8 @@ rehearsal: bool = True  # show what would happen and change nothing official; jo
 action: str = "show"  # show, copy or rollback
 origin: str = "staging"  # copy: section of settings.ini that has judged the version
 model_version: int = 0  # copy: version in origin; 0: the one at Production there
-reason: str = ""  # rollback: why; it goes on record
+force: bool = False  # copy: also an older version, or one that was not compared
+reason: str = ""  # rollback and forced copy: why; it goes on record
 
 # %%
 import pandas as pd
@@ -52,7 +53,7 @@ pd.Series({"model": config.model_name, "Production": before or "none"}).to_frame
 # ## The move
 #
 # A copy is refused without a gate report that passed; what is in this environment already is not copied
-# again. A rollback needs a reason. A rehearsal moves nothing.
+# again. A rollback needs a reason, and so does a copy by `force`. A rehearsal moves nothing.
 
 # %%
 if job.action not in ("show", "copy", "rollback"):
@@ -65,7 +66,8 @@ if job.action == "copy" and not job.rehearsal:
     from churn_lib.registry import copy
 
     judged = settings.load(job.origin)
-    decision = copy.copy(judged, config, job.git_sha, job.model_version or None)
+    forced = {"force": job.force, "reason": job.reason}
+    decision = copy.copy(judged, config, job.git_sha, job.model_version or None, **forced)
     print(decision.sentence)
 
 # %%
