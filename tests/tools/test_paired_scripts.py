@@ -27,8 +27,8 @@ NEAT = 'def shown(x):\n    return {"a": x}\n\n\nshown(1)'
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small project with two job notebooks, as the last commit has it."""
     project = Project(tmp_path_factory.mktemp("template") / "project")
-    names = ["pyproject.toml", "README.md", "nbs/lib/pages.ipynb"]
-    names += ["churn_lib/__init__.py", "churn_lib/pages.py"]
+    names = ["pyproject.toml", "README.md", "nbs/lib/registry/chain.ipynb"]
+    names += ["churn_lib/__init__.py", "churn_lib/registry/chain.py"]
     names += [f"nbs/jobs/{stem}{suffix}" for stem in JOBS for suffix in (".ipynb", ".py")]
     for name in names:
         (project.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def test_one_call_is_enough_and_a_second_changes_nothing(checkout: Project) -> N
     add_to_script(checkout, UGLY, JOBS[0])
     add_to_notebook(checkout, UGLY, JOBS[1])
     edit(paths(checkout, JOBS[1])[0], as_run_all_leaves_it)
-    library = checkout.root / "nbs/lib/pages.ipynb"
+    library = checkout.root / "nbs/lib/registry/chain.ipynb"
     edit(library, lambda found: found.cells.append(new_code_cell(f"#| export\n{UGLY}")))
     notebooks.prepare(checkout.root)
     assert list(notebooks.problems(checkout.root)) == []
