@@ -108,6 +108,9 @@ def signature(node: ast.ClassDef | ast.FunctionDef, lines: list[str]) -> str:
     end = max(first_line(node.body[0]) - 1, node.lineno)
     if is_method and ast.get_docstring(node) is not None:
         end = node.body[0].end_lineno or end
+    declares = isinstance(node, ast.FunctionDef) and node.decorator_list and not is_method
+    if declares and ast.get_docstring(node) is None:  # its body is part of the declaration
+        end = node.end_lineno or end
     parts = ["\n".join(lines[first_line(node) - 1 : end]).rstrip()]
     for member in node.body if isinstance(node, ast.ClassDef) else []:
         if isinstance(member, ast.Assign | ast.AnnAssign):

@@ -260,6 +260,12 @@ def test_entry_shows_the_signature_as_written(project):
     assert "return 2 * number" not in text
 
 
+def test_a_declaration_is_shown_whole():
+    source = '#| export\n@feature("visits so far", "visits")\ndef visits(events):\n    return events.count()'
+    cells = [new_code_cell(source)]
+    assert dict(pages.find_signatures(cells)) == {"visits": source.removeprefix("#| export\n")}
+
+
 def test_entry_of_a_class_shows_fields_and_methods(project):
     text = re.sub(r"<[^>]+>", "", page(project, "lib/core.html"))
     assert (
