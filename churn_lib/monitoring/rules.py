@@ -156,8 +156,10 @@ def answers_signal(
     "Whether the version answers as the gate recorded; unknown where it recorded nothing."
     try:
         recorded = recorded_answers(registry, tables, version) if version else None
-    except RegistryError:  # it was deleted, its predictions are still there
-        recorded = None
+    except RegistryError as error:  # it was deleted, its predictions are still there
+        at_production = registry.version_of(PRODUCTION) == version
+        message = str(error) if at_production else f"version {version} was deleted"
+        return Signal("answers_changed", (True if at_production else None,), (as_of,), message)
     if recorded is None:
         message = f"version {version} {_NOT_RECORDED}" if version else ""
         return Signal("answers_changed", (None,), (as_of,), message)

@@ -193,3 +193,14 @@ def test_a_version_from_before_answers_were_recorded_works_and_says_so(unrecorde
     sample = holdout_sample(shop.models, shop.tables, shop.version, shop.settings)
     assert sample.origin == "the registered model does"
     assert (shop.model.predict(sample.rows) == sample.expected).all()
+
+
+def test_a_version_that_was_deleted_at_production_is_an_alert_with_a_way_back() -> None:
+    shop = Shop()
+    name, number = shop.models.model_name, shop.version
+    shop.models.client.delete_model_version(name, str(number))
+    found = shop.monitor()
+    assert [each.cause for each in found.causes] == ["answers_changed"]
+    assert (found.verdict, found.retrain) == ("investigate", False)
+    assert f"has no version {number} any more, though Production and Staging" in found.sentence
+    assert "churn rollback --to" in found.sentence
