@@ -78,16 +78,20 @@ raw_events.aggregate(
 # then it is retired, and the job stops here when it is gone.
 
 # %%
-needed = registry.needed_inputs(registry.connect(config))
+known = (
+    features.feature_columns(store.read("gold.features")) if store.exists("gold.features") else []
+)
+removed = snapshots.undeclared(known)
+needed = registry.needed_inputs(registry.connect(config)) if removed else {}
 snapshots.refuse_removed(needed)
-retired = [name for name in features.EXAMPLE if name not in features.FEATURES]
-pd.DataFrame({"versions": needed, "retired": {name: name in retired for name in needed}})
+pd.DataFrame({"removed": removed})
 
 # %% [markdown]
-# ## Snapshots
+# ## Features that are still needed
 #
-# Today is the day after the last one for which the source is complete; a stray event beyond it does not
-# count. The newest day has no labels yet and is there to be scored; the others lie one horizon apart.
+# A feature may be removed from the code once no version at Staging, Production or Previous is asked with it. Until
+# then it is retired, and the job stops here when it is gone. Nothing was removed where every column of the table is
+# declared.
 
 # %%
 covered = features.coverage(raw_events)
