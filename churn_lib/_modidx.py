@@ -2543,6 +2543,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'churn_lib/scoring/reasons.py'),
                                            'churn_lib.scoring.reasons._classic_trees': ( 'lib/scoring/reasons.html#_classic_trees',
                                                                                          'churn_lib/scoring/reasons.py'),
+                                           'churn_lib.scoring.reasons._filled': ( 'lib/scoring/reasons.html#_filled',
+                                                                                  'churn_lib/scoring/reasons.py'),
                                            'churn_lib.scoring.reasons._group': ( 'lib/scoring/reasons.html#_group',
                                                                                  'churn_lib/scoring/reasons.py'),
                                            'churn_lib.scoring.reasons._groups': ( 'lib/scoring/reasons.html#_groups',

@@ -150,8 +150,7 @@ def build(
     for day in days:
         origin = _origin(raw, bronze, day, as_of, settings)
         labelled = day + datetime.timedelta(days=settings.data.horizon_days) <= as_of
-        known = last.get(str(day), {})
-        if not rebuild and all(known.get(key) == value for key, value in origin.items()):
+        if not rebuild and origin.items() <= last.get(str(day), {}).items():
             yield Snapshot(day, labelled, False, tables.version(TABLE))
             continue
         rows = _with_former(snapshot(events, customers, day, as_of, settings), former)

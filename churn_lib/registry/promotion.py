@@ -493,8 +493,8 @@ def _refuse_undeclared(
 ) -> None:
     try:
         gone = undeclared(inputs_of(registry, target))
-    except Exception:  # files that cannot be read are a matter of `_refuse_changed`
-        return
+    except Exception:  # a store raises what its client library does (botocore, azure, ImportError);
+        return  # a rollback must be possible without it, and the deployment asks again
     if gone:
         commit = registry.version(target).tags.get("git_sha", "")[:12]
         raise PromotionRefused(

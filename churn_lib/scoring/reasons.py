@@ -226,6 +226,14 @@ def _group(
 class ReasonsError(RuntimeError):
     "Contributions do not add up to the model's own answer: a defect, not a matter of the data."
 
+# %% ../../nbs/lib/scoring/reasons.ipynb #9acb0d34
+def _filled(
+    columns: pd.DataFrame,
+    imputer: SimpleImputer | None,  # fills gaps before the classifier sees a row
+    dtype: Any,  # of the numbers that the classifier compares
+) -> np.ndarray:  # shape (rows, columns)
+    return np.asarray(columns if imputer is None else imputer.transform(columns), dtype=dtype)
+
 # %% ../../nbs/lib/scoring/reasons.ipynb #25b750ea
 class Explainer:
     "Splits the log-odds that a tree ensemble answers into contributions of its features."
@@ -256,10 +264,7 @@ class Explainer:
         rows: pd.DataFrame,  # with the features as columns
     ) -> np.ndarray:  # shape (rows, features), in log-odds, columns as in `names`
         "What each feature adds to the log-odds of each row."
-        columns = rows[self.names]
-        if self.imputer is not None:
-            columns = self.imputer.transform(columns)
-        values: np.ndarray = np.asarray(columns, dtype=self.dtype)
+        values = _filled(rows[self.names], self.imputer, self.dtype)
         # a few thousand rows at a time stay in the processor's cache
         starts = range(0, len(values), 4096)
         parts = [_look_up(self, values[start : start + 4096]) for start in starts]
@@ -297,10 +302,8 @@ class LinearExplainer:
         rows: pd.DataFrame,  # with the features as columns
     ) -> np.ndarray:  # shape (rows, features), in log-odds, columns as in `names`
         "What each feature adds to the log-odds of each row."
-        columns = rows[self.names]
-        if self.imputer is not None:
-            columns = self.imputer.transform(columns)
-        return (np.asarray(columns, dtype=np.float64) - self.average) * self.weights
+        values = _filled(rows[self.names], self.imputer, np.float64)
+        return (values - self.average) * self.weights
 
 # %% ../../nbs/lib/scoring/reasons.ipynb #8c8cc6be
 def inside(

@@ -596,7 +596,7 @@ def deploy(
 def _largest(settings: Settings) -> int | None:  # version with the largest share; None: not known
     try:
         served = status(settings).get("served", [])
-    except Exception:  # a server that cannot be started or asked
+    except Exception:  # called while a failure is reported, which no second one may hide
         return None
     return max(((each["traffic"], int(each["version"])) for each in served), default=(0, None))[1]
 

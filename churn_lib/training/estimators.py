@@ -156,7 +156,7 @@ def _found(
 def _is_classifier(made: Any) -> bool:
     try:
         return hasattr(made, "fit") and is_classifier(made)
-    except Exception:  # a classifier of another library that has no tags of scikit-learn
+    except AttributeError:  # scikit-learn asks for its tags, and other libraries have none
         return hasattr(made, "predict_proba")
 
 
