@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ModelCheck', 'Names', 'ComparisonCheck', 'GateCheck', 'Share', 'PositiveShare', 'Margin', 'Positive', 'Days',
-           'ShippedEstimator', 'Estimator', 'Parameters', 'Group', 'Data', 'Training', 'Bounds', 'Plausible', 'Gate',
-           'Limits', 'Monitoring', 'Endpoint', 'Serving', 'Settings', 'all_keys', 'present_name', 'ChurnError',
+           'ShippedEstimator', 'Estimator', 'Parameters', 'Group', 'Data', 'Training', 'Scoring', 'Bounds', 'Plausible',
+           'Gate', 'Limits', 'Monitoring', 'Endpoint', 'Serving', 'Settings', 'all_keys', 'present_name', 'ChurnError',
            'SettingsError', 'find_settings', 'unfit_for_tables', 'targets', 'load', 'reference', 'explain', 'commented',
            'snapshot', 'named_as_now', 'fingerprint']
 
@@ -208,6 +208,15 @@ class Training(Group):
         "are taken in another order and the last digits may differ"
     )
 
+# %% ../nbs/lib/settings.ipynb #a80f28e1
+class Scoring(Group):
+    "The customers to contact."
+
+    control_share: Annotated[float, Field(ge=0, lt=1)] = _key(
+        "Share of the customers to contact who are held back from the call list as a control, by a "
+        "stable hash of customer_id; 0: all are called. See nbs/how-to/measure_the_effect.ipynb"
+    )
+
 # %% ../nbs/lib/settings.ipynb #db9a6387
 class Bounds(Group):
     "What a candidate has to reach whatever Production is."
@@ -407,6 +416,7 @@ class Settings(Group):
     )
     data: Data
     training: Training
+    scoring: Scoring
     gate: Gate
     monitoring: Monitoring
     serving: Serving

@@ -83,7 +83,15 @@ class Feature:
 _NOT_FEATURES = {"customer_id", "feature_date", "churned", "in_holdout_bucket"}  # of gold.features
 # of the monitor's and of the scores' tables
 _BESIDE = {"churn_probability", "decision", "decile", "tied", "contacted", "reasons", "scored_at"}
-_BESIDE |= {"feature_ts", "model_version", "window_date", "report_id", "request_time"}
+_BESIDE |= {
+    "control_share",
+    "contact_weight",
+    "feature_ts",
+    "model_version",
+    "window_date",
+    "report_id",
+    "request_time",
+}
 _RESERVED = {*_NOT_FEATURES, *_BESIDE, "signup_ts"}
 _GIVEN = {"events", "row", "day"}
 

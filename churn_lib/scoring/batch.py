@@ -25,6 +25,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from ..features import FEATURES, FeatureError, newest_holdout, snapshots
+from .control import control_bucket, held_back, on_call_list
 from churn_lib.scoring.reasons import (
     REASONS,
     Explainer,
@@ -328,16 +329,21 @@ class Scored:
     feature_date: datetime.date
     model_version: int
     customers: int
-    to_call: int  # customers at or above the decision threshold
+    to_call: int  # customers on the call list
+    control: int = 0  # customers at or above the decision threshold, too, who are held back from it
 
 
 def _predictions(
-    scored: ibis.Table, snapshot: Snapshot, scorer: Scorer, git_sha: str
-) -> ibis.Table:
-    # as gold.predictions has them; scored: customer_id, churn_probability, reasons, decile
+    scored: ibis.Table,  # customer_id, churn_probability, reasons, decile, tied
+    snapshot: Snapshot,
+    scorer: Scorer,
+    git_sha: str,
+    control_share: float = 0.0,  # of the customers at or above the threshold
+) -> ibis.Table:  # as gold.predictions has them
     now = datetime.datetime.now(datetime.UTC)
     threshold = ibis.memtable(pa.table({"threshold": [scorer.threshold]}))
     both = scored.cross_join(threshold)
+    listed = both.churn_probability >= both.threshold
     return both.select(
         "customer_id",
         feature_date=ibis.literal(snapshot.feature_date, "date"),
@@ -346,7 +352,9 @@ def _predictions(
         churn_probability=both.churn_probability,
         decile=both.decile,
         tied=both.tied,
-        decision=(both.churn_probability >= both.threshold).cast("int64"),
+        decision=listed.cast("int64"),
+        contacted=listed & ~control_bucket(both.customer_id, control_share),
+        control_share=ibis.literal(control_share, "float64"),
         reasons=both.reasons,
         scored_at=ibis.literal(now, "timestamp('UTC', 6)"),
         git_sha=ibis.literal(git_sha),
@@ -363,6 +371,7 @@ def score(
     scorer: Scorer,
     git_sha: str,  # commit the scores are tied to
     progress: Progress = _no_progress,  # takes rows done and rows in all
+    control_share: float = 0.0,  # of the customers to contact, held back from the call list
 ) -> Scored:
     "Score a snapshot into its partition of gold.predictions, replacing what is there, in one commit."
     partition = {"feature_date": snapshot.feature_date, "model_version": scorer.version}
@@ -374,12 +383,14 @@ def score(
     else:
         scoring = _score_here(snapshot, scorer, progress)
     with scoring as scored:
-        rows = _predictions(with_decile(scored), snapshot, scorer, git_sha)
+        rows = _predictions(with_decile(scored), snapshot, scorer, git_sha, control_share)
         version = tables.overwrite("gold.predictions", rows, partition, tags)
     written = read_predictions(tables, snapshot.feature_date, scorer.version, version)
-    counted = written.aggregate(all=written.count(), calls=written.decision.sum()).to_pyarrow()
-    customers, calls = (int(counted[name][0].as_py() or 0) for name in ("all", "calls"))
-    return Scored(version, snapshot.feature_date, scorer.version, customers, calls)
+    names = {"to_call": on_call_list(written), "control": held_back(written)}
+    sums = {name: flag.cast("int64").sum() for name, flag in names.items()}
+    counted = written.aggregate(customers=written.count(), **sums).to_pyarrow()
+    counts = {name: int(counted[name][0].as_py() or 0) for name in ("customers", *names)}
+    return Scored(version, snapshot.feature_date, scorer.version, **counts)
 
 # %% ../../nbs/lib/scoring/batch.ipynb #7645a9f7
 def read_predictions(
@@ -394,13 +405,14 @@ def read_predictions(
 
 # %% ../../nbs/lib/scoring/batch.ipynb #3609ca34
 def by_decile(predictions: ibis.Table) -> pd.DataFrame:  # one row for each decile
-    "Customers, probabilities, calls, and how many are where they are by customer_id alone, in each decile."
+    "Customers, probabilities, calls, control, and how many are where they are by customer_id alone."
     grouped = predictions.group_by("decile").aggregate(
         customers=predictions.count(),
         lowest=predictions.churn_probability.min(),
         mean=predictions.churn_probability.mean(),
         highest=predictions.churn_probability.max(),
-        to_call=predictions.decision.sum(),
+        to_call=on_call_list(predictions).cast("int64").sum(),
+        control=held_back(predictions).cast("int64").sum(),
     )
     found = grouped.order_by("decile").to_pandas().set_index("decile")
     # a probability that ends one decile and begins the next: customer_id decides who is in which

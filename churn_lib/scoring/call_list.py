@@ -19,6 +19,7 @@ from matplotlib.ticker import PercentFormatter
 
 from ..features import FEATURES, LABEL, holdout_rows, newest_holdout, to_frame
 from .batch import Scorer, answers_of
+from .control import held_back, on_call_list
 from ..pages import Section, fragment, picture, table
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #514dde04
@@ -39,17 +40,25 @@ class CallList:
     "The customers to contact first."
 
     customers: int  # in the snapshot
-    to_call: int  # of them at or above the decision threshold
+    to_call: int  # of them at or above the decision threshold and not held back
     tied: int  # of those as likely to churn as the first
     first: pd.DataFrame = field(repr=False)  # the first of those, best first, by rank
+    control: int = 0  # of the customers at or above the decision threshold, held back
 
     def _repr_html_(self) -> str:
         share = self.to_call / max(self.customers, 1)
         heading = f"{self.to_call:,} of {self.customers:,} customers to call ({share:.1%})"
-        note = f"{self.tied:,} of them share the highest probability and are in the order of customer_id."
         titles = ("rank", "customer", "probability", "decile", "reasons")
         rows = [_line(line) for line in self.first.reset_index().to_dict("records")]
-        return fragment(Section(heading, [note] if self.tied > 1 else [], table(titles, rows)))
+        return fragment(Section(heading, _remarks(self), table(titles, rows)))
+
+
+def _remarks(found: CallList) -> list[str]:
+    held = f"{found.control:,} more are held back as a control: do not contact them."
+    tied = (
+        f"{found.tied:,} of them share the highest probability and are in the order of customer_id."
+    )
+    return [*([tied] if found.tied > 1 else []), *([held] if found.control else [])]
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #109c2355
 def _line(line: dict[str, Any]) -> tuple[str, ...]:
@@ -70,15 +79,16 @@ def call_list(
     predictions: ibis.Table,  # one partition of gold.predictions
     limit: int = 20,  # lines
 ) -> CallList:
-    "The customers to contact, the likeliest churner first."
-    chosen = predictions.filter(predictions.decision == 1)
+    "The customers to contact, the likeliest churner first; those held back are left out."
+    chosen = predictions.filter(on_call_list(predictions))
     order = (chosen.churn_probability.desc(), chosen.customer_id)
     columns = ("customer_id", "churn_probability", "decile", "reasons")
     first = chosen.order_by(*order).limit(limit).select(*columns).to_pandas()
     first.index = pd.RangeIndex(1, len(first) + 1, name="rank")
     tied = chosen.filter(chosen.churn_probability == chosen.churn_probability.max())
-    everybody, to_call, as_first = (_count(rows) for rows in (predictions, chosen, tied))
-    return CallList(everybody, to_call, as_first, first)
+    held = predictions.filter(held_back(predictions))
+    everybody, to_call, as_first, control = map(_count, (predictions, chosen, tied, held))
+    return CallList(everybody, to_call, as_first, first, control)
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #8e0862bb
 @dataclass(frozen=True)
@@ -89,6 +99,7 @@ class GainsReport:
     threshold: float  # the model's decision threshold
     churned: np.ndarray = field(repr=False)  # 1 churned, 0 stayed, shape (rows,)
     probability: np.ndarray = field(repr=False)  # shape (rows,)
+    control_share: float = 0.0  # of the customers at or above the threshold, not called
 
     def _repr_html_(self) -> str:
         return _section(self)._repr_html_()
@@ -99,19 +110,20 @@ def gains_report(
     features: ibis.Table,  # gold.features, or what `read_labelled` gives
     day: datetime.date,  # the day of the scores
     horizon_days: int,  # of the labels in gold.features
+    control_share: float = 0.0,  # of the customers to contact, held back from the call list
 ) -> GainsReport:  # an empty one when no label is known yet, or all customers fared alike
     "The model's answers on labelled customers it has not seen."
     newest = newest_holdout(features, day - datetime.timedelta(days=horizon_days))
     if scorer.basis and scorer.basis.horizon_days != horizon_days:
         newest = None  # the labels answer another question than the model
-    nothing = GainsReport(None, scorer.threshold, np.empty(0), np.empty(0))
+    nothing = GainsReport(None, scorer.threshold, np.empty(0), np.empty(0), control_share)
     if newest is None:
         return nothing
     rows = to_frame(holdout_rows(features, newest))
     if rows[LABEL].nunique() < 2:
         return nothing
     answers = answers_of(scorer, rows)
-    return GainsReport(newest, scorer.threshold, rows[LABEL].to_numpy(), answers)
+    return GainsReport(newest, scorer.threshold, rows[LABEL].to_numpy(), answers, control_share)
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #beb64177
 def gain_curve(
@@ -149,9 +161,15 @@ def _axes(title: str, ylabel: str) -> tuple[Figure, plt.Axes]:
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #c9598ffb
 def _at_threshold(report: GainsReport) -> tuple[float, float]:
-    # share of customers called, share of churners reached
-    called = report.probability >= report.threshold
-    return float(called.mean()), float(report.churned[called].sum() / report.churned.sum())
+    # share of customers called, share of churners reached: a control is a random part of either
+    listed, called = report.probability >= report.threshold, 1 - report.control_share
+    reached = report.churned[listed].sum() / report.churned.sum()
+    return float(called * listed.mean()), float(called * reached)
+
+
+def _threshold_label(report: GainsReport) -> str:
+    held = f", {report.control_share:.0%} held back" if report.control_share else ""
+    return f"threshold {report.threshold:.2f}{held}"
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #fe9da35d
 def gain_plot(report: GainsReport) -> Figure:
@@ -161,8 +179,7 @@ def gain_plot(report: GainsReport) -> Figure:
     axes.plot([0, rate, 1], [0, 1, 1], color="grey", linestyle="--", label="all-knowing")
     axes.plot(curve["called"], curve["gain"], label="model")
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="chance")
-    label = f"threshold {report.threshold:.2f}"
-    axes.plot(*_at_threshold(report), "o", color="C0", label=label)
+    axes.plot(*_at_threshold(report), "o", color="C0", label=_threshold_label(report))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(loc="lower right")
     return figure
@@ -179,8 +196,7 @@ def lift_plot(report: GainsReport) -> Figure:
     axes.axhline(1, color="grey", linestyle=":", label="chance")
     share, gain = _at_threshold(report)
     if share:
-        label = f"threshold {report.threshold:.2f}"
-        axes.plot(share, gain / share, "o", color="C0", label=label)
+        axes.plot(share, gain / share, "o", color="C0", label=_threshold_label(report))
     axes.legend(loc="best")
     return figure
 

@@ -82,6 +82,7 @@ scored = scoring.score(
     scorer,
     job.git_sha,
     progress=lambda done, total: print(f"{done:,} of {total:,} customers"),
+    control_share=config.scoring.control_share,
 )
 scored
 
@@ -103,7 +104,7 @@ scoring.by_decile(predictions).round(4)
 # ## Customers to contact
 #
 # The likeliest churners first, each with the features that moved the probability most: a plus speaks
-# for churn, a minus against it, in log-odds.
+# for churn, a minus against it, in log-odds. Customers whom `scoring.control_share` holds back are not on it.
 
 # %%
 call_list.call_list(predictions, limit=20)
@@ -120,7 +121,9 @@ horizon = config.data.horizon_days
 known = labels.labels_of(store, config)
 until = snapshot.feature_date - timedelta(days=horizon)
 features = scoring.read_labelled(store, scorer, until, known)
-call_list.gains_report(scorer, features, snapshot.feature_date, horizon)
+call_list.gains_report(
+    scorer, features, snapshot.feature_date, horizon, config.scoring.control_share
+)
 
 # %% [markdown]
 # ## Hand over
@@ -131,6 +134,7 @@ job_context.task_values.set("feature_date", str(scored.feature_date))
 job_context.task_values.set("model_version", scored.model_version)
 job_context.task_values.set("customers", scored.customers)
 job_context.task_values.set("to_call", scored.to_call)
+job_context.task_values.set("control", scored.control)
 if warning:
     job_context.task_values.set("warning", warning)
 scored

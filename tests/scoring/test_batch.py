@@ -143,6 +143,8 @@ def test_the_table_holds_what_others_read_from_it(
         "decile": "int64",
         "tied": "boolean",
         "decision": "int64",
+        "contacted": "boolean",
+        "control_share": "float64",
         "reasons": "array<struct<feature: string, value: float64, contribution: float64>>",
         "scored_at": "timestamp('UTC', 6)",
         "git_sha": "string",
@@ -353,6 +355,7 @@ def test_the_job_ends_in_a_report_with_the_list_and_the_charts(
         "model_version": 1,
         "customers": CUSTOMERS,
         "to_call": int(written.decision.sum()),
+        "control": 0,
     }
     report = Path(task["notebook"]).with_suffix(".html").read_text()
     assert f"{CUSTOMERS:,} of {CUSTOMERS:,} customers" in report
@@ -443,15 +446,22 @@ def test_predictions_from_before_a_column_was_added_stay_and_read_as_unknown(
 ) -> None:
     snapshot, scorer = scoring.read_snapshot(store), scoring.production(models)
     first = scoring.score(store, snapshot, scorer, "abc")
-    rows = store.read("gold.predictions").drop("tied").to_pyarrow()
+    added = ("tied", "contacted", "control_share")
+    rows = store.read("gold.predictions").drop(*added).to_pyarrow()
     shutil.rmtree(store.path("gold.predictions"))
     former = {"feature_date": NEWEST, "model_version": first.model_version + 7}
     older = rows.to_pandas().assign(model_version=former["model_version"])
     store.overwrite("gold.predictions", ibis.memtable(older[list(rows.schema.names)]), former)
-    scoring.score(store, snapshot, scorer, "abc")
+    unmarked = scoring.read_predictions(store, NEWEST, former["model_version"])
+    assert call_list.call_list(unmarked).to_call == first.to_call
+    again = scoring.score(store, snapshot, scorer, "abc", control_share=0.2)
     found = store.read("gold.predictions").to_pandas()
     assert found.groupby("model_version").size().tolist() == [CUSTOMERS, CUSTOMERS]
-    assert found[found.model_version == former["model_version"]].tied.isna().all()
-    assert found[found.model_version == first.model_version].tied.notna().all()
+    for name in added:
+        assert found[found.model_version == former["model_version"]][name].isna().all()
+        assert found[found.model_version == first.model_version][name].notna().all()
     kept = scoring.read_predictions(store, NEWEST, former["model_version"])
-    assert call_list.call_list(kept).to_call == first.to_call
+    shown = call_list.call_list(kept)
+    assert (shown.to_call, shown.control) == (first.to_call, 0)
+    assert scoring.by_decile(kept).to_call.sum() == first.to_call
+    assert again.to_call + again.control == first.to_call and again.control > 0
