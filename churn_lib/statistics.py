@@ -71,6 +71,19 @@ def mean_estimate(
     "The mean of some values."
     return normal_estimate(values.mean(), _mean_variance(values), confidence)
 
+# %% ../nbs/lib/statistics.ipynb #2d69c874
+def _repeated(customers: np.ndarray | None) -> bool:
+    return customers is not None and len(np.unique(customers)) < len(customers)
+
+
+def _variance_by_customer(
+    errors: np.ndarray,  # what each row adds to the error of a figure; their sum is 0
+    customers: np.ndarray | None,  # of each row
+) -> float:
+    codes = np.unique(np.asarray(customers, dtype=str), return_inverse=True)[1]
+    summed = np.bincount(codes, weights=errors)
+    return float(summed @ summed) * len(summed) / (len(summed) - 1) if len(summed) > 1 else np.inf
+
 # %% ../nbs/lib/statistics.ipynb #4c4d29cb
 def _area_estimate(positive: np.ndarray, negative: np.ndarray, confidence: float) -> Estimate:
     variance = _mean_variance(positive) + _mean_variance(negative)
@@ -91,8 +104,12 @@ def roc_auc_difference(
     candidate: np.ndarray,  # churn probability, shape (rows,)
     champion: np.ndarray,  # churn probability on the same rows
     confidence: float = 0.95,  # of each bound
+    customers: np.ndarray | None = None,  # of each row, where one may occur several times
 ) -> Estimate:
     "ROC-AUC of the candidate less that of the champion, with DeLong's interval for correlated areas."
+    if _repeated(customers):
+        value, errors = _influence(np.asarray(y), np.asarray(candidate), np.asarray(champion))
+        return normal_estimate(value, _variance_by_customer(errors, customers), confidence)
     first, second = roc_components(y, candidate), roc_components(y, champion)
     return _area_estimate(first[0] - second[0], first[1] - second[1], confidence)
 
@@ -358,10 +375,15 @@ def brier_difference(
     candidate: np.ndarray,  # churn probability, shape (rows,)
     champion: np.ndarray,  # churn probability on the same rows
     confidence: float = 0.95,  # of each bound
+    customers: np.ndarray | None = None,  # of each row, where one may occur several times
 ) -> Estimate:
     "Brier score of the candidate less that of the champion: above 0 the candidate is worse."
     y, candidate, champion = (np.asarray(given, dtype=float) for given in (y, candidate, champion))
     paired = (candidate - y) ** 2 - (champion - y) ** 2
+    if _repeated(customers):
+        errors = (paired - paired.mean()) / len(paired)
+        variance = _variance_by_customer(errors, customers)
+        return normal_estimate(paired.mean(), variance, confidence)
     return mean_estimate(paired, confidence)
 
 # %% ../nbs/lib/statistics.ipynb #f6d89b7d

@@ -1,5 +1,7 @@
 """DeLong, the bootstrap and calibration, each held against something that was computed otherwise."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -140,3 +142,34 @@ def test_a_draw_has_as_many_rows_as_its_group_and_every_row_its_chance() -> None
     assert few.shape == (8, 3) and many.shape == (8, 40_000)
     assert (few.sum(axis=1) == 3).all() and (many.sum(axis=1) == 40_000).all()
     assert many.mean() == 1 and many.var() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("difference", [statistics.roc_auc_difference, statistics.brier_difference])
+def test_customers_on_several_days_are_not_more_customers(difference: Any) -> None:
+    y, first, second = two_models(8, 400)
+    customers = np.arange(400)
+    once = difference(y, first, second)
+    assert difference(y, first, second, 0.95, customers) == once
+    again = [np.concatenate([each, each]) for each in (y, first, second)]
+    twice = difference(*again, 0.95, np.concatenate([customers, customers]))
+    assert twice.value == pytest.approx(once.value)
+    assert twice.standard_error == pytest.approx(once.standard_error, rel=0.01)
+    assert difference(*again).standard_error == pytest.approx(
+        once.standard_error / 2**0.5, rel=0.01
+    )
+
+
+def test_the_interval_of_customers_on_several_days_holds_the_truth_as_often_as_it_says() -> None:
+    rng, held, plain = np.random.default_rng(9), 0, 0
+    for _ in range(300):
+        leaning = rng.normal(0, 1.5, 150)
+        noise = rng.normal(0, 0.8, (2, 150))  # of the customer, on both days
+        customers = np.tile(np.arange(150), 2)
+        y = (rng.random(300) < 1 / (1 + np.exp(-np.tile(leaning, 2)))).astype(int)
+        first, second = (np.tile(leaning + each, 2) for each in noise)
+        found = statistics.roc_auc_difference(y, first, second, 0.95, customers)
+        held += found.lower <= 0 <= found.upper  # both models are equally good
+        rows = statistics.roc_auc_difference(y, first, second)
+        plain += rows.lower <= 0 <= rows.upper
+    assert 0.86 <= held / 300 <= 0.94
+    assert plain < held

@@ -126,7 +126,8 @@ def compare(
         if rows:
             print_table(console, titles, rows, fold=titles[1:])
             console.print()
-    console.print(f"Note: {escape(found.note)}.", soft_wrap=True, highlight=False)
+    for note in comparison.notes(found):
+        console.print(f"Note: {escape(note)}.", soft_wrap=True, highlight=False)
 
 
 def _write(path: Path, text: str) -> None:

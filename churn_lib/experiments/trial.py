@@ -376,6 +376,12 @@ def _metrics(trial: Trial) -> dict[str, float]:
     return {name: value for name, value in made.items() if np.isfinite(value)}
 
 # %% ../../nbs/lib/experiments/trial.ipynb #183eb838
+def _parameters(idea: Recipe) -> dict[str, str]:
+    asked = settings_module.snapshot(idea.settings) if idea.settings else {}
+    names = ("training.estimator", "training.estimator_parameters")
+    return idea.parameters() | {name: str(asked[name]) for name in names if name in asked}
+
+
 def _tags(trial: Trial, name: str) -> dict[str, str]:
     tree, rows = checkout(Path.cwd()), trial.rows
     return {
@@ -418,7 +424,7 @@ def log(
     title = f"try {name or trial.rows.as_of}"
     tags = _tags(trial, name)
     with mlflow.start_run(run_name=title, tags=tags, nested=mlflow.active_run() is not None) as run:
-        mlflow.log_params({key: text[:500] for key, text in trial.idea.parameters().items()})
+        mlflow.log_params({key: text[:500] for key, text in _parameters(trial.idea).items()})
         mlflow.log_metrics(_metrics(trial))
         done = replace(trial, run_id=run.info.run_id)
         _log_files(done, settings, extra or {})

@@ -95,14 +95,17 @@ def metric_intervals(
     threshold: float,  # probability from which a row counts as churned
     random_state: int = 42,  # seed of the draws
     draws: int = 1_000,
+    customers: np.ndarray | None = None,  # of each row, where one may occur several times
 ) -> pd.DataFrame:  # a row for each metric: value, low, high
-    "Metrics with 95 % percentile bootstrap intervals; needs rows of both classes."
+    "Metrics with 95 % percentile bootstrap intervals, which draw customers; needs rows of both classes."
     order = np.argsort(-np.asarray(probability), kind="stable")
     sorted_y, ranked = np.asarray(y, dtype=float)[order], np.asarray(probability)[order]
+    # numbered as they occur, so that rows of as many customers draw the same as without any
+    drawn = pd.factorize(order if customers is None else np.asarray(customers)[order])[0]
     with np.errstate(invalid="ignore", divide="ignore"):  # a draw of one class has no ROC
         parts = [
-            pd.DataFrame(_metrics_of_draws(counts, sorted_y, ranked, threshold))
-            for (counts,) in resample([len(ranked)], draws, random_state)
+            pd.DataFrame(_metrics_of_draws(counts[:, drawn], sorted_y, ranked, threshold))
+            for (counts,) in resample([int(drawn.max()) + 1], draws, random_state)
         ]
     low, high = pd.concat(parts).quantile([0.025, 0.975]).to_numpy()
     table = pd.DataFrame({"value": classification_metrics(y, probability, threshold)})

@@ -33,6 +33,22 @@ def test_the_same_seed_draws_the_same_customers() -> None:
     assert first.equals(second) and not first.equals(other)
 
 
+def test_customers_who_occur_twice_make_nothing_surer() -> None:
+    rng = np.random.default_rng(5)
+    y = rng.integers(0, 2, 300)
+    probability = 1 / (1 + np.exp(-2 * y - rng.normal(0, 1, 300)))  # no ties
+    names = np.array([f"customer {k}" for k in range(300)])
+    shuffled = rng.permutation(600)
+    twice = (np.tile(each, 2)[shuffled] for each in (y, probability, names))
+    again_y, again, customers = twice
+    once = metric_intervals(y, probability, 0.5)
+    assert once.equals(metric_intervals(y, probability, 0.5, customers=names))
+    found = metric_intervals(again_y, again, 0.5, customers=customers)
+    pd.testing.assert_frame_equal(found, once)
+    as_rows = metric_intervals(again_y, again, 0.5)
+    assert ((as_rows.high - as_rows.low) < 0.85 * (found.high - found.low)).all()
+
+
 def test_resampled_metrics_are_those_of_repeated_rows() -> None:
     rng = np.random.default_rng(3)
     y = rng.integers(0, 2, 60).astype(float)
