@@ -33,6 +33,7 @@ SPARK_CACHE = os.environ.get("CHURN_SPARK_CACHE")
 ON_SPARK = (
     "test_spark_jobs.py",
     "monitoring/test_windows.py",
+    "monitoring/test_contacts.py",
     "tables/test_spark.py",
     "features/test_spark.py",
     "scoring/test_spark.py",

@@ -40,6 +40,8 @@ def as_markdown(
         lines += [f"| {each['cause']} | {each['message']} |" for each in content["causes"]]
     if content["alerts"]:
         lines += ["", *[f"- open alert `{each['alert_id']}`" for each in content["alerts"]]]
+    for each in content.get("contact_effect", ()):
+        lines += ["", each["sentence"]]
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/lib/cli/monitoring.ipynb #41cda949
@@ -54,6 +56,8 @@ def _print(content: dict[str, Any]) -> None:
     console.print(escape(content["sentence"]), soft_wrap=True, highlight=False)
     for alert in content["alerts"]:
         console.print(f"  open: {escape(alert['text'])}", soft_wrap=True, highlight=False)
+    for each in content.get("contact_effect", ()):
+        console.print(escape(each["sentence"]), soft_wrap=True, highlight=False)
 
 # %% ../../nbs/lib/cli/monitoring.ipynb #da24a6ff
 @app.command()

@@ -451,6 +451,10 @@ class Refresher:
         production = self.registry.version_of(PRODUCTION)
         self.all = windows(self.tables, self.settings, self.today, production)
 
+    def horizon_of(self, number: int) -> int:
+        "The days within which a version predicts churn."
+        return self.settings_of(number).data.horizon_days
+
     def previous(self, window: Window) -> Window | None:
         "The window before, of the same version."
         same = [each for each in self.all if each.model_version == window.model_version]
@@ -618,7 +622,7 @@ def refresh(refresher: Refresher) -> list[Window]:  # what was computed, oldest 
         done,
         refresher.as_of,
         refresher.settings,
-        lambda number: refresher.settings_of(number).data.horizon_days,
+        refresher.horizon_of,
     )
     if chosen:
         check_slices(refresher)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Picture', 'distributions_picture', 'most_moved', 'figures', 'quality_picture', 'calibration_picture', 'card',
            'slices_table', 'Report', 'note', 'distributions', 'unwatched', 'columns_table', 'drift_table', 'quality',
-           'quality_table', 'calibration', 'slices', 'serving', 'alerts_table', 'open_alerts']
+           'quality_table', 'calibration', 'slices', 'serving', 'contacts', 'alerts_table', 'open_alerts']
 
 # %% ../../nbs/lib/monitoring/report.ipynb #d8df89b5
 import io
@@ -23,6 +23,7 @@ from sklearn.calibration import calibration_curve
 from ..features import LABEL
 from . import requests
 from .alerts import SEVERITY, Alert, Signal
+from .contacts import ContactEffect
 from .drift import Distribution, effects
 from .metrics import ESTIMATED, Observed, read_metrics, whole
 from .quality import Measured
@@ -275,7 +276,7 @@ def card(verdict: Verdict, settings: Settings) -> Section:
     is_open = [f"Open alert: {alert.alert_id}" for alert in verdict.alerts]
     return Section(
         word,
-        [verdict.sentence, facts],
+        [verdict.sentence, facts, *[each.sentence for each in verdict.effects]],
         table(("", f"latest {_SHOWN} windows", "", ""), rows),
         notes=[*train, *is_open, *verdict.problems],
         tone=tone,
@@ -491,6 +492,42 @@ def serving(report: Report) -> pd.DataFrame | Section:
         return note("There is no inference log: nothing is served online.")
     health = requests.health(log).tail(14).set_index("window_date").round(4)
     return health if len(health) else note("The endpoint has had no request up to this day.")
+
+# %% ../../nbs/lib/monitoring/report.ipynb #0c8d21f8
+def _effect_line(found: ContactEffect) -> tuple[str, ...]:
+    difference = found.difference
+    shares = [
+        f"{churned / total:.1%} of {total:,}" if total else "0"
+        for churned, total in (
+            (found.contacted_churned, found.contacted),
+            (found.control_churned, found.control),
+        )
+    ]
+    days = f"{found.first_day} to {found.last_day}"
+    bounds = f"{difference.lower:+.1%} to {difference.upper:+.1%}" if difference else "too few"
+    value = f"{difference.value:+.1%}" if difference else ""
+    return (f"{found.control_share:.3g}", days, str(found.horizon_days), *shares, value, bounds)
+
+
+def contacts(report: Report) -> Section:
+    "Churn of the customers contacted and of the control, with the difference and its interval."
+    found = report.verdict.effects
+    if not found:
+        return note(
+            "Nobody was held back from the call list: what contacting does cannot be known. "
+            "scoring.control_share in settings.ini keeps a control."
+        )
+    numbers = ("difference", "95 % interval")
+    titles = (
+        "control share",
+        "first listed",
+        "days",
+        "contacted: churn",
+        "control: churn",
+        *numbers,
+    )
+    sentences = [each.sentence for each in found]
+    return Section(paragraphs=sentences, table=table(titles, [*map(_effect_line, found)], numbers))
 
 # %% ../../nbs/lib/monitoring/report.ipynb #60d7cd5a
 def alerts_table(alerts: Sequence[Alert]) -> Section:

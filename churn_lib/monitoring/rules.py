@@ -15,10 +15,18 @@ from typing import Any
 import ibis
 import numpy as np
 import pandas as pd
+from pydantic_core import to_jsonable_python
 from scipy import stats
 
 from . import alerts, requests
 from .alerts import Alert, Signal
+from churn_lib.monitoring.contacts import (
+    ContactEffect,
+    as_row,
+    contact_effects,
+    read_effects,
+    write_effects,
+)
 from .drift import judge_columns
 from .integrity import describe_broken
 from ..features import LABEL, coverage, resolve_as_of
@@ -283,6 +291,7 @@ class Verdict:
     alerts: tuple[Alert, ...]  # open afterwards
     refresher: Refresher | None = field(default=None, repr=False, compare=False)  # for the report
     problems: tuple[str, ...] = ()  # what could not be compared or sent
+    effects: tuple[ContactEffect, ...] = ()  # what contacting has done; empty without a control
 
     def to_dict(self) -> dict[str, Any]:
         "The verdict as JSON can hold it."
@@ -293,6 +302,7 @@ class Verdict:
             "causes": [{"cause": each.cause, "message": each.message} for each in self.causes],
             "alerts": [alerts.payload(alert) for alert in self.alerts],
             "problems": list(self.problems),
+            "contact_effect": to_jsonable_python([as_row(each) for each in self.effects]),
         }
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #b42802f0
@@ -431,9 +441,8 @@ def read_verdict(
     version = _predicts_now(made, production)
     asked = answers_signal(tables, registry, version, day) if answers is None else answers
     found = [asked, *signals(tables, settings, day, version, made)]
-    causes = alerts.firing(
-        found, settings.monitoring.alert_violations, settings.monitoring.alert_windows
-    )
+    rule = settings.monitoring
+    causes = alerts.firing(found, rule.alert_violations, rule.alert_windows)
     is_open, quality = alerts.open_alerts(tables, name), _known_quality(found)
     notes = [*_ceased(made), *_others(made, version, production), strays, _unrecorded(asked)]
     return Verdict(
@@ -449,6 +458,7 @@ def read_verdict(
         tuple(is_open),
         refresher,
         tuple(dict.fromkeys(filter(None, [*notes, *problems]))),
+        tuple(read_effects(tables, name, day)),
     )
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #b1e91948
@@ -470,8 +480,10 @@ def monitor(
     answers = answers_signal(tables, registry, version, day)
     if answers.violations != (True,):  # what it says of itself is worth nothing
         refresh(refresher)
-    found = read_verdict(tables, registry, settings, as_of, refresher, answers=answers)
     rule, name = settings.monitoring, settings.model_name
+    effects = contact_effects(tables, name, day, known, refresher.horizon_of)
+    write_effects(tables, effects, name, day, git_sha)
+    found = read_verdict(tables, registry, settings, as_of, refresher, answers=answers)
     m, n = rule.alert_violations, rule.alert_windows
     alerts.update(tables, found.signals, name, found.model_version, m, n, git_sha)
     unsent = alerts.notify(tables, name, git_sha) if notify else []

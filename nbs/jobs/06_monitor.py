@@ -101,6 +101,15 @@ monitoring_report.calibration(report)
 monitoring_report.slices(report)
 
 # %% [markdown]
+# ## What contacting does
+#
+# Churn of the customers on the call list beside that of the control, who were listed as they were and are not contacted.
+# Each customer counts once, on the first day that listed it.
+
+# %%
+monitoring_report.contacts(report)
+
+# %% [markdown]
 # ## Serving
 
 # %%
