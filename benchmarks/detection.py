@@ -34,7 +34,7 @@ from benchmarks import simulated_worlds
 from benchmarks.simulated_worlds import NAMES, Shop
 from churn_lib import features, settings
 from churn_lib.data import simulation
-from churn_lib.features import FEATURES, LABEL
+from churn_lib.features import ANSWER, FEATURES, LABEL
 from churn_lib.model import ChurnModel
 from churn_lib.monitoring import (
     Window,
@@ -53,7 +53,7 @@ from churn_lib.monitoring.metrics import (
     profile_rows,
     quality_row,
 )
-from churn_lib.monitoring.windows import ANSWER, DECISION, Baseline, make_baseline
+from churn_lib.monitoring.windows import DECISION, Baseline, make_baseline
 from churn_lib.training import make_estimator
 
 ROWS, LATE, CHANGE, WEEKS, QUIET = 2_000, 13, 6, 26, 52

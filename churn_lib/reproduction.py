@@ -27,7 +27,7 @@ import pandas as pd
 import pyarrow as pa
 
 from .bundle.run import ExecutionError, Kernels, execute
-from .features import FEATURES, FeatureError
+from .features import ANSWER, FEATURES, FeatureError
 from .job_context import GitError, git, job_environment, read_values
 from .provenance import differences
 from .registry import Registry, inputs_of
@@ -259,7 +259,7 @@ def _model_difference(models: Registry, tables: Tables, record: Record) -> str:
     except Exception as error:  # whatever a model raises is a difference
         reason = " ".join(str(error).split())[:300]
         return f"the registered model does not answer: {type(error).__name__}: {reason}"
-    again = record.predictions.assign(churn_probability=np.asarray(answered, dtype=float))
+    again = record.predictions.assign(**{ANSWER: np.asarray(answered, dtype=float)})
     found = first_difference(record.predictions, again)
     return f"the registered model is not what its run recorded: {found}" if found else ""
 

@@ -120,8 +120,8 @@ class Data(Group):
         "Share of bad rows above which `churn data load` refuses a file"
     )
     horizon_days: Days = _key(
-        "A customer has churned when no event follows within this many days. Versions of "
-        'another horizon are not compared: see "Change the horizon" in '
+        "Days after the reference date whose events decide the label, as features/target.ipynb "
+        'says. Versions of another horizon are not compared: see "Change the horizon" in '
         "nbs/how-to/roll_back.ipynb"
     )
     snapshots: Annotated[int, Field(ge=2, le=120)] = _key(
@@ -195,9 +195,11 @@ class Training(Group):
     )
     threshold: Literal["f1", "value", "capacity"] = _key(
         "How the decision threshold is chosen: f1 (best F1), value (by retained_value and "
-        "contact_cost) or capacity (contact the capacity customers most likely to churn)"
+        "contact_cost) or capacity (contact the capacity customers of the highest probability)"
     )
-    retained_value: Positive = _key("What a churner is worth who is contacted in time")
+    retained_value: Positive = _key(
+        "What it is worth to contact a customer whose label is 1: a churner, in time"
+    )
     contact_cost: Annotated[float, Field(ge=0)] = _key("What it costs to contact a customer")
     capacity: Annotated[int, Field(ge=1)] = _key(
         "Customers that can be contacted; with training.threshold = capacity"
@@ -225,7 +227,7 @@ class Bounds(Group):
     min_f1_score: Share = _key("Least F1 on the holdout")
     min_precision: Share = _key("Least precision on the holdout")
     max_feature_roc_auc: Annotated[float, Field(gt=0.5, le=1)] = _key(
-        "A feature that ranks churn this well all by itself is the label in disguise"
+        "A feature that ranks customers this well all by itself is the label in disguise"
     )
     max_latency_ms: Positive = _key("Median milliseconds for one row")
     max_batch_ms: Positive = _key("Milliseconds for 10,000 rows")
@@ -273,11 +275,11 @@ class Gate(Plausible):
     )
     slice_margin: Margin = _key("ROC-AUC that no slice of customers may be seen to lose more of")
     slice_calibration_margin: Margin = _key(
-        "How far the mean probability in a slice may be seen to lie from its churn rate"
+        "How far the mean probability in a slice may be seen to lie from its share of ones"
     )
     min_slice: Annotated[int, Field(ge=30)] = _key("Rows from which a slice is compared")
     extra_slices: Names = _key(
-        "Slices beside recency_tier, customer_tenure_days and total_events: features, with commas"
+        "Slices beside the features declared with sliced=True: features, with commas"
     )
     advisory: Annotated[tuple[GateCheck, ...], BeforeValidator(_names)] = _key(
         "Checks that only warn when they fail, with commas; the gate's report lists the names"
@@ -310,7 +312,7 @@ class Limits(Group):
         "F1 that may be lost against the holdout of the model's version"
     )
     max_calibration_error: PositiveShare = _key(
-        "How far the mean prediction may lie from the share that churned"
+        "How far the mean prediction may lie from the share whose label is 1"
     )
     max_volume_drop: PositiveShare = _key(
         "Share of predictions in a window, or events in a week, that may be missing against "

@@ -1,8 +1,6 @@
 """Logistic regression, LightGBM and a factory of one's own, from settings.ini to a rollback, as a user goes."""
 
 import json
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +13,11 @@ from churn_lib import registry, tables
 from churn_lib import settings as settings_module
 from churn_lib.data import simulation
 from churn_lib.features import read_holdout
-from churn_lib.job_context import git
 from churn_lib.registry.models import inputs_of
 from churn_lib.serving import deploy
 from churn_lib.serving.local import process
 from churn_lib.settings import Settings
-from tests.test_reproduction import COPIED, FILES, ROOT, churn, commit, reproduced
+from tests.checkouts import change_settings, churn, commit, make_checkout, reproduced
 
 OWN = """
 from sklearn.linear_model import LogisticRegression
@@ -58,12 +55,7 @@ LENIENT = {
 
 
 def change(folder: Path, values: dict[str, str]) -> None:
-    path = folder / "settings.ini"
-    text = path.read_text()
-    for key, value in values.items():
-        text, count = re.subn(rf"(?m)^{re.escape(key)} = .*$", f"{key} = {value}", text, count=1)
-        assert count == 1, key
-    path.write_text(text)
+    change_settings(folder, values)
     commit(folder)
 
 
@@ -83,13 +75,7 @@ def config_of(folder: Path) -> Settings:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A git checkout of this project with 4,000 made-up customers, and the default at Production."""
     folder = tmp_path_factory.mktemp("estimators") / "project"
-    for name in COPIED:
-        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in FILES:
-        shutil.copy(ROOT / name, folder / name)
-    git(folder, "init", "--quiet")
-    change(folder, LENIENT)
+    make_checkout(folder, settings=LENIENT)
     store = tables.connect(config_of(folder))
     names = ("bronze.events", "bronze.customers")
     for name, rows in zip(names, simulation.simulate(4_000), strict=True):

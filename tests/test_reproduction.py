@@ -4,8 +4,6 @@ import datetime
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,56 +20,14 @@ from churn_lib.provenance import checkout
 from churn_lib.registry.evidence import all_reports
 from churn_lib.reproduction import ReproductionError, _check, compare, first_difference
 from churn_lib.training import read_record
-
-ROOT = Path(__file__).parent.parent
-CHURN = Path(sys.executable).parent / "churn"
-COPIED = ("nbs", "churn_lib", "resources")
-FILES = ("settings.ini", "databricks.yml", "pyproject.toml", "requirements.lock", ".gitignore")
-AUTHOR = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
-
-
-def commit(folder: Path) -> str:
-    git(folder, "add", "--all")
-    git(folder, *AUTHOR, "commit", "--quiet", "--no-verify", "--message", "all")
-    return git(folder, "rev-parse", "HEAD").decode().strip()
-
-
-def churn(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """The `churn` command with the code of `folder`, on its store unless given another."""
-    strange = ("CHURN_", "MLFLOW_", "DATABRICKS_", "GIT_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
-    return subprocess.run(
-        [str(CHURN), *arguments],
-        cwd=folder,
-        env={**kept, "PYTHONPATH": str(folder), **more},
-        capture_output=True,
-        text=True,
-        timeout=1_500,
-        check=False,
-    )
-
-
-def reproduced(folder: Path, version: int, **more: str) -> dict:
-    answer = churn(folder, "reproduce", str(version), "--json", **more)
-    assert answer.stdout, answer.stderr
-    return {**json.loads(answer.stdout), "code": answer.returncode}
+from tests.checkouts import churn, commit, make_checkout, reproduced
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A git checkout of this project with 3,000 made-up customers, and version 1 at Production."""
     folder = tmp_path_factory.mktemp("clone") / "project"
-    for name in COPIED:
-        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in FILES:
-        shutil.copy(ROOT / name, folder / name)
-    text = (folder / "settings.ini").read_text()
-    (folder / "settings.ini").write_text(
-        text.replace("\ndata.snapshots = 4", "\ndata.snapshots = 2")
-    )
-    git(folder, "init", "--quiet")
-    commit(folder)
+    make_checkout(folder, settings={"data.snapshots": "2"})
     store = store_of(folder)
     names = ("bronze.events", "bronze.customers")
     for name, rows in zip(names, simulation.simulate(3_000), strict=True):

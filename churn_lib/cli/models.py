@@ -52,7 +52,10 @@ def _notes(rows: list[dict[str, Any]], horizon_days: int) -> list[str]:
         if sample not in (None, "none"):
             notes.setdefault(f"trained on the sample {sample}", []).append(str(number))
         if horizon not in (None, str(horizon_days)):
-            note = f"churn within {horizon} days, and not {horizon_days} as data.horizon_days says"
+            from churn_lib.features import TARGET  # Ibis takes seconds to import
+
+            within = f"within {horizon} days, and not {horizon_days} as data.horizon_days says"
+            note = f"{TARGET.noun} {within}"
             notes.setdefault(note, []).append(str(number))
     return [f"{note}: version {', '.join(numbers)}" for note, numbers in notes.items()]
 

@@ -23,7 +23,7 @@ from .. import statistics
 from .rows import KEYS
 from .splits import CONFIDENCE, ExperimentError
 from .trial import ANSWERS
-from ..features import LABEL
+from ..features import ANSWER, LABEL
 from ..pages import Section, document, fragment, picture, table
 from ..settings import named_as_now
 from ..statistics import Estimate
@@ -47,7 +47,7 @@ class Side:
         "Metrics with 95 % intervals of the bootstrap, which draws customers."
         if self.answers is None or self.answers[LABEL].nunique() < 2:
             return pd.DataFrame(columns=["value", "low", "high"])
-        given = self.answers[LABEL].to_numpy(), self.answers["churn_probability"].to_numpy()
+        given = self.answers[LABEL].to_numpy(), self.answers[ANSWER].to_numpy()
         # an experiment asks about a customer on several days
         return metric_intervals(*given, self.threshold, customers=self.answers["customer_id"])
 
@@ -130,7 +130,7 @@ class Compared:
 def _rows(side: Side) -> pd.DataFrame | None:
     if side.answers is None:
         return None
-    known = side.answers[[*KEYS, LABEL, "churn_probability"]]
+    known = side.answers[[*KEYS, LABEL, ANSWER]]
     known = known.assign(feature_date=pd.to_datetime(known["feature_date"]))
     return known.sort_values(KEYS).reset_index(drop=True)
 
@@ -146,7 +146,7 @@ def _paired(first: Side, second: Side) -> tuple[dict[str, Estimate], str]:
             "the two were judged on different rows: each has its own interval, and no difference is given",
         )
     y, customers = one[LABEL].to_numpy(), one["customer_id"].to_numpy()
-    given = y, two["churn_probability"].to_numpy(), one["churn_probability"].to_numpy(), CONFIDENCE
+    given = y, two[ANSWER].to_numpy(), one[ANSWER].to_numpy(), CONFIDENCE
     found = {
         "roc_auc": statistics.roc_auc_difference(*given, customers),
         "brier": statistics.brier_difference(*given, customers),
@@ -278,7 +278,7 @@ def _pictures(found: Compared) -> list[Any]:
     made = []
     for side in (found.first, found.second):
         if side.answers is not None and side.answers[LABEL].nunique() == 2:
-            given = side.answers[LABEL], {side.name: side.answers["churn_probability"]}
+            given = side.answers[LABEL], {side.name: side.answers[ANSWER]}
             made += [picture(roc_plot(*given), f"ROC of {side.name}", dpi=70)]
             made += [picture(calibration_plot(*given), f"Calibration of {side.name}", dpi=70)]
     return made

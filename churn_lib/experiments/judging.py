@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from .recipes import Recipe, unfitted
 from .splits import CONFIDENCE, ExperimentError, Split, corrected_estimate
+from ..features import TARGET
 from ..features.slices import slice_table, slices
 from ..statistics import Estimate, daily_roc_auc_difference
 
@@ -161,7 +162,7 @@ def slices_of(
     confidence = 1 - (1 - CONFIDENCE) / len(groups)
 
     def measure(rows: np.ndarray) -> dict[str, Any]:
-        plain = {"rows": len(rows), "churn_rate": float(y[rows].mean())}
+        plain = {"rows": len(rows), TARGET.rate_column: float(y[rows].mean())}
         rows = rows[_days_with_both(y[rows], days[rows])]
         if not len(rows):
             return plain
@@ -171,7 +172,7 @@ def slices_of(
         known = {"difference": found.value, "lower": found.lower, "upper": found.upper}
         return plain | known | {"finding": finding}
 
-    columns = ["rows", "churn_rate", "difference", "lower", "upper", "finding"]
+    columns = ["rows", TARGET.rate_column, "difference", "lower", "upper", "finding"]
     return slice_table(groups, measure, columns)
 
 # %% ../../nbs/lib/experiments/judging.ipynb #bee55662

@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from .. import features
 from .rows import KEYS, Rows
 from .splits import ExperimentError
-from ..features import LABEL
+from ..features import LABEL, TARGET
 from ..features.snapshots import other_meaning
 from ..registry import PRODUCTION, Registry, inputs_of
 from ..settings import Settings, named_as_now
@@ -206,7 +206,7 @@ def _horizon_note(tags: dict[str, str], settings: Settings) -> tuple[str, ...]:
     own, now = tags.get("horizon_days"), str(settings.data.horizon_days)
     if own in (None, now):
         return ()
-    return (f"it predicts churn within {own} days; here its recipe is fitted for {now}",)
+    return (f"it predicts {TARGET.noun} within {own} days; here its recipe is fitted for {now}",)
 
 
 def of_version(

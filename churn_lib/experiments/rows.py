@@ -17,7 +17,7 @@ import pandas as pd
 
 from .. import features
 from .splits import ExperimentError
-from ..features import LABEL
+from ..features import LABEL, TARGET
 from ..features.declaration import Day, fingerprints
 from ..features.definitions import DECLARED
 from ..features.holdout import holdout_bucket
@@ -60,10 +60,10 @@ def _check(rows: pd.DataFrame, days: list[datetime.date]) -> None:
             f"no training customer has a label on {', '.join(missing)}: load the events of more "
             "customers, hundreds of them"
         )
-    churned = int(rows[LABEL].sum())
-    if min(churned, len(rows) - churned) < _LEAST:
+    ones = int(rows[LABEL].sum())
+    if min(ones, len(rows) - ones) < _LEAST:
         raise ExperimentError(
-            f"of {len(rows):,} training rows {churned:,} churned: nothing to tell apart with fewer "
+            f"of {len(rows):,} training rows {ones:,} {TARGET.yes}: nothing to tell apart with fewer "
             f"than {_LEAST} of each; change data.horizon_days in settings.ini, or load more events"
         )
 

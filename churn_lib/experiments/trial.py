@@ -44,7 +44,7 @@ from churn_lib.experiments.recipes import (
 )
 from .rows import KEYS, Idea, Rows, read_rows, with_columns
 from .splits import ExperimentError, Split, splits
-from ..features import LABEL
+from ..features import ANSWER, LABEL, TARGET
 from ..features.slices import sliced_features
 from ..job_context import running_commit
 from ..pages import Section, document, fragment, picture
@@ -172,20 +172,20 @@ def columns_table(trial: Trial) -> tuple[list[str], list[list[str]]]:  # titles,
 
 def slices_table(trial: Trial) -> tuple[list[str], list[list[str]]]:  # titles, rows
     "Rows, churn rate and what is gained or lost in each slice."
-    titles, rows = ["slice", "rows", "churn", "difference", "95 % interval", ""], []
+    titles, rows = ["slice", "rows", TARGET.noun, "difference", "95 % interval", ""], []
     for each in trial.slices.to_dict("records"):
         known = not pd.isna(each["difference"])
         difference = _signed(each["difference"]) if known else ""
         interval = _interval(each["lower"], each["upper"])
         finding = each["finding"] if known else ""
-        start = [each["slice"], f"{each['rows']:,}", f"{each['churn_rate']:.1%}"]
+        start = [each["slice"], f"{each['rows']:,}", f"{each[TARGET.rate_column]:.1%}"]
         rows.append([*start, difference, interval, finding])
     return titles, rows
 
 # %% ../../nbs/lib/experiments/trial.ipynb #31e2849d
 def sections(trial: Trial) -> list[Section]:
     "The result for a notebook or a page."
-    numbers = ("difference", "95 % interval", "shuffled", "left out", "rows", "churn")
+    numbers = ("difference", "95 % interval", "shuffled", "left out", "rows", TARGET.noun)
     head, rows = figures_table(trial)
     shown = html_table(head, rows, numbers=head[1:])
     meaning = "Difference fold by fold, calibration, and what slices gain or lose"
@@ -215,11 +215,11 @@ def _plot_folds(axes: plt.Axes, values: np.ndarray, found: Estimate) -> None:
 
 def _plot_calibration(axes: plt.Axes, answers: pd.DataFrame, names: Sequence[str]) -> None:
     axes.plot([0, 1], [0, 1], color=THEN, linestyle=":")
-    for column, name in zip(("churn_probability", "rival_probability"), names, strict=True):
+    for column, name in zip((ANSWER, "rival_probability"), names, strict=True):
         given = answers[LABEL], answers[column]
         share, mean = calibration_curve(*given, n_bins=10, strategy="quantile")
         axes.plot(mean, share, marker="o", markersize=3, label=name)
-    axes.set(title="Calibration", xlabel="predicted probability", ylabel="share churned")
+    axes.set(title="Calibration", xlabel="predicted probability", ylabel=f"share {TARGET.yes}")
     axes.legend(loc="upper left", fontsize=8)
 
 # %% ../../nbs/lib/experiments/trial.ipynb #9233201b
@@ -262,7 +262,7 @@ def changed_columns(idea: Recipe, rival: Recipe) -> list[str]:
 
 # %% ../../nbs/lib/experiments/trial.ipynb #014229b9
 def _answers(rows: Rows, ours: Judged, theirs: Judged, sliced: list[str]) -> pd.DataFrame:
-    both = {"churn_probability": ours.probability, "rival_probability": theirs.probability}
+    both = {ANSWER: ours.probability, "rival_probability": theirs.probability}
     made = rows.frame[[*KEYS, *sliced, LABEL]].assign(**both)
     return made[np.isfinite(ours.probability)].reset_index(drop=True)
 
@@ -272,7 +272,7 @@ def _scores(
 ) -> dict[str, tuple[float, float]]:
     found = {name: (ours.by_fold(name).mean(), theirs.by_fold(name).mean()) for name in METRICS}
     y = answers[LABEL].to_numpy()
-    given = (answers["churn_probability"], answers["rival_probability"])
+    given = (answers[ANSWER], answers["rival_probability"])
     errors = [expected_calibration_error(y, each.to_numpy()) for each in given]
     seconds = [float(each.scores["seconds"].mean()) for each in (ours, theirs)]
     pairs = zip((ours, theirs), recipes, strict=True)

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.special import pdtr
 
 from .declaration import FeatureError
+from .target import TARGET
 from ..settings import Settings
 
 # %% ../../nbs/lib/features/dates.ipynb #2e00ab9c
@@ -77,7 +78,7 @@ def _silence_warnings(
             labels = ", ".join(map(str, sorted(hit)))
             found.append(
                 f"no events from {first} to {last}: see whether the source had stopped, as customers "
-                f"may look churned in the labels of {labels}"
+                f"may seem to have {TARGET.silent} in the labels of {labels}"
             )
     return found
 
@@ -114,7 +115,7 @@ class Coverage:
         days: list[datetime.date],  # feature dates
         horizon_days: int,
     ) -> list[str]:
-        "What is left out, and the silences in which customers of `days` may look churned."
+        "What is left out, and the silences in which customers of `days` may seem to have left."
         return [self.strays] * bool(self.left_out) + _silence_warnings(self, days, horizon_days)
 
 # %% ../../nbs/lib/features/dates.ipynb #4f7858f4
@@ -156,7 +157,7 @@ def resolve_as_of(
         strays = f" ({covered.strays})" if covered.left_out else ""
         raise FeatureError(
             f"as_of = {day} is after {covered.today}, the day after the last complete day{strays}: "
-            "every customer would look churned; load newer events or leave as_of empty"
+            f"every customer would seem to have {TARGET.silent}; load newer events or leave as_of empty"
         )
     return day
 

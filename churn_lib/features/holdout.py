@@ -15,7 +15,7 @@ import pandas as pd
 
 from .dates import feature_dates, newest_snapshot
 from .declaration import feature_columns
-from .definitions import LABEL
+from .target import LABEL
 from ..settings import Settings
 
 # %% ../../nbs/lib/features/holdout.ipynb #344aa83f

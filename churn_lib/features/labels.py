@@ -11,8 +11,8 @@ import datetime
 import ibis
 
 from .declaration import FeatureError
-from .definitions import LABEL
 from .snapshots import TABLE, check_labels
+from .target import LABEL
 from ..settings import Settings
 from ..tables import Tables
 

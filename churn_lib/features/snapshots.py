@@ -21,12 +21,14 @@ from churn_lib.features.declaration import (
     Day,
     Declarations,
     FeatureError,
+    add_label,
     compute,
     feature_columns,
     fingerprints,
 )
-from .definitions import DECLARED, FEATURES, LABEL
+from .definitions import DECLARED, FEATURES
 from .holdout import holdout_bucket
+from .target import LABEL, TARGET
 from ..settings import Settings
 from ..tables import TableError, Tables
 
@@ -39,10 +41,7 @@ def _labels(
 ) -> ibis.Table:  # with the label
     end = Day(feature_date + datetime.timedelta(days=horizon_days))
     later = (events.event_ts > Day(feature_date).before()) & (events.event_ts <= end.before())
-    back = events.filter(later).select("customer_id").distinct().mutate(came_back=True)
-    joined = row.left_join(back, "customer_id").drop("customer_id_right")
-    churned = joined.came_back.isnull().cast("int64")
-    return joined.mutate(**{LABEL: churned}).drop("came_back")
+    return add_label(events.filter(later), row, Day(feature_date))
 
 
 def snapshot(
@@ -52,7 +51,7 @@ def snapshot(
     as_of: datetime.date,  # what is known today: labels exist when the horizon ends by then
     settings: Settings,  # data.horizon_days and data.holdout_share
     declared: Declarations = DECLARED,
-) -> ibis.Table:  # customer_id, the features, churned, in_holdout_bucket, feature_date
+) -> ibis.Table:  # customer_id, the features, the label, in_holdout_bucket, feature_date
     "Features and label of every customer who had joined by `feature_date`."
     row = compute(declared, events, customers, feature_date)
     horizon = settings.data.horizon_days
@@ -121,6 +120,18 @@ def _origin(
     }
 
 
+def _former(tables: Tables) -> ibis.Table | None:  # gold.features; None: there is none
+    if not tables.exists(TABLE):
+        return None
+    table = tables.read(TABLE)
+    if LABEL not in table.columns:
+        raise FeatureError(
+            f"{TABLE} has no column {LABEL}: it was made for another question "
+            f"than {TARGET.noun}; give this one its own `catalog` and `model_name` in settings.ini"
+        )
+    return table
+
+
 def _with_former(
     rows: ibis.Table,
     table: ibis.Table | None,  # gold.features; None: there is none
@@ -143,7 +154,7 @@ def build(
     "Bring the snapshots of `days` up to date in `gold.features`; a new feature is a new column."
     raw = {name: tables.read(name, version) for name, version in bronze.items()}
     events, customers = raw["bronze.events"], raw["bronze.customers"]
-    last, former = _last_built(tables), tables.read(TABLE) if tables.exists(TABLE) else None
+    last, former = _last_built(tables), _former(tables)
     known_by = json.dumps(fingerprints(DECLARED, events, customers))
     tags = {"git_sha": git_sha, "fingerprints": known_by}
     tags |= {"left_out": left_out} if left_out else {}
@@ -305,15 +316,13 @@ def _roc_auc(
     feature: str,  # a column
 ) -> ibis.Table:  # one row: feature, roc_auc (null when there is one class)
     groups = rows.group_by(value=rows[feature]).aggregate(
-        churned=rows[LABEL].sum().cast("float64"), rows=rows.count().cast("float64")
+        ones=rows[LABEL].sum().cast("float64"), rows=rows.count().cast("float64")
     )
-    groups = groups.mutate(stayed=groups.rows - groups.churned)
-    below = groups.stayed.sum().over(ibis.cumulative_window(order_by=groups.value))
-    pairs = groups.mutate(won=groups.churned * (below - groups.stayed / 2))
-    total = pairs.aggregate(
-        won=pairs.won.sum(), churned=pairs.churned.sum(), stayed=pairs.stayed.sum()
-    )
-    share = total.won / (total.churned * total.stayed).nullif(0)
+    groups = groups.mutate(zeros=groups.rows - groups.ones)
+    below = groups.zeros.sum().over(ibis.cumulative_window(order_by=groups.value))
+    pairs = groups.mutate(won=groups.ones * (below - groups.zeros / 2))
+    total = pairs.aggregate(won=pairs.won.sum(), ones=pairs.ones.sum(), zeros=pairs.zeros.sum())
+    share = total.won / (total.ones * total.zeros).nullif(0)
     return total.select(
         feature=ibis.literal(feature), roc_auc=ibis.greatest(share, ibis.literal(1.0) - share)
     )
@@ -339,7 +348,7 @@ _LEAST = 100  # rows of each class: among fewer, a feature may tell them apart b
 def check_leakage(
     rows: ibis.Table,  # of gold.features
 ) -> pd.Series:  # ROC-AUC by feature, best first
-    "Raise `FeatureError` when one feature alone tells who churned, and not by chance."
+    "Raise `FeatureError` when one feature alone tells the labels apart, and not by chance."
     found = single_column_roc_auc(rows, FEATURES)
     worst, value = found.index[0], found.iloc[0]
     labels = rows.filter(rows[LABEL].notnull())[LABEL].value_counts(name="customers")

@@ -22,7 +22,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from .. import statistics
-from ..features import feature_columns
+from ..features import TARGET, feature_columns
 from .comparison import RAREST, Case, Comparison, daily_difference
 from .probe import BATCH, Evidence
 from ..settings import GateCheck, Settings
@@ -318,7 +318,7 @@ def beats_single_column(case: Case) -> Measured:
 
 
 def beats_base_rate(case: Case) -> Measured:
-    "Whether the probabilities are better than the churn rate, given to every customer."
+    "Whether the probabilities are better than the share of ones, given to every customer."
     rate = float(case.y.mean())
     skill = 1 - case.measured["brier"] / (rate * (1 - rate))
     sentence = f"Brier skill score above 0: better than telling everybody {rate:.1%}"
@@ -415,7 +415,12 @@ def leakage_features(case: Case) -> Measured:
     best = own if len(own) else every
     value, feature = float(best.iloc[0]), best.index[0]
     if value >= bound:
-        return value, bound, False, f"{feature} alone tells who churns: is it made from the label?"
+        return (
+            value,
+            bound,
+            False,
+            f"{feature} alone tells who {TARGET.yes}: is it made from the label?",
+        )
     return value, bound, True, f"no feature alone reaches it; the best is {feature}"
 
 # %% ../../nbs/lib/gate/checks.ipynb #576d8b1a
@@ -459,7 +464,7 @@ _ON_PURPOSE = (
 
 def _other_horizon(case: Case, own: int, asked: int) -> Measured:
     sentence = (
-        f"version {case.candidate.version} predicts churn within {own} days, and "
+        f"version {case.candidate.version} predicts {TARGET.noun} within {own} days, and "
         f"the labels are of data.horizon_days = {asked}: train a new version, or judge this one with "
         f"data.horizon_days = {own} in settings.ini"
     )
@@ -631,26 +636,25 @@ def _too_small(case: Case) -> str:
 
 
 def slice_calibration(case: Case) -> Measured:
-    "Whether the probabilities of any group of customers are seen to be off its churn rate."
+    "Whether the probabilities of any group of customers are seen to be off its share of ones."
     margin, judged = (
         case.settings.gate.slice_calibration_margin,
         case.slices.dropna(subset=["roc_auc"]),
     )
     if judged.empty:
         return None, margin, True, f"no slice has gate.min_slice rows{_too_small(case)}"
-    gaps = (judged["mean_probability"] - judged["churn_rate"]).astype(float)
+    gaps = (judged["mean_probability"] - judged[TARGET.rate_column]).astype(float)
     worst = judged.loc[gaps.abs().idxmax()]
     off = [row for row in judged.itertuples() if row.off]
-    nearest = (
-        f"nearest: {worst['slice']}, {worst['mean_probability']:.3f} for {worst['churn_rate']:.3f}"
-    )
+    nearest = f"nearest: {worst['slice']}, {worst['mean_probability']:.3f} for {worst[TARGET.rate_column]:.3f}"
     sentence = f"none of {len(judged)} slices is seen to be off; {nearest}{_too_small(case)}"
     if off:
         named = "; ".join(
-            f"{r.slice}: {r.mean_probability:.3f} for {r.churn_rate:.3f}" for r in off
+            f"{r.slice}: {r.mean_probability:.3f} for {getattr(r, TARGET.rate_column):.3f}"
+            for r in off
         )
         sentence = (
-            f"mean probability for churn rate off by gate.slice_calibration_margin in {named}"
+            f"mean probability for {TARGET.rate} off by gate.slice_calibration_margin in {named}"
         )
     return float(gaps.abs().max()), margin, not off, sentence
 

@@ -20,7 +20,7 @@ from ..features.slices import slice_table, slices
 from ..features.snapshots import single_column_roc_auc
 from ..training.metrics import classification_metrics
 from .probe import Answers, Evidence
-from ..features import LABEL
+from ..features import LABEL, TARGET
 from ..settings import Settings
 from ..statistics import DailyDifference, Estimate, daily_roc_auc_difference
 
@@ -131,7 +131,10 @@ def _label_problem(holdout: pd.DataFrame) -> str:
         return f"labels are {sorted(map(float, label.unique()))[:3]}, expected 0 and 1"
     counts = {value: int((label == value).sum()) for value in (0, 1)}
     if min(counts.values()) < RAREST:
-        return f"{counts[1]} churned and {counts[0]} stayed; at least {RAREST} of each are needed"
+        return (
+            f"{counts[1]} {TARGET.yes} and {counts[0]} {TARGET.no}; "
+            f"at least {RAREST} of each are needed"
+        )
     if holdout["customer_id"].duplicated().any():
         return f"{int(holdout['customer_id'].duplicated().sum())} customers occur more than once"
     return ""
@@ -156,8 +159,8 @@ def difference(
     if ours.sample != theirs.sample:
         return f"{new} was trained on {ours.data}, {old} on {theirs.data}"
     if ours.horizon_days != theirs.horizon_days:
-        horizons = (ours.horizon_days, theirs.horizon_days)
-        return f"{new} predicts churn within {horizons[0]} days, {old} within {horizons[1]}"
+        within = f"{ours.horizon_days} days, {old} within {theirs.horizon_days}"
+        return f"{new} predicts {TARGET.noun} within {within}"
     return ""
 
 # %% ../../nbs/lib/gate/comparison.ipynb #58590c9a
@@ -260,13 +263,13 @@ class _Figures(_Rivals):
     "The candidate's own figures."
 
     def decided(self, answers: Answers) -> np.ndarray | None:
-        "1 where a version says churn on the holdout, at its own threshold; None without one."
+        "1 where a version says yes on the holdout, at its own threshold; None without one."
         if answers.threshold is None or answers.probability is None:
             return None
         return (self.on_holdout(answers) >= answers.threshold).astype(float)
 
     def column(self, name: str) -> np.ndarray:
-        "A feature of all rows as a score of churn: its sign turned if low values churn."
+        "A feature of all rows as a score: its sign turned if the label is 1 at low values."
         values = self.rows[name].astype(float)
         values = values.fillna(values.median()).fillna(0.0).to_numpy()
         return values if roc_auc_score(self.y, values[self.newest]) >= 0.5 else -values
@@ -341,7 +344,7 @@ class Case(_Figures):
         return np.array_equal(given(self.candidate), self.rival.probability)
 
 # %% ../../nbs/lib/gate/comparison.ipynb #182b1fb6
-_SLICE_COLUMNS = ["rows", "churn_rate", "mean_probability", "roc_auc"]
+_SLICE_COLUMNS = ["rows", TARGET.rate_column, "mean_probability", "roc_auc"]
 _SLICE_COLUMNS += ["difference", "lower", "upper", "fell", "off"]
 
 
@@ -360,7 +363,7 @@ def _off(
 # %% ../../nbs/lib/gate/comparison.ipynb #7db1a61f
 def _slice_row(case: Case, at: np.ndarray, confidence: float) -> dict[str, Any]:
     y, candidate, bounds = case.y[at], case.on_holdout(case.candidate)[at], case.settings.gate
-    row: dict[str, Any] = {"rows": len(at), "churn_rate": float(y.mean())}
+    row: dict[str, Any] = {"rows": len(at), TARGET.rate_column: float(y.mean())}
     if not _measurable(y, case.settings):
         return row
     row |= {"mean_probability": candidate.mean(), "roc_auc": float(roc_auc_score(y, candidate))}

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from mlflow.exceptions import MlflowException
 from sklearn.metrics import roc_auc_score
 
+from ..features import TARGET
 from .checks import ADVISORY, CHECKS, FAILED, NOT_MEASURED, PASSED, CheckResult
 from .comparison import Case, Comparison
 from .probe import Answers, Evidence
@@ -326,7 +327,7 @@ def slices_table(
     table = report.case.slices.set_index("slice").rename_axis(None)
     table = table.dropna(axis="columns", how="all")  # without Production there is no difference
     for name in table.columns.intersection(
-        ["churn_rate", "roc_auc", "difference", "lower", "upper"]
+        [TARGET.rate_column, "roc_auc", "difference", "lower", "upper"]
     ):
         table[name] = table[name].map("{:.4f}".format, na_action="ignore")
     if "fell" in table:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..features import FEATURES, LABEL, feature_columns
+from ..features import ANSWER, FEATURES, LABEL, feature_columns
 from ..features.snapshots import Inputs
 from ..features.slices import value_slices, value_text
 from . import requests
@@ -44,7 +44,6 @@ from churn_lib.monitoring.quality import (
     measure_quality,
 )
 from churn_lib.monitoring.windows import (
-    ANSWER,
     COLUMN_CHECKS,
     DECISION,
     DRIFT_METRICS,

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
-from ..features import LABEL
+from ..features import ANSWER, LABEL, TARGET
 from . import requests
 from .alerts import SEVERITY, Alert, Signal
 from .contacts import ContactEffect
@@ -29,7 +29,6 @@ from .metrics import ESTIMATED, Observed, read_metrics, whole
 from .quality import Measured
 from .rules import Verdict
 from churn_lib.monitoring.windows import (
-    ANSWER,
     COLUMN_CHECKS,
     DRIFT_METRICS,
     OUTCOMES,
@@ -194,7 +193,7 @@ def calibration_picture(
     baseline: Baseline,
     rows: pd.DataFrame,  # churn_probability and label of a window; unlabelled rows are left out
 ) -> Picture:
-    "The share that churned against what was predicted, on the holdout and in the newest labelled window."
+    "The share of ones against what was predicted, on the holdout and in the newest labelled window."
     labelled = rows[rows[LABEL].notna() & rows[ANSWER].notna()]
     with plt.rc_context(_ON_PAGE):  # type: ignore[arg-type]
         figure, axes = plt.subplots(figsize=(4.2, 3.4), layout="constrained")
@@ -204,7 +203,7 @@ def calibration_picture(
                 truth, answer = frame[LABEL].astype(int), frame[ANSWER].astype(float)
                 share, mean = calibration_curve(truth, answer, n_bins=10, strategy="quantile")
                 axes.plot(mean, share, "o-", color=colour, markersize=4, label=label)
-        _tidy(axes, "Calibration", xlabel="predicted probability", ylabel="share churned")
+        _tidy(axes, "Calibration", xlabel="predicted probability", ylabel=f"share {TARGET.yes}")
         axes.legend(fontsize=8)
         return Picture(figure, "calibration then and now")
 
@@ -222,7 +221,7 @@ _NAMES = {
     "source": "events arrive, by week",
     "broken_column": "columns intact",
     "drift": "features and predictions",
-    "label_drift": "share that churns",
+    "label_drift": TARGET.rate,
     "estimated_quality": "expected quality",
     "quality": "measured quality",
     "serving": "serving",
@@ -446,7 +445,7 @@ def quality(report: Report) -> Picture | Section:
     return quality_picture(report.totals(), report.baseline.reference)
 
 # %% ../../nbs/lib/monitoring/report.ipynb #d2cdc2ab
-def _churn_rates(report: Report) -> pd.Series:  # by window_date, where labels have come
+def _rates(report: Report) -> pd.Series:  # by window_date, where labels have come
     labels = whole(report.profiles).query("column_name == @LABEL").set_index("window_date")
     return labels["avg"].astype(float)
 
@@ -459,7 +458,7 @@ def quality_table(report: Report) -> pd.DataFrame:
         shown[f"{name} estimated"] = figures(totals[f"estimated_{name}"]).value
         shown[f"{name} measured"] = figures(totals[f"measured_{name}"]).value
         shown[f"{name} error"] = totals[f"estimate_error_{name}"].astype(float)
-    rate = _churn_rates(report).reindex(shown.index)
+    rate = _rates(report).reindex(shown.index)
     shown["precision measured"] = figures(totals.measured_precision).value
     shown["F1 calling everybody"] = 2 * rate / (1 + rate)
     shown["precision calling everybody"] = rate

@@ -15,6 +15,7 @@ import ibis
 import numpy as np
 import pandas as pd
 
+from ..features import ANSWER
 from ..settings import Settings
 from ..tables import Tables
 from ..serving.smoke_test import SMOKE_TEST
@@ -133,6 +134,6 @@ def unpack(
             customer = call["client_request_id"] if len(part) == 1 else None
             whose += [(customer, call["request_time"].date())] * len(part)
             parts.append(part)
-    rows = pd.DataFrame(np.concatenate(parts), columns=[*features, "churn_probability"])
+    rows = pd.DataFrame(np.concatenate(parts), columns=[*features, ANSWER])
     named = pd.DataFrame(whose, columns=["customer_id", "feature_date"], dtype=object)
     return pd.concat([named, rows], axis=1)

@@ -26,6 +26,7 @@ import pyarrow as pa
 import yaml
 
 from .models import Registry, RegistryError
+from ..features import ANSWER, LABEL
 from ..settings import ChurnError
 from ..tables import TableChanged, Tables
 
@@ -332,8 +333,8 @@ ANSWERS_SCHEMA = pa.schema(
         ("customer_id", pa.string()),
         ("feature_date", pa.date32()),
         ("features", pa.string()),  # JSON: column to number or null
-        ("churned", pa.float64()),  # null: not known
-        ("churn_probability", pa.float64()),
+        (LABEL, pa.float64()),  # null: not known
+        (ANSWER, pa.float64()),
     ]
 )
 
@@ -355,7 +356,7 @@ def write_answers(
     probability: np.ndarray,  # what the version answered, shape (rows,)
 ) -> None:
     "Keep the rows that a version was judged on, and what it answered."
-    features = holdout.drop(columns=[*_KEYS, "churned"], errors="ignore")
+    features = holdout.drop(columns=[*_KEYS, LABEL], errors="ignore")
     columns = {
         "report_id": [report_id] * len(holdout),
         "model_name": [model_name] * len(holdout),
@@ -363,8 +364,8 @@ def write_answers(
         "customer_id": holdout["customer_id"].astype(str).tolist(),
         "feature_date": pd.to_datetime(holdout["feature_date"]).dt.date.tolist(),
         "features": _numbers(features),
-        "churned": pa.array(holdout["churned"].astype("float64"), from_pandas=True),
-        "churn_probability": np.asarray(probability, float),
+        LABEL: pa.array(holdout[LABEL].astype("float64"), from_pandas=True),
+        ANSWER: np.asarray(probability, float),
     }
     tables.append(ANSWERS, ibis.memtable(pa.table(columns, ANSWERS_SCHEMA)))
 
@@ -373,9 +374,7 @@ def recorded_answers(
     registry: Registry,
     tables: Tables,
     version: int,
-) -> (
-    pd.DataFrame | None
-):  # customer_id, feature_date, features as float64, churned, churn_probability
+) -> pd.DataFrame | None:  # customer_id, feature_date, features as float64, label and answer
     "What a version answered when it passed; None when its report is older than such records."
     row = passing_of(registry, tables, version)
     if row is None or not tables.exists(ANSWERS):
@@ -390,7 +389,7 @@ def recorded_answers(
     if rows.empty:
         return None
     features = pd.DataFrame(list(map(json.loads, rows["features"]))).astype("float64")
-    return pd.concat([rows[_KEYS], features, rows[["churned", "churn_probability"]]], axis=1)
+    return pd.concat([rows[_KEYS], features, rows[[LABEL, ANSWER]]], axis=1)
 
 # %% ../../nbs/lib/registry/evidence.ipynb #0754aebe
 class VersionChanged(ChurnError):
@@ -502,8 +501,8 @@ _ASKED = 500  # recorded customers
 def recorded_sample(recorded: pd.DataFrame, most: int = _ASKED) -> tuple[pd.DataFrame, np.ndarray]:
     "Some recorded customers, the same every time: features, and the probabilities of then."
     rows = recorded.sample(min(most, len(recorded)), random_state=0)
-    features = rows.drop(columns=[*_KEYS, "churned", "churn_probability"])
-    return features.reset_index(drop=True), rows["churn_probability"].to_numpy(float)
+    features = rows.drop(columns=[*_KEYS, LABEL, ANSWER])
+    return features.reset_index(drop=True), rows[ANSWER].to_numpy(float)
 
 # %% ../../nbs/lib/registry/evidence.ipynb #7c5f497b
 def changed_answers(

@@ -581,7 +581,7 @@ def needed_inputs(
 class Basis:
     "What a version predicts, and what it was trained on."
 
-    horizon_days: int  # it predicts that no event follows within so many days
+    horizon_days: int  # it predicts what happens within so many days
     holdout_share: float  # of the customers, held back from its training
     sample: str = ""  # CDNOW or simulation; empty: the user's own events
 
@@ -594,8 +594,10 @@ class Basis:
         "What users of the version under `settings` should know."
         remarks = []
         if self.horizon_days != settings.data.horizon_days:
+            from churn_lib.features import TARGET  # Ibis takes seconds to import
+
             now = f"data.horizon_days is {settings.data.horizon_days} now"
-            remarks.append(f"it predicts churn within {self.horizon_days} days, and {now}")
+            remarks.append(f"it predicts {TARGET.noun} within {self.horizon_days} days, and {now}")
         if self.sample:
             remarks.append(f"it was trained on {self.data}")
         return remarks

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from . import promotion_log
-from ..features import newest_holdout
+from ..features import TARGET, newest_holdout
 from ..features.snapshots import undeclared
 from ..features.labels import labels_of
 from churn_lib.registry.evidence import (
@@ -149,7 +149,7 @@ def passing_report(
     judged = judged_with.get("data.horizon_days")
     if judged not in (None, settings.data.horizon_days):
         raise PromotionRefused(
-            f"{what} passed the gate for churn within {judged} days, and data.horizon_days is "
+            f"{what} passed the gate for {TARGET.noun} within {judged} days, and data.horizon_days is "
             f"{settings.data.horizon_days} now: train a version for it"
         )
     return row

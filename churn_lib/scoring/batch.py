@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from ..features import FEATURES, FeatureError, newest_holdout, snapshots
+from ..features import ANSWER, FEATURES, FeatureError, newest_holdout, snapshots
 from .control import control_bucket, held_back, on_call_list
 from churn_lib.scoring.reasons import (
     REASONS,
@@ -179,9 +179,7 @@ def answers_of(
 
 # %% ../../nbs/lib/scoring/batch.ipynb #ac680291
 _BATCH = 131_072  # rows
-_SCORED = pa.schema(
-    [("customer_id", pa.string()), ("churn_probability", pa.float64()), ("reasons", REASONS)]
-)
+_SCORED = pa.schema([("customer_id", pa.string()), (ANSWER, pa.float64()), ("reasons", REASONS)])
 
 
 def score_batch(
@@ -231,11 +229,11 @@ def _score_on_spark(snapshot: Snapshot, scorer: Scorer, backend: Any) -> Iterato
     uri = f"models:/{scorer.model_name}/{scorer.version}"
     predict = mlflow.pyfunc.spark_udf(session, uri, result_type="double")
     frame = session.sql(str(ibis.to_sql(snapshot.rows, dialect="pyspark")))
-    scored = frame.withColumn("churn_probability", predict(functions.struct(*scorer.inputs)))
-    names = ["churn_probability", *scorer.inputs]
+    scored = frame.withColumn(ANSWER, predict(functions.struct(*scorer.inputs)))
+    names = [ANSWER, *scorer.inputs]
     reasons = _spark_reasons(scorer.explainer)(functions.struct(*names))
     # kept: the deciles and the table each read it
-    kept = scored.select("customer_id", "churn_probability", reasons.alias("reasons")).persist()
+    kept = scored.select("customer_id", ANSWER, reasons.alias("reasons")).persist()
     view = f"scored_{uuid.uuid4().hex}"
     kept.createTempView(view)
     try:
@@ -266,7 +264,7 @@ def _spark_reasons(
         import pickle
 
         carried, top = pickle.loads(packed)
-        probability = rows["churn_probability"].to_numpy()
+        probability = rows[ANSWER].to_numpy()
         return pd.Series(top(carried, rows, probability).to_pylist())
 
     explain.__annotations__ = {"rows": pd.DataFrame, "return": pd.Series}
@@ -282,7 +280,7 @@ def decile_cuts(
     scored: ibis.Table,  # customer_id, churn_probability
 ) -> pa.Table:  # one row: probability_1, customer_1, shared_1 to probability_9, ...
     "The last customer of each of the first nine deciles; shared: the next has the same probability."
-    probability = -scored.churn_probability.to_pyarrow().to_numpy()  # the highest first
+    probability = -scored[ANSWER].to_pyarrow().to_numpy()  # the highest first
     ranks = _last_ranks(len(probability))
     probability.partition(sorted({rank - 1 for rank in ranks}))
     found: dict[str, Any] = {}
@@ -299,7 +297,7 @@ def decile_cuts(
 def _nth_customer(scored: ibis.Table, probability: float, rank: int) -> str:
     # rank: among the customers of this probability, from 1
     wanted = ibis.memtable(pa.table({"wanted": [probability]}))
-    same = scored.join(wanted, scored.churn_probability == wanted.wanted)
+    same = scored.join(wanted, scored[ANSWER] == wanted.wanted)
     # in one piece: over chunks, pyarrow's partition answers wrongly
     customers = same.customer_id.to_pyarrow().cast(pa.large_string()).combine_chunks()
     order = pc.partition_nth_indices(customers, pivot=rank - 1)
@@ -315,9 +313,9 @@ def with_decile(
     decile, tied = ibis.literal(1, "int64"), ibis.literal(False)
     for number in range(1, 10):
         cut, customer = both[f"probability_{number}"], both[f"customer_{number}"]
-        same = (both.churn_probability == cut) & (both.customer_id > customer)
-        decile = decile + ((both.churn_probability < cut) | same).cast("int64")
-        tied = tied | ((both.churn_probability == cut) & both[f"shared_{number}"])
+        same = (both[ANSWER] == cut) & (both.customer_id > customer)
+        decile = decile + ((both[ANSWER] < cut) | same).cast("int64")
+        tied = tied | ((both[ANSWER] == cut) & both[f"shared_{number}"])
     return both.select(*scored.columns, decile=decile, tied=tied)
 
 # %% ../../nbs/lib/scoring/batch.ipynb #68bb616b
@@ -343,13 +341,13 @@ def _predictions(
     now = datetime.datetime.now(datetime.UTC)
     threshold = ibis.memtable(pa.table({"threshold": [scorer.threshold]}))
     both = scored.cross_join(threshold)
-    listed = both.churn_probability >= both.threshold
+    listed = both[ANSWER] >= both.threshold
     return both.select(
         "customer_id",
         feature_date=ibis.literal(snapshot.feature_date, "date"),
         model_version=ibis.literal(scorer.version, "int64"),
         model_name=ibis.literal(scorer.model_name),
-        churn_probability=both.churn_probability,
+        **{ANSWER: both[ANSWER]},
         decile=both.decile,
         tied=both.tied,
         decision=listed.cast("int64"),
@@ -408,15 +406,15 @@ def by_decile(predictions: ibis.Table) -> pd.DataFrame:  # one row for each deci
     "Customers, probabilities, calls, control, and how many are where they are by customer_id alone."
     grouped = predictions.group_by("decile").aggregate(
         customers=predictions.count(),
-        lowest=predictions.churn_probability.min(),
-        mean=predictions.churn_probability.mean(),
-        highest=predictions.churn_probability.max(),
+        lowest=predictions[ANSWER].min(),
+        mean=predictions[ANSWER].mean(),
+        highest=predictions[ANSWER].max(),
         to_call=on_call_list(predictions).cast("int64").sum(),
         control=held_back(predictions).cast("int64").sum(),
     )
     found = grouped.order_by("decile").to_pandas().set_index("decile")
     # a probability that ends one decile and begins the next: customer_id decides who is in which
     shared = found["lowest"][found["lowest"].eq(found["highest"].shift(-1))].tolist()
-    tied = predictions.filter(predictions.churn_probability.isin(shared))
+    tied = predictions.filter(predictions[ANSWER].isin(shared))
     counts = tied.group_by("decile").aggregate(tied=tied.count()).to_pandas().set_index("decile")
     return found.assign(tied=counts["tied"].reindex(found.index).fillna(0).astype(int))

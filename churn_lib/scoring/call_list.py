@@ -17,7 +17,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ..features import FEATURES, LABEL, holdout_rows, newest_holdout, to_frame
+from churn_lib.features import (
+    ANSWER,
+    FEATURES,
+    LABEL,
+    TARGET,
+    holdout_rows,
+    newest_holdout,
+    to_frame,
+)
 from .batch import Scorer, answers_of
 from .control import held_back, on_call_list
 from ..pages import Section, fragment, picture, table
@@ -26,7 +34,7 @@ from ..pages import Section, fragment, picture, table
 def reason_text(
     reasons: list[dict[str, Any]] | None,  # as gold.predictions has them
 ) -> str:  # empty without reasons
-    "Reasons in words: feature = value, and whether that speaks for churn (+) or against it (-)."
+    "Reasons in words: feature = value, and whether that speaks for it (+) or against it (-)."
     words = []
     for reason in reasons if reasons is not None else []:
         value = reason["value"]
@@ -41,7 +49,7 @@ class CallList:
 
     customers: int  # in the snapshot
     to_call: int  # of them at or above the decision threshold and not held back
-    tied: int  # of those as likely to churn as the first
+    tied: int  # of those with the probability of the first
     first: pd.DataFrame = field(repr=False)  # the first of those, best first, by rank
     control: int = 0  # of the customers at or above the decision threshold, held back
 
@@ -65,7 +73,7 @@ def _line(line: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(line["rank"]),
         str(line["customer_id"]),
-        f"{line['churn_probability']:.4f}",
+        f"{line[ANSWER]:.4f}",
         str(line["decile"]),
         reason_text(line["reasons"]),
     )
@@ -79,13 +87,13 @@ def call_list(
     predictions: ibis.Table,  # one partition of gold.predictions
     limit: int = 20,  # lines
 ) -> CallList:
-    "The customers to contact, the likeliest churner first; those held back are left out."
+    "The customers to contact, the highest probability first; those held back are left out."
     chosen = predictions.filter(on_call_list(predictions))
-    order = (chosen.churn_probability.desc(), chosen.customer_id)
-    columns = ("customer_id", "churn_probability", "decile", "reasons")
+    order = (chosen[ANSWER].desc(), chosen.customer_id)
+    columns = ("customer_id", ANSWER, "decile", "reasons")
     first = chosen.order_by(*order).limit(limit).select(*columns).to_pandas()
     first.index = pd.RangeIndex(1, len(first) + 1, name="rank")
-    tied = chosen.filter(chosen.churn_probability == chosen.churn_probability.max())
+    tied = chosen.filter(chosen[ANSWER] == chosen[ANSWER].max())
     held = predictions.filter(held_back(predictions))
     everybody, to_call, as_first, control = map(_count, (predictions, chosen, tied, held))
     return CallList(everybody, to_call, as_first, first, control)
@@ -147,7 +155,7 @@ def gains(
     called = np.arange(1, 11) / 10
     gain = np.interp(called, curve["called"], curve["gain"])
     rate = np.diff(gain, prepend=0) * 10 * np.mean(churned)
-    table = {"called": called, "churn_rate": rate, "gain": gain, "lift": gain / called}
+    table = {"called": called, TARGET.rate_column: rate, "gain": gain, "lift": gain / called}
     return pd.DataFrame(table, index=pd.RangeIndex(1, 11, name="decile"))
 
 # %% ../../nbs/lib/scoring/call_list.ipynb #61d0087c
@@ -174,7 +182,7 @@ def _threshold_label(report: GainsReport) -> str:
 # %% ../../nbs/lib/scoring/call_list.ipynb #fe9da35d
 def gain_plot(report: GainsReport) -> Figure:
     "Share of the churners reached against the share of customers called."
-    figure, axes = _axes(f"Gain on {report.feature_date}", "share of churners reached")
+    figure, axes = _axes(f"Gain on {report.feature_date}", f"share of {TARGET.people} reached")
     curve, rate = gain_curve(report.churned, report.probability), np.mean(report.churned)
     axes.plot([0, rate, 1], [0, 1, 1], color="grey", linestyle="--", label="all-knowing")
     axes.plot(curve["called"], curve["gain"], label="model")

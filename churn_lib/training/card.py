@@ -17,7 +17,7 @@ from markupsafe import Markup
 from nbconvert.filters import markdown2html
 from sklearn.metrics import roc_auc_score
 
-from ..features import LABEL
+from ..features import ANSWER, LABEL, TARGET
 from ..features.slices import slice_table, sliced_features, slices
 from .metrics import calling_everybody, metric_intervals
 from ..pages import document
@@ -28,7 +28,7 @@ from ..tables import Tables
 from .record import Record, read_record
 
 # %% ../../nbs/lib/training/card.ipynb #b3e379c4
-_SLICE_COLUMNS = ["customers", "churn rate", "mean prediction", "ROC-AUC"]
+_SLICE_COLUMNS = ["customers", TARGET.rate, "mean prediction", "ROC-AUC"]
 
 
 def slice_figures(
@@ -38,7 +38,7 @@ def slice_figures(
     "Size, churn rate, mean prediction and ROC-AUC of each slice; no ROC-AUC where all are alike."
 
     def measure(at: np.ndarray) -> dict[str, Any]:
-        y, p = rows[LABEL].iloc[at], rows["churn_probability"].iloc[at]
+        y, p = rows[LABEL].iloc[at], rows[ANSWER].iloc[at]
         auc = roc_auc_score(y, p) if y.nunique() == 2 else None
         return dict(zip(_SLICE_COLUMNS, (len(at), y.mean(), p.mean(), auc), strict=True))
 
@@ -79,10 +79,10 @@ def _table(
 def _purpose(record: Record) -> str:
     days = named_as_now(record.settings or {}).get("data.horizon_days")
     return (
-        f"The probability that a customer has no event in the {f'{days} days' if days else 'horizon'} "
-        "after the reference date. It is meant to rank customers for measures that keep them. It is not "
-        "made for decisions about a person's price, credit or rights, and says nothing about why a "
-        "customer leaves."
+        f"The probability that a customer {TARGET.meaning} in the "
+        f"{f'{days} days' if days else 'horizon'} after the reference date. It is meant "
+        f"{TARGET.purpose}. It is not made for decisions about a person's price, credit or rights, and "
+        "gives no causes."
     )
 
 
@@ -106,17 +106,25 @@ def _data(record: Record) -> str:
     return _table(["what", "which"], [row for row in rows if row[1]])
 
 # %% ../../nbs/lib/training/card.ipynb #f8cec009
+def _tenure(rows: pd.DataFrame) -> str:
+    if "customer_tenure_days" not in rows:
+        return ""
+    days = rows["customer_tenure_days"]
+    return (
+        f", {days.median():,.0f} days after they joined (median; 90 % between "
+        f"{days.quantile(0.05):,.0f} and {days.quantile(0.95):,.0f})"
+    )
+
+
 def _population(record: Record) -> str:
     rows, made = record.predictions, named_as_now(record.settings or {})
     if rows is None:
         return "Not recorded: another program has made this version."
-    tenure = rows["customer_tenure_days"]
     share = f"{made['data.holdout_share']:.0%}" if "data.holdout_share" in made else "A fixed share"
     return (
         f"Every customer who had joined by the snapshot's day. {share} of them, by a hash of their "
         f"id, are in no training row; the figures below are theirs: {len(rows):,} customers, of whom "
-        f"{rows[LABEL].mean():.1%} churned, {tenure.median():,.0f} days after they joined (median; 90 % "
-        f"between {tenure.quantile(0.05):,.0f} and {tenure.quantile(0.95):,.0f})."
+        f"{rows[LABEL].mean():.1%} {TARGET.yes}{_tenure(rows)}."
     )
 
 # %% ../../nbs/lib/training/card.ipynb #3a0a88a9
@@ -145,9 +153,7 @@ def _metrics(record: Record) -> str:
     threshold = float(record.tags.get("decision_threshold", 0.5))
     if rows is None or rows[LABEL].nunique() < 2:
         return _table(["metric", "value"], [[k, v] for k, v in sorted(record.metrics.items())])
-    found = metric_intervals(
-        rows[LABEL].to_numpy(), rows["churn_probability"].to_numpy(), threshold
-    )
+    found = metric_intervals(rows[LABEL].to_numpy(), rows[ANSWER].to_numpy(), threshold)
     titles = ["metric", "value", "95 % from", "to"]
     body: list[list[Any]] = [[str(name), *row] for name, *row in found.itertuples()]
     body += _beside(record, rows[LABEL].to_numpy())
@@ -174,7 +180,7 @@ def _limits(record: Record) -> str:
     if (found := _sliced(record)) is not None:
         small = found[found["customers"] < 100]["slice"].tolist()
         weak = found[found["ROC-AUC"].astype(float) < 0.6]["slice"].tolist()
-        off = found[(found["mean prediction"] - found["churn rate"]).abs() > 0.05]["slice"].tolist()
+        off = found[(found["mean prediction"] - found[TARGET.rate]).abs() > 0.05]["slice"].tolist()
         lines += [f"Fewer than 100 customers: {', '.join(small)}."] if small else []
         lines += [f"Hardly ranks inside: {', '.join(weak)} (ROC-AUC below 0.6)."] if weak else []
         lines += [f"More than 5 points off on average: {', '.join(off)}."] if off else []

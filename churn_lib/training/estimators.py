@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..features import FEATURES, MONOTONE
+from ..features import FEATURES, LABEL, MONOTONE
 from ..settings import ChurnError, Settings
 
 # %% ../../nbs/lib/training/estimators.ipynb #268b49ef
@@ -32,8 +32,8 @@ def directions(
     features: list[str],  # columns that are fitted
 ) -> dict[
     str, int
-]:  # 1: churn grows with it, -1: it falls; features without a direction are left out
-    "The direction in which each feature is declared to move the probability of churn."
+]:  # 1: the answer grows with it, -1: it falls; features without a direction are left out
+    "The direction in which each feature is declared to move the answer."
     return {name: MONOTONE[name] for name in features if MONOTONE.get(name)}
 
 # %% ../../nbs/lib/training/estimators.ipynb #58db81fc
@@ -241,7 +241,7 @@ def _with(
 def _made_up_rows(features: list[str]) -> tuple[pd.DataFrame, pd.Series]:  # features, labels
     rng = np.random.default_rng(0)
     rows = pd.DataFrame(rng.exponential(10, (100, len(features))), columns=features)
-    return rows, pd.Series((rng.random(100) < 0.5).astype(int), name="churned")
+    return rows, pd.Series((rng.random(100) < 0.5).astype(int), name=LABEL)
 
 
 def _problem(

@@ -17,7 +17,7 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 from sklearn.inspection import permutation_importance
 
-from ..features import FEATURES, LABEL
+from ..features import FEATURES, LABEL, TARGET
 from .metrics import classification_metrics
 from ..model import ChurnModel
 
@@ -67,8 +67,8 @@ def calibration_plot(
     y: np.ndarray,  # 1 churned, 0 stayed
     curves: dict[str, np.ndarray],  # label to churn probabilities
 ) -> Figure:
-    "Share of customers who churned against the probability they were given, in ten bins."
-    figure, axes = blank_axes("Calibration", "predicted probability", "share churned")
+    "Share of customers whose label is 1 against the probability they were given, in ten bins."
+    figure, axes = blank_axes("Calibration", "predicted probability", f"share {TARGET.yes}")
     axes.plot([0, 1], [0, 1], color=THEN, linestyle=":", label="ideal")
     for label, probability in curves.items():
         share, mean = calibration_curve(y, probability, n_bins=10, strategy="quantile")
@@ -88,7 +88,7 @@ def precision_recall_plot(
     axes.plot(recall, precision)
     chosen = classification_metrics(y, probability, threshold)
     axes.plot(chosen["recall"], chosen["precision"], "o", label=f"threshold {threshold:.2f}")
-    axes.axhline(np.mean(y), color=THEN, linestyle=":", label="churn rate")
+    axes.axhline(np.mean(y), color=THEN, linestyle=":", label=TARGET.rate)
     axes.legend(loc="lower left")
     return figure
 

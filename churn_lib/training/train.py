@@ -36,8 +36,10 @@ from threadpoolctl import threadpool_limits
 
 from ..data import sample_of
 from churn_lib.features import (
+    ANSWER,
     FEATURES,
     LABEL,
+    TARGET,
     feature_dates,
     holdout_rows,
     newest_snapshot,
@@ -65,7 +67,7 @@ from ..tables import DeltaTables, Tables
 # %% ../../nbs/lib/training/train.ipynb #9370e833
 @dataclass(frozen=True)
 class DataSet:
-    "Training and holdout rows: customer_id, feature_date, ten features as float64, churned."
+    "Training and holdout rows: customer_id, feature_date, features as float64, label."
 
     training: pd.DataFrame
     holdout: pd.DataFrame
@@ -79,12 +81,14 @@ class DataSet:
         return sorted(pd.Timestamp(day).date() for day in both.unique())
 
     def summary(self) -> pd.DataFrame:
-        "Rows, customers and churn rate of each snapshot."
+        "Rows, customers and share of ones in each snapshot."
         both = pd.concat(
             [self.training.assign(part="training"), self.holdout.assign(part="holdout")]
         )
         return both.groupby(["part", "feature_date"], sort=False).agg(
-            rows=(LABEL, "size"), customers=("customer_id", "nunique"), churn_rate=(LABEL, "mean")
+            rows=(LABEL, "size"),
+            customers=("customer_id", "nunique"),
+            **{TARGET.rate_column: (LABEL, "mean")},
         )
 
 # %% ../../nbs/lib/training/train.ipynb #95b42e72
@@ -118,21 +122,21 @@ def _too_few(
     rows: pd.DataFrame,  # labelled rows
     part: str,  # training or holdout
 ) -> str:  # what is wrong with the labels, and what to do; empty when they can be told apart
-    churned, customers = int(rows[LABEL].sum()), rows["customer_id"].nunique()
-    stayed = len(rows) - churned
-    if min(churned, stayed) >= _LEAST:
+    ones, customers = int(rows[LABEL].sum()), rows["customer_id"].nunique()
+    zeros = len(rows) - ones
+    if min(ones, zeros) >= _LEAST:
         return ""
     fix = (
         "raise data.horizon_days in settings.ini, or load events of a time when customers came back"
     )
-    if churned < stayed:
+    if (ones < zeros) == bool(TARGET.without_events):  # few are without events
         fix = (
             "lower data.horizon_days in settings.ini, or load events of a time when customers left"
         )
     if customers < 10 * _LEAST:
         fix = f"they are of {_customers(customers)}: load the events of more customers, hundreds of them"
     return (
-        f"of {len(rows):,} {part} rows {churned:,} churned and {stayed:,} stayed: "
+        f"of {len(rows):,} {part} rows {ones:,} {TARGET.yes} and {zeros:,} {TARGET.no}: "
         f"nothing to tell apart with fewer than {_LEAST} of each; {fix}"
     )
 
@@ -264,7 +268,7 @@ def _log_model(
         served = [f"{name}=={metadata.version(name)}" for name in _NEEDED_TO_SERVE]
         logged = mlflow.sklearn.log_model(
             model,
-            name="churn-gbm",
+            name=f"{TARGET.noun.replace(' ', '-')}-gbm",
             signature=SIGNATURE,
             input_example=rows[FEATURES].head(5),
             serialization_format="cloudpickle",
@@ -406,7 +410,7 @@ def _log_predictions(
     sliced: list[str],  # features to slice by: the model card slices as the gate does
 ) -> None:
     rows = holdout[["customer_id", "feature_date", *sliced, LABEL]]
-    answered = rows.assign(churn_probability=model.predict(holdout[FEATURES]))
+    answered = rows.assign(**{ANSWER: model.predict(holdout[FEATURES])})
     with new_artifact(PREDICTIONS) as path:
         answered.reset_index(drop=True).to_parquet(path)
 

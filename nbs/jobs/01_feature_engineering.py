@@ -125,9 +125,8 @@ written = store.read("gold.features", version)
 chosen = written.filter(written.feature_date.isin(days))
 by_day = chosen.group_by("feature_date").aggregate(
     customers=chosen.count(),
-    labelled=chosen.churned.count(),
-    churn_rate=chosen.churned.mean(),
-    mean_events_last_90d=chosen.events_last_90d.mean(),
+    labelled=chosen[features.LABEL].count(),
+    **{features.TARGET.rate_column: chosen[features.LABEL].mean()},
 )
 by_day.order_by("feature_date").to_pandas()
 
@@ -142,7 +141,7 @@ spread = {
 pd.concat({kind: row.to_pandas().iloc[0] for kind, row in spread.items()}, axis=1).round(2)
 
 # %% [markdown]
-# How well each feature alone tells who churned, in the newest snapshot with labels. Above 0.99 the job
+# How well each feature alone tells the labels apart, in the newest snapshot with labels. Above 0.99 the job
 # stops: such a column holds what it should predict.
 
 # %%

@@ -60,7 +60,7 @@ snapshots.check_labels(store, data.days, config, version)
 data.summary()
 
 # %% [markdown]
-# The bar to clear: how well each single column ranks churn on the holdout, all by itself.
+# The bar to clear: how well each single column ranks the holdout, all by itself.
 
 # %%
 snapshots.single_column_roc_auc(data.holdout).round(4).to_frame()

@@ -40,7 +40,8 @@ from churn_lib.gate import probe
 from churn_lib.training import card
 from churn_lib.registry import evidence, promotion, promotion_log
 from churn_lib import registry
-from churn_lib.features import newest_snapshot, read_holdout, read_older_holdout, snapshots
+from churn_lib.features import LABEL, TARGET, newest_snapshot
+from churn_lib.features import read_holdout, read_older_holdout, snapshots
 from churn_lib import job_context, provenance, reproduction
 
 # %%
@@ -95,8 +96,8 @@ pd.DataFrame(
             "gold.features version": feature_version,
             "feature_date": holdout_day,
             "customers": len(holdout),
-            "churned": holdout["churned"].sum(),
-            "labels missing": holdout["churned"].isna().sum(),
+            TARGET.yes: holdout[LABEL].sum(),
+            "labels missing": holdout[LABEL].isna().sum(),
             "rows of older snapshots": len(older),
         }
     }

@@ -35,7 +35,7 @@ import pandas as pd
 
 from churn_lib import settings, tables
 from churn_lib import scoring
-from churn_lib.features import labels
+from churn_lib.features import TARGET, labels
 from churn_lib.scoring import call_list
 from churn_lib.registry import promotion
 from churn_lib import registry
@@ -58,7 +58,7 @@ scorer = scoring.production(models, config, store)
 origin = {
     "model": scorer.model_name,
     "version": scorer.version,
-    "predicts": f"no event within {scorer.basis.horizon_days} days",
+    "predicts": f"{TARGET.noun} within {scorer.basis.horizon_days} days",
     "trained on": scorer.basis.data,
     "decision_threshold": scorer.threshold,
     "reasons": scorer.reasons,
@@ -91,7 +91,7 @@ scored
 #
 # One partition of `gold.predictions`, for this day and this version of the model; in a rehearsal it is there
 # for this notebook only. Decile 1 is the
-# tenth of the customers with the highest probability of churn. Customers of one probability are in the order of
+# tenth of the customers with the highest probability. Customers of one probability are in the order of
 # `customer_id`; `tied` counts those of a decile who share theirs with customers of another one.
 
 # %%
@@ -103,8 +103,8 @@ scoring.by_decile(predictions).round(4)
 # %% [markdown]
 # ## Customers to contact
 #
-# The likeliest churners first, each with the features that moved the probability most: a plus speaks
-# for churn, a minus against it, in log-odds. Customers whom `scoring.control_share` holds back are not on it.
+# The highest probabilities first, each with the features that moved the probability most: a plus speaks
+# for it, a minus against it, in log-odds. Customers whom `scoring.control_share` holds back are not on it.
 
 # %%
 call_list.call_list(predictions, limit=20)

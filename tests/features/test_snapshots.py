@@ -7,11 +7,14 @@ from typing import Any
 
 import ibis
 import pytest
+from ibis.expr.types import Table, Value
 
 from churn_lib import features, settings
 from churn_lib.data import events
 from churn_lib.features import snapshots
+from churn_lib.features.declaration import Day, FeatureError, add_label
 from churn_lib.features.definitions import DECLARED
+from churn_lib.features.target import TARGET
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
 from churn_lib.training import train
@@ -108,3 +111,36 @@ def test_a_snapshot_that_the_events_do_not_reach_is_dropped_and_built_again_when
     assert rows.feature_date.max().to_pyarrow().as_py() == TODAY
     assert built(store, config) == [False] * 3
     assert built(store, config, late)[0]
+
+
+def test_a_table_of_another_question_is_refused_before_anything_is_written(
+    store: DeltaTables, config: Settings
+) -> None:
+    rows = ibis.memtable({"customer_id": ["ann"], "bought_again": [1]})
+    version = store.overwrite("gold.features", rows)
+    with pytest.raises(FeatureError, match="no column churned: it was made for another question"):
+        built(store, config)
+    assert store.version("gold.features") == version
+
+
+def sold(events: Table) -> Value:
+    return events.product_id.nunique()
+
+
+def test_a_label_is_a_yes_or_no_of_what_follows() -> None:
+    customers = ibis.memtable({"customer_id": ["ann", "ben"]})
+    later = ibis.memtable({"customer_id": ["ann"], "product_id": ["book"]})
+    day = Day(TODAY)
+    for twice, expected in ((False, {"ann": 1, "ben": 0}), (True, {"ann": 0, "ben": 1})):
+        target = replace(
+            TARGET,
+            outcome=(lambda events: events.count() > 1)
+            if twice
+            else (lambda events: events.count() > 0),
+            without_events=int(twice),
+        )
+        target.outcome.__name__ = "back"
+        found = add_label(later, customers, day, target).to_pandas()
+        assert found.set_index("customer_id").back.to_dict() == expected
+    with pytest.raises(FeatureError, match="label sold is of type int64: return true or false"):
+        add_label(later, customers, day, replace(TARGET, outcome=sold))

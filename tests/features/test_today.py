@@ -164,7 +164,7 @@ def test_a_silence_is_told_by_its_days() -> None:
     day = silence[0]
     (message,) = found.warnings([after(day, -90), after(day, -91), after(day, 7)], 90)
     assert message.startswith(f"no events from {silence[0]} to {silence[1]}: see whether")
-    assert message.endswith(f"look churned in the labels of {after(day, -90)}")
+    assert message.endswith(f"seem to have churned in the labels of {after(day, -90)}")
 
 
 @pytest.mark.parametrize("rows", [1, 2, 13])

@@ -111,7 +111,7 @@ def test_the_label_leaked_as_a_feature() -> None:
     found = refused(case)
     assert (
         found["leakage_features"]
-        == "engagement_score alone tells who churns: is it made from the label?"
+        == "engagement_score alone tells who churned: is it made from the label?"
     )
 
 

@@ -11,10 +11,10 @@ import pytest
 from databricks.sdk.errors import BadRequest
 
 from churn_lib import registry
-from churn_lib.features import FEATURES, LABEL
+from churn_lib.features import ANSWER, FEATURES, LABEL
 from churn_lib.monitoring import alerts, rules
 from churn_lib.monitoring.report import Report, card
-from churn_lib.monitoring.windows import ANSWER, read_baseline
+from churn_lib.monitoring.windows import read_baseline
 from churn_lib.registry import Registry
 from churn_lib.registry.evidence import (
     AnswersChanged,

@@ -15,7 +15,7 @@ import pytest
 from databricks.sdk import WorkspaceClient
 
 from churn_lib import settings
-from churn_lib.features import FEATURES
+from churn_lib.features import FEATURES, LABEL
 from churn_lib.monitoring import databricks, windows
 from churn_lib.tables import DeltaTables
 
@@ -226,7 +226,7 @@ def test_the_job_writes_both_tables_and_looks_after_the_profile(
 INFERENCE_COLUMNS = (
     databricks.TIMESTAMP,
     databricks.PREDICTION,
-    databricks.LABEL,
+    LABEL,
     databricks.MODEL,
 )
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from churn_lib import settings
-from churn_lib.features import LABEL
+from churn_lib.features import ANSWER, LABEL
 from churn_lib.monitoring.drift import compare, distribution
 from churn_lib.monitoring.metrics import (
     drift_rows,
@@ -19,7 +19,7 @@ from churn_lib.monitoring.metrics import (
 )
 from churn_lib.monitoring.quality import Measured, losses
 from churn_lib.monitoring.report import slices_table
-from churn_lib.monitoring.windows import ANSWER, DECISION, Baseline, Window, make_baseline
+from churn_lib.monitoring.windows import DECISION, Baseline, Window, make_baseline
 from churn_lib.settings import Settings
 from churn_lib.testing import churn_probability, customer_rows
 

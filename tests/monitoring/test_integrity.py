@@ -11,14 +11,13 @@ import pytest
 
 from churn_lib import settings
 from churn_lib.data import events
-from churn_lib.features import FEATURES, LABEL, snapshot
+from churn_lib.features import ANSWER, FEATURES, LABEL, snapshot
 from churn_lib.monitoring import rules
 from churn_lib.monitoring.drift import attainable_effect, compare, distribution
 from churn_lib.monitoring.integrity import agreement_limits, check_columns, learn_relations
 from churn_lib.monitoring.metrics import check_rows, drift_rows, observe
 from churn_lib.monitoring.report import unwatched
 from churn_lib.monitoring.windows import (
-    ANSWER,
     DECISION,
     Baseline,
     Window,
