@@ -196,12 +196,15 @@ def _aggregates(
 def add_label(
     later: ibis.Table,  # events within the horizon
     row: ibis.Table,  # customer_id
-    day: Day,
     target: Target = TARGET,
 ) -> ibis.Table:  # with the label, 1 or 0
     "Say of each customer what is to be predicted; raises `FeatureError` where it is no yes or no."
     name = target.label
-    found = _aggregates(later, [Feature(name, target.outcome)], day)
+    try:
+        found = later.group_by("customer_id").aggregate(**{name: target.outcome(later)})
+    except Exception as error:  # whatever a new idea raises
+        reason = " ".join(str(error).split())[:200]
+        raise FeatureError(f"label {name} cannot be computed: {reason}") from error
     if not found[name].type().is_boolean():
         raise FeatureError(f"label {name} is of type {found[name].type()}: return true or false")
     joined = row.left_join(found, "customer_id").drop("customer_id_right")

@@ -41,7 +41,7 @@ def _labels(
 ) -> ibis.Table:  # with the label
     end = Day(feature_date + datetime.timedelta(days=horizon_days))
     later = (events.event_ts > Day(feature_date).before()) & (events.event_ts <= end.before())
-    return add_label(events.filter(later), row, Day(feature_date))
+    return add_label(events.filter(later), row)
 
 
 def snapshot(

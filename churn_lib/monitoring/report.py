@@ -496,10 +496,10 @@ def serving(report: Report) -> pd.DataFrame | Section:
 def _effect_line(found: ContactEffect) -> tuple[str, ...]:
     difference = found.difference
     shares = [
-        f"{churned / total:.1%} of {total:,}" if total else "0"
-        for churned, total in (
-            (found.contacted_churned, found.contacted),
-            (found.control_churned, found.control),
+        f"{ones / total:.1%} of {total:,}" if total else "0"
+        for ones, total in (
+            (found.contacted_ones, found.contacted),
+            (found.control_ones, found.control),
         )
     ]
     days = f"{found.first_day} to {found.last_day}"
@@ -509,7 +509,7 @@ def _effect_line(found: ContactEffect) -> tuple[str, ...]:
 
 
 def contacts(report: Report) -> Section:
-    "Churn of the customers contacted and of the control, with the difference and its interval."
+    "The label of the customers contacted and of the control, with the difference and its interval."
     found = report.verdict.effects
     if not found:
         return note(
@@ -521,8 +521,8 @@ def contacts(report: Report) -> Section:
         "control share",
         "first listed",
         "days",
-        "contacted: churn",
-        "control: churn",
+        f"contacted: {TARGET.noun}",
+        f"control: {TARGET.noun}",
         *numbers,
     )
     sentences = [each.sentence for each in found]

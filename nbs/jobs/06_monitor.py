@@ -103,7 +103,7 @@ monitoring_report.slices(report)
 # %% [markdown]
 # ## What contacting does
 #
-# Churn of the customers on the call list beside that of the control, who were listed as they were and are not contacted.
+# The labels of the customers on the call list beside those of the control, who were listed as they were and are not contacted.
 # Each customer counts once, on the first day that listed it.
 
 # %%

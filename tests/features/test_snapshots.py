@@ -12,7 +12,7 @@ from ibis.expr.types import Table, Value
 from churn_lib import features, settings
 from churn_lib.data import events
 from churn_lib.features import snapshots
-from churn_lib.features.declaration import Day, FeatureError, add_label
+from churn_lib.features.declaration import FeatureError, add_label
 from churn_lib.features.definitions import DECLARED
 from churn_lib.features.target import TARGET
 from churn_lib.settings import Settings
@@ -130,7 +130,6 @@ def sold(events: Table) -> Value:
 def test_a_label_is_a_yes_or_no_of_what_follows() -> None:
     customers = ibis.memtable({"customer_id": ["ann", "ben"]})
     later = ibis.memtable({"customer_id": ["ann"], "product_id": ["book"]})
-    day = Day(TODAY)
     for twice, expected in ((False, {"ann": 1, "ben": 0}), (True, {"ann": 0, "ben": 1})):
         target = replace(
             TARGET,
@@ -140,7 +139,9 @@ def test_a_label_is_a_yes_or_no_of_what_follows() -> None:
             without_events=int(twice),
         )
         target.outcome.__name__ = "back"
-        found = add_label(later, customers, day, target).to_pandas()
+        found = add_label(later, customers, target).to_pandas()
         assert found.set_index("customer_id").back.to_dict() == expected
     with pytest.raises(FeatureError, match="label sold is of type int64: return true or false"):
-        add_label(later, customers, day, replace(TARGET, outcome=sold))
+        add_label(later, customers, replace(TARGET, outcome=sold))
+    with pytest.raises(FeatureError, match=r"label sold cannot be computed: .*product_id"):
+        add_label(later.drop("product_id"), customers, replace(TARGET, outcome=sold))

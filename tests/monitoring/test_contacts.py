@@ -145,7 +145,7 @@ def test_an_effect_is_found_with_each_customer_once(working: Shop) -> None:
         effect.sentence,
     )
     content = json.loads(json.dumps(verdict.to_dict()))
-    assert content["contact_effect"][0]["control_churned"] == effect.control_churned
+    assert content["contact_effect"][0]["control_ones"] == effect.control_ones
     assert effect.sentence in as_markdown(content)
     html = card(verdict, working.settings)._repr_html_()
     assert "Contacting lowers churn by" in html
