@@ -65,8 +65,11 @@ def leaves(entries: list) -> Iterator[str]:
 def read_pages() -> list[Page]:
     """Read every notebook of the site, in the order of the navigation."""
     order = [f"{leaf}.ipynb" for leaf in leaves(navigation())]
+    # what Jupyter calls a new notebook is a scratch pad, which git ignores, too
     there = sorted(
-        path.relative_to(get_config().nbs_path).as_posix() for path in nbglob(as_path=True)
+        path.relative_to(get_config().nbs_path).as_posix()
+        for path in nbglob(as_path=True)
+        if not path.name.startswith("Untitled")
     )
     for notebook in there:
         if order.count(notebook) != 1:

@@ -389,6 +389,14 @@ def test_a_page_stands_in_the_navigation_exactly_once(copied, old, new, problem)
     assert problem in result.stderr
 
 
+def test_a_scratch_notebook_of_jupyter_is_no_page_and_not_committed(copied):
+    save(copied, "Untitled1.ipynb", title("Scratch"))
+    result = run(copied, "build")
+    assert result.returncode == 0, result.stderr
+    assert not list((copied / "site").glob("*ntitled*"))
+    assert "Untitled*.ipynb" in (ROOT / ".gitignore").read_text().splitlines()
+
+
 def test_folder_that_is_no_site_is_not_replaced(copied):
     result = run(copied, "build", "--out", "nbs")
     assert (result.returncode, (copied / "nbs/index.ipynb").exists()) == (1, True)
