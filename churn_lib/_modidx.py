@@ -1096,6 +1096,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'churn_lib/features/slices.py')},
             'churn_lib.features.snapshots': { 'churn_lib.features.snapshots.Snapshot': ( 'lib/features/snapshots.html#snapshot',
                                                                                          'churn_lib/features/snapshots.py'),
+                                              'churn_lib.features.snapshots._alone': ( 'lib/features/snapshots.html#_alone',
+                                                                                       'churn_lib/features/snapshots.py'),
                                               'churn_lib.features.snapshots._definition': ( 'lib/features/snapshots.html#_definition',
                                                                                             'churn_lib/features/snapshots.py'),
                                               'churn_lib.features.snapshots._former': ( 'lib/features/snapshots.html#_former',

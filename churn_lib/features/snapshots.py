@@ -12,6 +12,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import ibis
@@ -30,7 +31,7 @@ from .definitions import DECLARED, FEATURES
 from .holdout import holdout_bucket
 from .target import LABEL, TARGET
 from ..settings import Settings
-from ..tables import TableError, Tables
+from ..tables import DeltaTables, TableError, Tables
 
 # %% ../../nbs/lib/features/snapshots.ipynb #c322dce5
 def _labels(
@@ -141,6 +142,14 @@ def _with_former(
     return rows.mutate(**gone) if gone else rows
 
 # %% ../../nbs/lib/features/snapshots.ipynb #1f167bdf
+def _alone(tables: Tables) -> AbstractContextManager[None]:
+    # two runs may compute other features: the rows of one would go among those of the other
+    def waiting() -> None:
+        print("waiting for another run that builds snapshots, or a load")
+
+    return tables.exclusive_lock(waiting) if isinstance(tables, DeltaTables) else nullcontext()
+
+
 def build(
     tables: Tables,  # the tables of a catalog
     bronze: dict[str, int],  # bronze.events and bronze.customers with the version to read
@@ -152,21 +161,22 @@ def build(
     left_out: str = "",  # what of the events is beyond the last complete day; kept in the commit
 ) -> Iterator[Snapshot]:  # each day when it is done
     "Bring the snapshots of `days` up to date in `gold.features`; a new feature is a new column."
-    raw = {name: tables.read(name, version) for name, version in bronze.items()}
-    events, customers = raw["bronze.events"], raw["bronze.customers"]
-    last, former = _last_built(tables), _former(tables)
-    known_by = json.dumps(fingerprints(DECLARED, events, customers))
-    tags = {"git_sha": git_sha, "fingerprints": known_by}
-    tags |= {"left_out": left_out} if left_out else {}
-    for day in days:
-        origin = _origin(raw, bronze, day, as_of, settings)
-        labelled = day + datetime.timedelta(days=settings.data.horizon_days) <= as_of
-        if not rebuild and origin.items() <= last.get(str(day), {}).items():
-            yield Snapshot(day, labelled, False, tables.version(TABLE))
-            continue
-        rows = _with_former(snapshot(events, customers, day, as_of, settings), former)
-        version = tables.overwrite(TABLE, rows, {"feature_date": day}, {**origin, **tags})
-        yield Snapshot(day, labelled, True, version)
+    with _alone(tables):
+        raw = {name: tables.read(name, version) for name, version in bronze.items()}
+        events, customers = raw["bronze.events"], raw["bronze.customers"]
+        last, former = _last_built(tables), _former(tables)
+        known_by = json.dumps(fingerprints(DECLARED, events, customers))
+        tags = {"git_sha": git_sha, "fingerprints": known_by}
+        tags |= {"left_out": left_out} if left_out else {}
+        for day in days:
+            origin = _origin(raw, bronze, day, as_of, settings)
+            labelled = day + datetime.timedelta(days=settings.data.horizon_days) <= as_of
+            if not rebuild and origin.items() <= last.get(str(day), {}).items():
+                yield Snapshot(day, labelled, False, tables.version(TABLE))
+                continue
+            rows = _with_former(snapshot(events, customers, day, as_of, settings), former)
+            version = tables.overwrite(TABLE, rows, {"feature_date": day}, {**origin, **tags})
+            yield Snapshot(day, labelled, True, version)
 
 # %% ../../nbs/lib/features/snapshots.ipynb #90ea867a
 def recorded_fingerprints(

@@ -1,8 +1,9 @@
 """Features that come, change and go: the table follows, and a version finds the rows that it was trained on."""
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import ibis
 import pytest
@@ -16,8 +17,9 @@ from churn_lib.features.declaration import Day, Declarations, FeatureError, comp
 from churn_lib.features.definitions import DECLARED
 from churn_lib.features.snapshots import TABLE, build, recorded_fingerprints, version_with
 from churn_lib.settings import Settings
-from churn_lib.tables import TableError, Tables
+from churn_lib.tables import TableError, Tables, connect
 from churn_lib.testing import TODAY, scratch_settings, shop_tables
+from tests.shared import PROCESSES
 
 RAW = (ibis.memtable(EVENTS.empty_table()), ibis.memtable(CUSTOMERS.empty_table()))
 
@@ -54,6 +56,41 @@ def last_week(events: ibis.Table, day: Day) -> ibis.Value:
 def of(tables: Tables, version: int | None = None) -> ibis.Table:
     rows = tables.read(TABLE, version)
     return rows.filter(rows.feature_date == TODAY).order_by("customer_id")
+
+
+def _of_days(number: int) -> Callable[[ibis.Table, Day], ibis.Value]:
+    return lambda events, day: events.count(where=events.event_ts > day.before(number))
+
+
+def _build(config: Settings, days: int, start: Any, answers: Any) -> None:
+    """In a process of its own: a run whose code has one more feature."""
+    DECLARED.declare(_of_days(days), f"last_{days}", meaning=f"{days} days", unit="events")
+    own = connect(config)
+    bronze = {name: own.version(name) for name in ("bronze.events", "bronze.customers")}
+    start.wait(60)
+    try:
+        made = list(build(own, bronze, feature_dates(TODAY, config), TODAY, config))
+        answers.put((days, made[-1].version, ""))
+    except Exception as error:
+        answers.put((days, -1, str(error)))
+
+
+def test_two_runs_at_once_with_different_features_each_get_their_own_rows(
+    tables: Tables, config: Settings
+) -> None:
+    start, answers = PROCESSES.Barrier(2), PROCESSES.Queue()
+    given = [(config, days, start, answers) for days in (7, 14)]
+    runs = [PROCESSES.Process(target=_build, args=each) for each in given]
+    for run in runs:
+        run.start()
+    made = [answers.get(timeout=120) for _ in runs]
+    for run in runs:
+        run.join(60)
+    assert [problem for _, _, problem in made] == ["", ""]
+    for days, version, _ in made:
+        rows = tables.read(TABLE, version)
+        assert rows[f"last_{days}"].notnull().all().to_pyarrow().as_py()
+    assert {"last_7", "last_14"} <= set(tables.read(TABLE).columns)
 
 
 def test_a_new_feature_is_a_new_column_and_changes_no_other(
