@@ -44,6 +44,7 @@ LONG_FIRST = (
     "tutorials/test_ship_a_change.py",
     "test_pipeline.py",
     "serving/test_deploy.py",
+    "test_another_problem.py",
     "test_former_versions.py",
     "test_reproduction.py",
     "test_rehearsal.py",
