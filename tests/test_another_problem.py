@@ -177,11 +177,11 @@ def test_the_label_is_the_opposite_of_churn_at_the_same_horizon(followed: Follow
 
 def test_the_probability_is_of_buying_again(followed: Followed) -> None:
     rows = holdout(followed)
-    said = answers(followed, rows)
-    assert roc_auc_score(rows.bought_again, said) > 0.84
-    assert abs(said.mean() - rows.bought_again.mean()) < 0.01
+    probability = answers(followed, rows)
+    assert roc_auc_score(rows.bought_again, probability) > 0.84
+    assert abs(probability.mean() - rows.bought_again.mean()) < 0.01
     regular = (rows.total_events >= 5) & (rows.days_since_last_event <= 30)
-    assert said[regular].mean() > 0.2 > 10 * said[rows.total_events == 1].mean()
+    assert probability[regular].mean() > 0.2 > 10 * probability[rows.total_events == 1].mean()
 
 
 def test_the_directions_hold(followed: Followed) -> None:
