@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from churn_lib import settings as settings_module
 from churn_lib.data import events as events_module
 from churn_lib.features import FEATURES, LABEL, snapshot
+from churn_lib.features.declaration import FALLS, Declarations, FeatureError
 from churn_lib.features.holdout import in_holdout_bucket
 
 UTC = datetime.UTC
@@ -189,3 +190,11 @@ def test_on_cdnow_the_features_equal_their_definitions() -> None:
         expected = oracle(events, signups[customer], customer)
         expected["feature_date"] = DAY
         assert described(row, expected) == expected, customer
+
+
+def test_a_direction_may_be_given_under_its_former_name() -> None:
+    declared = Declarations()
+    feature = declared.declare(lambda events: events.count(), "visits", meaning="m", churn=FALLS)
+    assert feature.direction == FALLS
+    with pytest.raises(FeatureError, match="feature visits has direction=2"):
+        declared.declare(lambda events: events.count(), "visits", meaning="m", direction=2)
