@@ -7,7 +7,7 @@ __all__ = ['ModelCheck', 'Names', 'ComparisonCheck', 'GateCheck', 'Share', 'Posi
            'ShippedEstimator', 'Estimator', 'Parameters', 'Group', 'Data', 'Training', 'Scoring', 'Bounds', 'Plausible',
            'Gate', 'Limits', 'Monitoring', 'Endpoint', 'Serving', 'Settings', 'all_keys', 'present_name', 'ChurnError',
            'SettingsError', 'find_settings', 'unfit_for_tables', 'targets', 'load', 'reference', 'explain', 'commented',
-           'snapshot', 'named_as_now', 'fingerprint']
+           'setting_line', 'with_values', 'write_values', 'snapshot', 'named_as_now', 'fingerprint']
 
 # %% ../nbs/lib/settings.ipynb #57695ca8
 import configparser
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -673,6 +674,72 @@ def commented(
         if line.strip() and not line.startswith("#"):
             lines.append(line)
     return f"{head}{default}" + "\n".join(lines) + f"\n{sections}{rest}"
+
+# %% ../nbs/lib/settings.ipynb #2843fc6b
+def setting_line(
+    key: str,  # full name
+    value: Any,
+) -> str:
+    "As it stands in settings.ini."
+    return f"{key} = {_text(value)}"
+
+# %% ../nbs/lib/settings.ipynb #bc131212
+def _place(
+    lines: list[str],  # of a settings.ini
+    section: str,
+    key: str,
+) -> slice | None:  # the lines of its value; None where the section does not have it
+    inside = False
+    for at, line in enumerate(lines):
+        if header := re.match(r"\[(.+)\]", line):
+            inside = header.group(1) == section
+        elif inside and re.match(rf"{re.escape(key)}\s*[=:]", line, re.IGNORECASE):
+            end = at + 1
+            while end < len(lines) and lines[end][:1].isspace() and lines[end].strip():
+                end += 1
+            return slice(at, end)
+    return None
+
+# %% ../nbs/lib/settings.ipynb #43dd56c4
+def with_values(
+    text: str,  # of a settings.ini
+    target: str,  # a section
+    values: Mapping[str, Any],  # by the full names of their keys
+) -> tuple[str, dict[str, str]]:  # the new text; key to the section in which it was changed
+    "Other values of some keys, for one target; raises `SettingsError` where the file has no such key."
+    lines, changed = text.splitlines(keepends=True), dict[str, str]()
+    for key, value in values.items():
+        for section in (target, "DEFAULT"):
+            if place := _place(lines, section, key):
+                lines[place] = [setting_line(key, value) + "\n"]
+                changed[key] = section
+                break
+        else:
+            raise SettingsError(f"settings.ini: {key} is missing; add it to [DEFAULT]")
+    return "".join(lines), changed
+
+# %% ../nbs/lib/settings.ipynb #15708dc0
+def write_values(
+    path: Path,  # settings.ini
+    target: str,  # a section
+    values: Mapping[str, Any],  # by the full names of their keys
+) -> dict[str, str]:  # key to the section in which it was changed
+    "Change settings.ini at once or not at all; raises `SettingsError` where a value is refused."
+    path = path.resolve()
+    text, changed = with_values(path.read_text(encoding="utf-8"), target, values)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        load(target, new)
+        shutil.copymode(path, new)
+        new.replace(path)
+    except SettingsError as error:
+        raise SettingsError(str(error).replace(str(new), str(path))) from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        new.unlink(missing_ok=True)
+    return changed
 
 # %% ../nbs/lib/settings.ipynb #cd3dc8b4
 def snapshot(settings: Settings) -> dict:  # JSON-ready, without paths

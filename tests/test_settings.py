@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from churn_lib import settings
 
@@ -209,3 +212,52 @@ def test_the_reference_of_the_site_is_what_the_keys_say() -> None:
             assert row["meaning"].replace("<", "&lt;") in line
             assert row["value"] in line
     assert len(shown.splitlines()) == len(rows) + 1
+
+
+VALUES = st.dictionaries(
+    st.sampled_from(["max_depth", "C", "loss"]),
+    st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5)),
+    max_size=3,
+)
+
+
+@hypothesis_settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(VALUES, st.sampled_from(["local", "staging"]))
+def test_a_written_value_is_read_back_and_nothing_else_changes(
+    ini: Path, value: dict[str, object], target: str
+) -> None:
+    text = (ROOT / "settings.ini").read_text()
+    ini.write_text(text)
+    before = dict(settings.load(target, ini).flat())
+    key = "training.estimator_parameters"
+    assert settings.write_values(ini, target, {key: value}) == {key: "DEFAULT"}
+    after = dict(settings.load(target, ini).flat())
+    assert after.pop(key) == value
+    before.pop(key)
+    assert after == before
+    lines, old = ini.read_text().splitlines(), text.splitlines()
+    assert [a for a, b in zip(lines, old, strict=True) if a != b] == (
+        [settings.setting_line(key, value)] if value else []
+    )
+
+
+def test_a_value_of_a_target_is_changed_in_its_section_with_all_its_lines(ini: Path) -> None:
+    key, own = "training.estimator_parameters", '{"max_depth":\n    3}'
+    ini.write_text(ini.read_text().replace("[staging]\n", f"[staging]\n{key} = {own}\n"))
+    assert settings.load("staging", ini).training.estimator_parameters == {"max_depth": 3}
+    assert settings.write_values(ini, "staging", {key: {"C": 1}}) == {key: "staging"}
+    assert settings.load("staging", ini).training.estimator_parameters == {"C": 1}
+    assert settings.load("local", ini).training.estimator_parameters == {}
+    assert ini.read_text().count(key) == 2
+
+
+def test_a_value_that_is_refused_leaves_the_file_as_it_was(ini: Path) -> None:
+    text = ini.read_text()
+    with pytest.raises(settings.SettingsError, match=re.escape(f"{ini} [local] gate.margin = '2'")):
+        settings.write_values(ini, "local", {"gate.margin": 2})
+    with pytest.raises(settings.SettingsError, match=r"nothing\.here is missing"):
+        settings.write_values(ini, "local", {"nothing.here": 2})
+    assert ini.read_text() == text
+    assert [path.name for path in ini.parent.iterdir()] == ["settings.ini"]

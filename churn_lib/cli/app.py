@@ -40,6 +40,7 @@ for command in (
     models.copy,
     models.reproduce,
     experiments.compare,
+    experiments.tune,
     serving.serve,
     serving.deploy,
 ):

@@ -71,6 +71,7 @@ class Trial:
     answers: pd.DataFrame  # judged rows with label and both probabilities
     folds: pd.DataFrame  # a row for each split and recipe
     notes: tuple[str, ...] = ()
+    alike: bool = False  # whether the two make the same model
     figure: Figure = field(default_factory=Figure, repr=False)
     run_id: str = ""  # of MLflow; empty when it was not logged
 
@@ -96,7 +97,7 @@ def _signed(value: float, digits: int = 4) -> str:
 
 def _verdict(trial: Trial) -> str:
     found, rival = trial.differences["roc_auc"], trial.rival.name
-    if trial.idea.X is trial.rival.X:
+    if trial.alike:
         return f"The idea is the recipe of {rival}: nothing differs."
     interval = f"{_signed(found.lower)} to {_signed(found.upper)}"
     size = f"ROC-AUC {_signed(found.value)} (95 % interval {interval})"
@@ -315,7 +316,6 @@ def compare_recipes(
     "Judge both on the same splits, with all that explains the difference."
     found, y = plan.splits(rows, settings), rows.frame[LABEL].to_numpy()
     threads, alike = settings.training.threads, same(idea, rival)
-    idea = replace(idea, X=rival.X) if alike else idea
     new = [] if alike else changed_columns(idea, rival)
     examined = idea.columns if isinstance(rival.estimator, BestColumn) and not new else new
     drop = 0 < len(new) <= _MOST and len(idea.columns) > 1
@@ -339,6 +339,7 @@ def compare_recipes(
         judged,
         pd.concat(both, ignore_index=True),
         (*rival.notes, *_notes(rows, new, alike)),
+        alike,
     )
     by_fold = ours.by_fold("roc_auc") - theirs.by_fold("roc_auc")
     return replace(made, figure=figure_of(made, by_fold))
