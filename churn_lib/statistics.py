@@ -67,9 +67,19 @@ def _mean_variance(values: np.ndarray) -> float:  # variance of the mean of inde
 def mean_estimate(
     values: np.ndarray,  # independent, shape (rows,)
     confidence: float = 0.95,  # of each bound
+    weights: np.ndarray | None = None,  # rows that each one stands for, above 0, shape (rows,)
 ) -> Estimate:
     "The mean of some values."
+    if weights is not None:
+        return normal_estimate(*_weighted_mean(values, weights), confidence)
     return normal_estimate(values.mean(), _mean_variance(values), confidence)
+
+
+def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    # and its variance
+    mean, rows = float(np.average(values, weights=weights)), len(values)
+    squares = np.sum((weights * (values - mean)) ** 2) / np.sum(weights) ** 2
+    return mean, float(squares * rows / (rows - 1)) if rows > 1 else np.inf
 
 # %% ../nbs/lib/statistics.ipynb #14ffb9d1
 def _wilson(count: int, total: int, confidence: float) -> tuple[float, float]:  # of each bound
@@ -119,9 +129,33 @@ def roc_auc_estimate(
     y: np.ndarray,  # 1 churned, 0 stayed, shape (rows,)
     probability: np.ndarray,  # churn probability, shape (rows,)
     confidence: float = 0.95,  # of each bound
+    weights: np.ndarray | None = None,  # rows that each one stands for, above 0, shape (rows,)
 ) -> Estimate:
     "ROC-AUC with DeLong's interval; both classes have to occur."
+    if weights is not None:
+        return _weighted_area(np.asarray(y) == 1, np.asarray(probability), weights, confidence)
     return _area_estimate(*roc_components(y, probability), confidence)
+
+# %% ../nbs/lib/statistics.ipynb #08bf8d9f
+def _weighted_shares(values: np.ndarray, others: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    # of the others, below each value, a tie counting half; weights: of the others
+    order = np.argsort(others, kind="stable")
+    reached = np.concatenate([[0.0], np.cumsum(weights[order])])
+    below, up_to = (np.searchsorted(others[order], values, side) for side in ("left", "right"))
+    return (reached[below] + reached[up_to]) / (2 * reached[-1])
+
+# %% ../nbs/lib/statistics.ipynb #4e211c92
+def _weighted_area(
+    churned: np.ndarray,  # flags, shape (rows,)
+    probability: np.ndarray,
+    weights: np.ndarray,
+    confidence: float,  # of each bound
+) -> Estimate:
+    positive, negative = probability[churned], probability[~churned]
+    own, others = weights[churned], weights[~churned]
+    value, variance = _weighted_mean(_weighted_shares(positive, negative, others), own)
+    _, of_negative = _weighted_mean(1 - _weighted_shares(negative, positive, own), others)
+    return normal_estimate(value, variance + of_negative, confidence)
 
 # %% ../nbs/lib/statistics.ipynb #8fb8493d
 def roc_auc_difference(

@@ -34,6 +34,7 @@ ON_SPARK = (
     "test_spark_jobs.py",
     "monitoring/test_windows.py",
     "monitoring/test_contacts.py",
+    "monitoring/test_uncontacted.py",
     "tables/test_spark.py",
     "features/test_spark.py",
     "scoring/test_spark.py",

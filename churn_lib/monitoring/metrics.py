@@ -43,6 +43,7 @@ from churn_lib.monitoring.quality import (
     losses,
     measure_quality,
 )
+from .uncontacted import measured_on
 from churn_lib.monitoring.windows import (
     COLUMN_CHECKS,
     DECISION,
@@ -126,6 +127,7 @@ PROFILE_SCHEMA = pa.schema(
         *[(f"estimate_error_{name}", pa.float64()) for name in ESTIMATED],
         *_fields(pa.string(), "quality", "estimated_quality"),  # unknown, held or lost
         ("quality_detail", pa.string()),
+        ("measured_on", pa.string()),  # where customers were contacted; null: all rows alike
         ("as_of", pa.date32()),  # the day whose knowledge of labels went in
         *_OURS,
     ]
@@ -280,19 +282,19 @@ Figures = dict[str, Measured]  # by metric
 
 
 def _figures(
-    rows: pd.DataFrame,  # churn_probability and, where known, the label
+    scored: pd.DataFrame,  # with churn_probability
+    labelled: pd.DataFrame,  # those of them with a label
     baseline: Baseline,
-) -> tuple[Figures, Figures, int]:  # measured, estimated, labelled rows
-    scored = rows[rows[ANSWER].notna()]
-    labelled = scored[scored[LABEL].notna()]
+    weights: np.ndarray | None,  # of the labelled rows
+) -> tuple[Figures, Figures]:  # measured, estimated
     measured, estimated = Figures(), Figures()
     if len(scored):
         answers = scored[ANSWER].to_numpy(float)
         estimated = estimate_quality(answers, baseline.calibration, baseline.threshold)
     if len(labelled):
         truth, answers = labelled[LABEL].to_numpy(float), labelled[ANSWER].to_numpy(float)
-        measured = measure_quality(truth, answers, baseline.threshold)
-    return measured, estimated, len(labelled)
+        measured = measure_quality(truth, answers, baseline.threshold, weights)
+    return measured, estimated
 
 
 def _quality(lost: list[Loss], known: bool) -> str:
@@ -317,24 +319,28 @@ def _quality_detail(lost: list[Loss], doubted: list[Loss], baseline: Baseline) -
 def quality_row(
     rows: pd.DataFrame,  # churn_probability and, where known, the label
     baseline: Baseline,
-    settings: Settings,  # what may be lost
+    settings: Settings,  # what may be lost; gate.min_slice
 ) -> dict[str, Any]:  # the quality columns of PROFILE_SCHEMA
-    "Quality measured and estimated, compared with the holdout's."
+    "Quality measured, on rows that nobody contacted, and estimated, compared with the holdout's."
     rule = settings.monitoring
     allowed = {"roc_auc_score": rule.max_roc_auc_loss, "f1_score": rule.max_f1_loss}
-    measured, estimated, labelled = _figures(rows, baseline)
+    scored = rows[rows[ANSWER].notna()]
+    labelled = scored[scored[LABEL].notna()]
+    weights, note = measured_on(labelled, settings.gate.min_slice)
+    measured, estimated = _figures(scored, labelled, baseline, weights)
     certain = {**allowed, "calibration_gap": rule.max_calibration_error}
     lost = losses(measured, baseline.reference, certain)
     doubted = losses(estimated, baseline.reference, allowed)
     both = [name for name in ESTIMATED if name in measured and name in estimated]
     return {
-        "labelled_rows": labelled,
+        "labelled_rows": len(labelled),
         **{f"measured_{name}": asdict(found) for name, found in measured.items()},
         **{f"estimated_{name}": asdict(found) for name, found in estimated.items()},
         **{f"estimate_error_{n}": estimated[n].value - measured[n].value for n in both},
         "quality": _quality(lost, bool(measured and baseline.reference)),
         "estimated_quality": _quality(doubted, bool(estimated and baseline.reference)),
         "quality_detail": _quality_detail(lost, doubted, baseline),
+        "measured_on": note or None,
     }
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #bd9b5615
@@ -556,6 +562,12 @@ def check_slices(refresher: Refresher) -> None:
                 f"monitoring.slices names {column!r}; it can name {', '.join(known)}"
             )
 
+# %% ../../nbs/lib/monitoring/metrics.ipynb #ed317331
+def _biased(window: Window, note: str | None) -> list[str]:  # note: on whom quality is measured
+    if note is None or not note.startswith("on all"):
+        return []
+    return [f"quality in the window from {window.start} is measured {note}"]
+
 # %% ../../nbs/lib/monitoring/metrics.ipynb #1e1ef444
 def _compute(
     refresher: Refresher,
@@ -580,6 +592,7 @@ def _compute(
         known = None if part.served else reference
         quality = quality_row(part.rows, known, settings) if known else {"quality": "unknown"}
         profiles += profile_rows(part, quality)
+    refresher.problems += _biased(window, profiles[0].get("measured_on"))
     records = [
         [row for each in frames for row in each.to_dict("records")] for frames in (checks, drift)
     ]

@@ -34,11 +34,12 @@ def _bounded(estimate: Estimate, lowest: float = 0.0) -> Measured:  # `lowest` t
 def roc_auc(
     y: np.ndarray,  # 1 churned, 0 stayed, shape (rows,)
     score: np.ndarray,  # shape (rows,), higher means churn
+    weights: np.ndarray | None = None,  # rows that each one stands for, above 0
 ) -> Measured | None:  # None when one class is missing
     "ROC-AUC with DeLong's interval."
     if len(np.unique(y)) < 2:
         return None
-    return _bounded(roc_auc_estimate(y, score, CONFIDENCE))
+    return _bounded(roc_auc_estimate(y, score, CONFIDENCE, weights))
 
 # %% ../../nbs/lib/monitoring/quality.ipynb #df86ef11
 def _rates(counts: np.ndarray) -> np.ndarray:  # (..., 4) to (..., 3): f1, precision, recall
@@ -54,28 +55,34 @@ def _rates(counts: np.ndarray) -> np.ndarray:  # (..., 4) to (..., 3): f1, preci
 
 # %% ../../nbs/lib/monitoring/quality.ipynb #2a0759c2
 def decisions(
-    counts: np.ndarray,  # true positives, false positives, false negatives, true negatives
+    counts: np.ndarray,  # true and false positives, false and true negatives; (4,) or (groups, 4)
     random_state: int = 42,
+    weights: np.ndarray | None = None,  # rows that each row of a group stands for, shape (groups,)
 ) -> dict[str, Measured]:  # f1_score, precision, recall
     "What the decisions are worth; the counts may be expectations."
-    total = counts.sum()
-    drawn = np.random.default_rng(random_state).multinomial(round(total), counts / total, 2_000)
-    low, high = np.quantile(_rates(drawn), [0.025, 0.975], axis=0)
+    groups = np.atleast_2d(counts)
+    each = np.ones(len(groups)) if weights is None else weights
+    total = groups.sum()
+    shares = (groups / total).ravel()
+    drawn = np.random.default_rng(random_state).multinomial(round(total), shares, 2_000)
+    standing_for = np.einsum("dgc,g->dc", drawn.reshape(-1, *groups.shape), each)
+    low, high = np.quantile(_rates(standing_for), [0.025, 0.975], axis=0)
     names = ("f1_score", "precision", "recall")
     return {
         name: Measured(float(value), float(low[i]), float(high[i]))
-        for i, (name, value) in enumerate(zip(names, _rates(counts), strict=True))
+        for i, (name, value) in enumerate(zip(names, _rates(each @ groups), strict=True))
     }
 
 # %% ../../nbs/lib/monitoring/quality.ipynb #49c76fdf
 def _probabilities(
     y: np.ndarray,
     probability: np.ndarray,
+    weights: np.ndarray | None = None,  # rows that each one stands for, above 0
 ) -> dict[str, Measured]:  # brier_score, calibration_gap (-1 to 1)
     squared, gap = (probability - y) ** 2, probability - y
     return {
-        "brier_score": _bounded(mean_estimate(squared, CONFIDENCE)),
-        "calibration_gap": _bounded(mean_estimate(gap, CONFIDENCE), lowest=-1.0),
+        "brier_score": _bounded(mean_estimate(squared, CONFIDENCE, weights)),
+        "calibration_gap": _bounded(mean_estimate(gap, CONFIDENCE, weights), lowest=-1.0),
     }
 
 # %% ../../nbs/lib/monitoring/quality.ipynb #d410d1f9
@@ -90,18 +97,30 @@ def confusion(
     counts = np.array([hit, called - hit, true - hit, len(y) - called - true + hit])
     return np.maximum(counts, 0.0)  # expectations add up only to rounding
 
+# %% ../../nbs/lib/monitoring/quality.ipynb #d82b6144
+def _decided(y: np.ndarray, decided: np.ndarray, weights: np.ndarray | None) -> dict[str, Measured]:
+    if weights is None:
+        return decisions(confusion(y, decided))
+    each, group = np.unique(weights, return_inverse=True)
+    counts = [confusion(y[group == k], decided[group == k]) for k in range(len(each))]
+    return decisions(np.array(counts), weights=each)
+
 # %% ../../nbs/lib/monitoring/quality.ipynb #c61a3bea
 def measure_quality(
     y: np.ndarray,  # 1 churned, 0 stayed, shape (rows,)
     probability: np.ndarray,  # churn probability of each row
     threshold: float,  # probability from which a row counts as a churner
+    weights: np.ndarray | None = None,  # rows that each one stands for; 0: left out; None: itself
 ) -> dict[str, Measured]:  # without roc_auc_score when one class is missing
     "ROC-AUC, F1, precision, recall, Brier's score and calibration gap, each with its interval."
     y, probability = np.asarray(y, dtype=float), np.asarray(probability, dtype=float)
-    area = roc_auc(y, probability)
+    if weights is not None:
+        kept = weights > 0
+        y, probability, weights = y[kept], probability[kept], weights[kept]
+    area = roc_auc(y, probability, weights)
     ranked = {} if area is None else {"roc_auc_score": area}
-    called = decisions(confusion(y, probability >= threshold))
-    return {**ranked, **called, **_probabilities(y, probability)}
+    called = _decided(y, probability >= threshold, weights)
+    return {**ranked, **called, **_probabilities(y, probability, weights)}
 
 # %% ../../nbs/lib/monitoring/quality.ipynb #300407a0
 @dataclass(frozen=True)

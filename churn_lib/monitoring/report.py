@@ -28,6 +28,7 @@ from .drift import Distribution, effects
 from .metrics import ESTIMATED, Observed, read_metrics, whole
 from .quality import Measured
 from .rules import Verdict
+from .uncontacted import measured_on
 from churn_lib.monitoring.windows import (
     COLUMN_CHECKS,
     DRIFT_METRICS,
@@ -189,9 +190,27 @@ def quality_picture(
         return Picture(figure, "quality and volume over time")
 
 # %% ../../nbs/lib/monitoring/report.ipynb #a88614ae
+def _churned_by_answer(
+    labelled: pd.DataFrame,
+    fewest: int,  # customers held back from which they stand for those contacted
+) -> tuple[np.ndarray, np.ndarray]:  # share churned and mean answer, in tenths of the customers
+    truth, answer = labelled[LABEL].to_numpy(float), labelled[ANSWER].to_numpy(float)
+    weights, _ = measured_on(labelled, fewest)
+    if weights is None:
+        return calibration_curve(truth.astype(int), answer, n_bins=10, strategy="quantile")
+    kept = np.flatnonzero(weights > 0)
+    kept = kept[np.argsort(answer[kept], kind="stable")]
+    reached = np.cumsum(weights[kept])
+    tenth = np.minimum((10 * (reached - weights[kept] / 2) / reached[-1]).astype(int), 9)
+    sums = [np.bincount(tenth, weights[kept] * of[kept], 10) for of in (truth, answer)]
+    rows = np.bincount(tenth, weights[kept], 10)
+    return tuple(each[rows > 0] / rows[rows > 0] for each in sums)  # type: ignore[return-value]
+
+
 def calibration_picture(
     baseline: Baseline,
     rows: pd.DataFrame,  # churn_probability and label of a window; unlabelled rows are left out
+    fewest: int = 200,  # customers held back from which they stand for those contacted
 ) -> Picture:
     "The share of ones against what was predicted, on the holdout and in the newest labelled window."
     labelled = rows[rows[LABEL].notna() & rows[ANSWER].notna()]
@@ -200,8 +219,7 @@ def calibration_picture(
         axes.plot([0, 1], [0, 1], color=THEN, linestyle=":", label="ideal")
         for frame, colour, label in ((baseline.holdout, THEN, "then"), (labelled, NOW, "now")):
             if len(frame):
-                truth, answer = frame[LABEL].astype(int), frame[ANSWER].astype(float)
-                share, mean = calibration_curve(truth, answer, n_bins=10, strategy="quantile")
+                share, mean = _churned_by_answer(frame, fewest)
                 axes.plot(mean, share, "o-", color=colour, markersize=4, label=label)
         _tidy(axes, "Calibration", xlabel="predicted probability", ylabel=f"share {TARGET.yes}")
         axes.legend(fontsize=8)
@@ -463,7 +481,11 @@ def quality_table(report: Report) -> pd.DataFrame:
     shown["F1 calling everybody"] = 2 * rate / (1 + rate)
     shown["precision calling everybody"] = rate
     shown["calibration gap"] = figures(totals.measured_calibration_gap).value
-    return shown.assign(quality=totals.quality).round(4).fillna("unknown")
+    shown = shown.assign(quality=totals.quality).round(4).fillna("unknown")
+    noted = totals.get("measured_on")  # no such column in tables from before there was a control
+    if noted is None or noted.isna().all():
+        return shown
+    return shown.assign(measured=noted.where(totals.labelled_rows > 0).fillna("on all rows"))
 
 # %% ../../nbs/lib/monitoring/report.ipynb #5e50ee28
 def calibration(report: Report) -> Picture | Section:
@@ -474,7 +496,8 @@ def calibration(report: Report) -> Picture | Section:
     labelled = set(totals[totals.labelled_rows > 0].window_date)
     known = [each for each in report.windows if each.start in labelled]
     window = known[-1] if known else report.windows[-1]
-    return calibration_picture(report.baseline, report.refresher.observed(window).rows)
+    rows, fewest = report.refresher.observed(window).rows, report.refresher.settings.gate.min_slice
+    return calibration_picture(report.baseline, rows, fewest)
 
 # %% ../../nbs/lib/monitoring/report.ipynb #f681cef9
 def slices(report: Report) -> Section:

@@ -25,6 +25,7 @@ from churn_lib.monitoring.drift import (
     natural_movement,
 )
 from .integrity import Relations, learn_relations
+from .uncontacted import WEIGHT, with_weights
 from churn_lib.features import (
     ANSWER,
     FEATURES,
@@ -69,7 +70,7 @@ def is_numeric(column: str) -> bool:
 
 def features_in(rows: pd.DataFrame) -> list[str]:
     "The features among the columns of a window or a baseline."
-    return [name for name in feature_columns(rows) if name not in OUTCOMES]
+    return [name for name in feature_columns(rows) if name not in (*OUTCOMES, WEIGHT)]
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #284701c4
 @dataclass(frozen=True, order=True)
@@ -396,10 +397,15 @@ def read_rows(
     settings: Settings,  # with the horizon of the window's version
     inputs: Inputs,  # of that version
 ) -> pd.DataFrame:  # _KEYS, inputs, churn_probability, churned (null: unknown)
-    "What was predicted in a window, with its features and with labels that have come."
+    "What was predicted in a window, with its features, labels that have come, and `WEIGHT` with a control."
     rows = (_online if window.online else _scored)(tables, window, settings, inputs)
     labels = {day: _labels(tables, day, as_of, settings) for day in window.days}
     came = [found.assign(feature_date=day) for day, found in labels.items() if found is not None]
-    if came:
-        return rows.merge(pd.concat(came), how="left", on=_KEYS)
-    return rows.assign(**{LABEL: pd.Series(pd.NA, rows.index, dtype="Int64")})
+    if not came:
+        return rows.assign(**{LABEL: pd.Series(pd.NA, rows.index, dtype="Int64")})
+    labelled = rows.merge(pd.concat(came), how="left", on=_KEYS)
+    if window.online:  # whom an endpoint's answers led to be contacted is not known
+        return labelled
+    horizon = datetime.timedelta(days=settings.data.horizon_days)
+    spans = {day: day + horizon for day, found in labels.items() if found is not None}
+    return with_weights(labelled, tables.read(PREDICTIONS), settings.model_name, spans)
