@@ -460,7 +460,7 @@ def _figure(trials: pd.DataFrame, metric: str, sign: int) -> Figure:
             trials["number"][~whole], trials["value"][~whole], "x", color=THEN, label="cut short"
         )
         axes.plot(trials["number"][whole], trials["value"][whole], "o", color=THEN, label="trials")
-        best = (sign * trials["value"].where(whole)).cummax() * sign
+        best = (sign * trials["value"].where(whole)).cummax().ffill() * sign
         axes.step(trials["number"], best, where="post", color=NOW, label="best so far")
         axes.set(xlabel="trial", ylabel=metric)
         axes.legend(fontsize=8)
