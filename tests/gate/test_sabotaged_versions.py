@@ -1,6 +1,7 @@
 """Sabotaged versions on their way to Production: each is registered, judged as the job does, and refused."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,3 +212,12 @@ def test_the_page_lists_these_candidates() -> None:
         for case in CASES
     ]
     assert shown == listed and len(listed) >= 60
+
+
+def test_the_page_names_tests_that_there_are() -> None:
+    page = json.loads((ROOT / "nbs/explanations/sabotage.ipynb").read_text())
+    text = "\n".join("".join(cell["source"]) for cell in page["cells"])
+    named = re.findall(r"\| (tests/\S+\.py): ([^|]+) \|$", text, re.MULTILINE)
+    assert len(named) > 20
+    for file, words in named:
+        assert f"def test_{words.replace(' ', '_')}(" in (ROOT / file).read_text(), words
