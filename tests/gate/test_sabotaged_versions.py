@@ -20,8 +20,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from churn_lib import gate, registry, settings
-from churn_lib.features import feature_dates, newest_snapshot, read_holdout, read_older_holdout
-from churn_lib.features.definitions import FEATURES, LABEL
+from churn_lib.features import (
+    FEATURES,
+    LABEL,
+    feature_dates,
+    newest_snapshot,
+    read_holdout,
+    read_older_holdout,
+)
 from churn_lib.features.holdout import to_frame, training_rows
 from churn_lib.gate import comparison, probe
 from churn_lib.gate.report import GateReport
