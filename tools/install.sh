@@ -10,8 +10,9 @@ group=${3:-}
 
 # the scripts of an environment call its Python by path: after a move that of another place, or none
 moved() {
-    [ ! -L "$venv" ] && [ -e "$venv/bin/churn" ] &&
-        ! grep -qF "$(cd "$venv/bin" && pwd -P)/python" "$venv/bin/churn"
+    [ ! -L "$venv" ] && [ -e "$venv/bin/churn" ] || return 1
+    here=$(cd "$venv/bin" && pwd -P)
+    ! grep -qF "$here/python" "$venv/bin/churn"
 }
 
 if [ "$lock" = --forget-moved ]; then
@@ -59,7 +60,8 @@ fi
 if ! "$venv/bin/python" -c "$supported" 2>/dev/null; then
     python=$(find_python)
     rm -rf "$venv"
-    echo "install: making $venv with $("$python" --version)"
+    version=$("$python" --version)
+    echo "install: making $venv with $version"
     if command -v uv >/dev/null 2>&1; then
         uv venv --quiet --seed --python "$python" "$venv"
     else
@@ -106,8 +108,9 @@ progress() {
             ;;
         Installing)
             while sleep 1 && kill -0 $$ 2>/dev/null; do
+                now=$(unpacked)
                 # shellcheck disable=SC2059
-                printf "$line" "unpacked $(($(unpacked) - before)) of $found packages"
+                printf "$line" "unpacked $((now - before)) of $found packages"
             done &
             ticker=$!
             ;;
@@ -133,6 +136,7 @@ else
     else
         failed="$venv/.install-failed"
         rm -f "$failed"
+        # shellcheck disable=SC2312  # what fails in the pipe leaves a file
         { pip -r "$lock" || touch "$failed"; } | progress
         if [ -e "$failed" ]; then exit 1; fi
     fi

@@ -74,6 +74,9 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.schemas, ".github/dependabot.yml", "interval: weekly", "interval: hourly", "hourly"),
         (workflows.shell, CI, STEP, "      - run: cd $HOME && rm -rf $x\n", "SC2086"),
         (workflows.shell, "tools/run_job.sh", '"$job"', "$job", "SC2086"),
+        (workflows.shell, CD, 'echo "version=$version"', 'echo "version=$(tools/production_version.sh production)"', "SC2312"),
+        (workflows.shell, AZURE, 'if [ "${now:-none}"', 'if [ "$(tools/production_version.sh production)"', "SC2312"),
+        (workflows.shell, AZURE, 'install_databricks_cli.sh "$(databricksCli)"', 'install_databricks_cli.sh "$(databricks version)"', "SC2312"),
         (workflows.pins, CI, STEP, "      - {uses: actions/checkout@v6}\n", "pin actions/checkout@v6 by commit"),
         (workflows.variables, CD, "BUNDLE_VAR_readers", "BUNDLE_VAR_reader", "does not know BUNDLE_VAR_readers"),
         (workflows.variables, "databricks.yml", "variables:\n  catalog:", "variables:\n  fresh: {}\n  catalog:", "BUNDLE_VAR_fresh, which databricks.yml leaves open"),
@@ -576,3 +579,32 @@ def test_the_version_at_production_is_asked_of_unity_catalog(
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout) == (0, printed)
     assert (tmp_path / "asked").read_text().startswith("registered-models get a.b.c ")
+
+
+@pytest.mark.parametrize(("name", "key"), [(CD, "run"), (AZURE, "bash")])
+def test_a_step_that_cannot_ask_what_serves_fails_and_says_nothing(
+    tmp_path: Path, name: str, key: str
+) -> None:
+    """Every step that asks; none goes on with an empty answer."""
+    asking = [
+        step[key]
+        for step in workflows.steps(workflows.read(ROOT / name))
+        if "production_version.sh" in step.get(key, "")
+    ]
+    assert len(asking) == 3
+    (tmp_path / "tools").mkdir()
+    version = tmp_path / "tools/production_version.sh"
+    version.write_text("#!/bin/sh\nexit 1\n")
+    version.chmod(0o755)
+    (tmp_path / "tools/azure_variables.sh").touch()
+    run_job = tmp_path / "tools/run_job.sh"
+    run_job.write_text("#!/bin/sh\ntouch moved\n")
+    run_job.chmod(0o755)
+    for body in asking:
+        environment = {**os.environ, "GITHUB_OUTPUT": str(tmp_path / "output"), "BEFORE": "2"}
+        environment |= {"GIT_SHA": "abc", "BUILD_SOURCEVERSION": "abc"}
+        command = ["bash", "--noprofile", "--norc", "-e", "-c", body]
+        run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert run.returncode != 0, body
+        assert "##vso" not in run.stdout
+        assert not (tmp_path / "moved").exists() and not (tmp_path / "output").exists()
