@@ -43,6 +43,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'churn_lib/bundle/files.py'),
                                         'churn_lib.bundle.files._with_value': ( 'lib/bundle/files.html#_with_value',
                                                                                 'churn_lib/bundle/files.py'),
+                                        'churn_lib.bundle.files.as_mapping': ( 'lib/bundle/files.html#as_mapping',
+                                                                               'churn_lib/bundle/files.py'),
                                         'churn_lib.bundle.files.dig': ('lib/bundle/files.html#dig', 'churn_lib/bundle/files.py'),
                                         'churn_lib.bundle.files.listed': ('lib/bundle/files.html#listed', 'churn_lib/bundle/files.py'),
                                         'churn_lib.bundle.files.merge': ('lib/bundle/files.html#merge', 'churn_lib/bundle/files.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIST_KEYS', 'BundleError', 'Place', 'Mapping', 'Sequence', 'place_of', 'read_yaml', 'merge', 'Sources',
-           'read_sources', 'dig', 'listed']
+           'read_sources', 'dig', 'listed', 'as_mapping']
 
 # %% ../../nbs/lib/bundle/files.ipynb #95db4fa7
 import os
@@ -235,10 +235,10 @@ def _rebase_paths(
     path: Path,  # that file
     root: Path,  # folder of databricks.yml
 ) -> Mapping:  # the same content, notebook paths relative to `root`
-    for job in ((content.get("resources") or {}).get("jobs") or {}).values():
-        for task in (job or {}).get("tasks") or []:
-            notebook = task.get("notebook_task") if isinstance(task, dict) else None
-            if not isinstance(notebook, dict):
+    jobs = dig(content, "resources", "jobs")
+    for job in jobs.values() if isinstance(jobs, dict) else ():
+        for _, task in listed(job, "tasks"):
+            if not isinstance(notebook := task.get("notebook_task"), dict):
                 continue
             where = notebook.get("notebook_path")
             if isinstance(where, str) and not where.startswith(("/", "$")):
@@ -262,8 +262,8 @@ class Sources:
         "Whether there is anything to deploy, in any target."
         parts: list[dict[str, Any]] = list(self.files.values())
         for content in self.files.values():
-            parts += [target for target in (content.get("targets") or {}).values() if target]
-        return any(found for part in parts for found in (part.get("resources") or {}).values())
+            parts += [target for target in as_mapping(content.get("targets")).values() if target]
+        return any(found for part in parts for found in as_mapping(part.get("resources")).values())
 
 # %% ../../nbs/lib/bundle/files.ipynb #4699ff90
 def _included(main: Path, patterns: list[str]) -> Iterator[Path]:  # the files, in order
@@ -314,7 +314,7 @@ def _merge_files(files: dict[Path, Mapping], root: Path) -> tuple[Mapping, Mappi
     content, targets = Mapping(), Mapping()
     for path, part in files.items():
         content = merge(content, part)
-        for name, override in (part.get("targets") or {}).items():
+        for name, override in as_mapping(part.get("targets")).items():
             _check_outline(override or {}, path, f"targets.{name}.")
             override = _rebase_paths(override or Mapping(), path, root)
             targets = merge(targets, Mapping({name: override}))
@@ -359,3 +359,10 @@ def listed(
     found = content.get(name) if isinstance(content, dict) else None
     items = found if isinstance(found, list) else []
     return [(index, item) for index, item in enumerate(items) if isinstance(item, dict)]
+
+# %% ../../nbs/lib/bundle/files.ipynb #a4108cb7
+def as_mapping(
+    content: Any,
+) -> dict[str, Any]:  # empty where it is none
+    "A mapping, or what stands in the place of one."
+    return content if isinstance(content, dict) else {}

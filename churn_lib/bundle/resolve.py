@@ -18,14 +18,22 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .files import BundleError, Mapping, Sources, dig, read_sources
+from churn_lib.bundle.files import (
+    BundleError,
+    Mapping,
+    Sources,
+    as_mapping,
+    dig,
+    listed,
+    read_sources,
+)
 from ..job_context import GitError, git, git_sha
 
 # %% ../../nbs/lib/bundle/resolve.ipynb #74b3a445
 def _variables(content: dict[str, Any]) -> dict[str, Any]:
     # name to value; one without a value stands for itself, escaped
     values: dict[str, Any] = {}
-    for name, declared in (content.get("variables") or {}).items():
+    for name, declared in as_mapping(content.get("variables")).items():
         given = {} if declared is None else declared
         given = given if isinstance(given, dict) else {"default": given}
         unset = "\\" + f"${{var.{name}}}"
@@ -87,8 +95,8 @@ def _identified(resources: dict[str, Any]) -> dict[str, Any]:
 
     return {
         kind: {
-            key: {"id": key, **outputs(f"{kind}.{key}"), **(body or {})}
-            for key, body in (found or {}).items()
+            key: {"id": key, **outputs(f"{kind}.{key}"), **as_mapping(body)}
+            for key, body in as_mapping(found).items()
         }
         for kind, found in resources.items()
     }
@@ -105,10 +113,10 @@ def _context(content: dict[str, Any], root: Path, target: str) -> dict[str, Any]
     known = {"target": target, "environment": target, "git": _git(root)}
     return {
         **content,
-        "bundle": {**(content.get("bundle") or {}), **known},
+        "bundle": {**as_mapping(content.get("bundle")), **known},
         "var": _variables(content),
-        "workspace": {**workspace, **(content.get("workspace") or {})},
-        "resources": _identified(content.get("resources") or {}),
+        "workspace": {**workspace, **as_mapping(content.get("workspace"))},
+        "resources": _identified(as_mapping(content.get("resources"))),
     }
 
 # %% ../../nbs/lib/bundle/resolve.ipynb #210fe1fb
@@ -226,12 +234,17 @@ def on_compute(
     "The job on one kind of compute; raises `BundleError` when there is no such kind."
     if compute not in COMPUTE:
         raise BundleError(f"variable compute = {compute!r}: use {' or '.join(COMPUTE)}")
-    if any("environment_key" in task for task in job.get("tasks") or []):
-        return job  # on serverless compute whatever the variable says
+    tasks = [task for _, task in listed(job, "tasks")]
+    if any("environment_key" in task for task in tasks) or len(tasks) != len(
+        job.get("tasks") or []
+    ):
+        return (
+            job  # on serverless compute whatever the variable says, or no list of tasks: a finding
+        )
     if compute == "classic":
         return {key: part for key, part in job.items() if key != "environments"}
-    keys = [item.get("environment_key") for item in job.get("environments") or []]
-    tasks = [_on_serverless(task, keys[0] if keys else None) for task in job.get("tasks") or []]
+    keys = [item.get("environment_key") for _, item in listed(job, "environments")]
+    tasks = [_on_serverless(task, keys[0] if keys else None) for task in tasks]
     return {**{key: part for key, part in job.items() if key != "job_clusters"}, "tasks": tasks}
 
 # %% ../../nbs/lib/bundle/resolve.ipynb #4431399e
@@ -276,7 +289,7 @@ def _job(bundle: Bundle, key: str) -> Job:
     if key not in bodies:
         raise BundleError(f"{main} has no job {key!r}; it has {', '.join(bodies) or 'none'}")
     here = {part: bodies[key].get(part) for part in ("name", "parameters", "tasks")}
-    if problem := _unset_problem(here, bundle.config.get("variables") or {}):
+    if problem := _unset_problem(here, as_mapping(bundle.config.get("variables"))):
         raise UnsetError(f"{main}: {problem}")
     try:
         return Job(**bodies[key])
@@ -293,7 +306,7 @@ _MUTATOR = "churn_lib.bundle.resolve:choose_compute"
 
 def _choose_compute(config: dict[str, Any]) -> dict[str, Any]:
     # the same, each job on one kind of compute where the bundle asks for that
-    if _MUTATOR in ((config.get("python") or {}).get("mutators") or []):
+    if _MUTATOR in (as_mapping(config.get("python")).get("mutators") or []):
         compute = str(config["var"].get("compute", "classic"))
         jobs = config["resources"].get("jobs") or {}
         config["resources"]["jobs"] = {key: on_compute(jobs[key], compute) for key in jobs}

@@ -4,13 +4,15 @@ import configparser
 import json
 import shutil
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from databricks.bundles.core import Bundle as DeployedBundle
 from databricks.bundles.jobs import Job
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -742,3 +744,67 @@ def test_every_part_of_a_bundle_has_the_line_it_is_written_in(bundle: Project, t
             walk(value, (*parts, key))
 
     walk(content, ())
+
+
+def places(content: object, parts: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Where something stands in a file, however deep."""
+    if parts:
+        yield parts
+    below = content.items() if isinstance(content, dict) else ()
+    below = enumerate(content) if isinstance(content, list) else below
+    for key, part in below:
+        yield from places(part, (*parts, key))
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 2),
+    st.sampled_from([1.5, float("inf"), "", "x", "true", [], {}, [None], [[]], {"x": None}]),
+    st.sampled_from([{"x": {"y": 1}}, {1: 2}, ["x"], [{}], "*", "2026-01-01"]),
+    st.sampled_from(
+        ["${", "${var.}", "${var.run_as}", "${var.catalog}", "${resources.jobs.first}"]
+    ),
+    st.sampled_from(
+        ["${resources.jobs.first.id}", "{{tasks.make.values.made}}", "{{job.x}}", "{{"]
+    ),
+)
+WAYS = st.sampled_from(["another value", "gone", "renamed", "in a list", "below a key", "one more"])
+
+
+def changed(content: dict, place: tuple[str | int, ...], way: str, value: object) -> None:
+    """Change one thing in a file."""
+    *above, last = place
+    parent: Any = content
+    for part in above:
+        parent = parent[part]
+    if way == "gone":
+        del parent[last]
+    elif way == "renamed" and isinstance(parent, dict):
+        parent[value if isinstance(value, str | int | None) else "x"] = parent.pop(last)
+    elif way == "one more":
+        parent[last] = {**parent[last], 1: 1} if isinstance(parent[last], dict) else [None]
+    else:
+        made = {"in a list": [parent[last]], "below a key": {"x": parent[last]}}
+        parent[last] = made.get(way, value)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_whatever_is_changed_ends_in_findings_and_not_in_a_traceback(
+    bundle: Project, data: st.DataObject
+) -> None:
+    name, text = data.draw(st.sampled_from([("databricks.yml", GOOD), ("more.yml", MORE)]))
+    content = yaml.safe_load(text)
+    place = data.draw(st.sampled_from(list(places(content))))
+    changed(content, place, data.draw(WAYS), data.draw(ODD))
+    (bundle.root / name).write_text(yaml.safe_dump(content))
+    try:
+        for found in check(bundle.root):
+            assert "\n" not in str(found) and found.line >= 1
+    except BundleError as error:
+        assert "\n" not in str(error)
+    finally:
+        (bundle.root / name).write_text(text)

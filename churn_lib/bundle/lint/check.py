@@ -6,6 +6,7 @@
 __all__ = ['LOSSES', 'run_problems', 'check_target', 'check', 'actions', 'losses', 'changes']
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #1cfb0c95
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ def run_problems(bundle: Bundle, known: Iterable[Problem]) -> Iterator[Problem]:
 
 # %% ../../../nbs/lib/bundle/lint/check.ipynb #5a0ceeaa
 def _idle_notebooks(bundle: Bundle, used: set[Path]) -> Iterator[Problem]:
-    if any(not path.is_file() for path in used):
+    if not all(map(os.path.isfile, used)):  # which takes what is no path, too
         return  # a misspelt path, another finding, is why its notebook is idle
     for folder in sorted({path.parent for path in used}):
         for path in sorted(set(folder.glob("*.ipynb")) - used):

@@ -18,7 +18,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from databricks import bundles
 from databricks.bundles.core import Resource
 
-from ..files import Sources, dig, listed
+from ..files import Sources, as_mapping, dig, listed
 from .findings import Parts, Problem, is_unset, meant
 from ..resolve import Bundle
 
@@ -148,11 +148,11 @@ def resource_problems(bundle: Bundle) -> Iterator[Problem]:
         if kind not in RESOURCES:
             yield ("resources", kind), f"{kind} is no resource type; {meant(kind, RESOURCES)}"
             continue
-        for key, body in (resources or {}).items():
+        for key, body in as_mapping(resources).items():
             written = dig(bundle.written, "resources", kind, key)
             given = {name: part for name, part in body.items() if name != "id"}
             place: Parts = ("resources", kind, key)
-            if "id" in (written or {}):
+            if "id" in as_mapping(written):
                 yield (*place, "id"), "id is set by Databricks; remove it"
             yield from value_problems(given, written, resource_type(kind), place)
 
@@ -243,9 +243,9 @@ def outline_problems(
     default = None
     for content in files:
         found = [*_outline_problems(content, _TOP, ()), *_permission_problems(content, ())]
-        for name, variable in (content.get("variables") or {}).items():
+        for name, variable in as_mapping(content.get("variables")).items():
             found += _key_problems(variable, _VARIABLE, ("variables", name))
-        for name, target in (content.get("targets") or {}).items():
+        for name, target in as_mapping(content.get("targets")).items():
             found += _target_problems(name, target or {}, declared)
             if dig(target, "default") is True:
                 if default not in (None, name):

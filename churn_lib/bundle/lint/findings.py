@@ -88,8 +88,8 @@ def tasks_of(
             yield ("resources", "jobs", key, "tasks", index), body, task
 
 # %% ../../../nbs/lib/bundle/lint/findings.ipynb #3055e670
-def meant(name: str, known: Iterable[str]) -> str:  # a sentence's end
+def meant(name: Any, known: Iterable[Any]) -> str:  # a sentence's end
     "What could have been meant by a name that is not known."
-    known = list(known)
-    close = difflib.get_close_matches(name, known, 1)
+    known = [str(each) for each in known]  # YAML reads names such as 1 and on as no text
+    close = difflib.get_close_matches(str(name), known, 1)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}"

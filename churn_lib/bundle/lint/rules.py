@@ -19,7 +19,7 @@ from zoneinfo import available_timezones
 import nbformat
 
 from ... import settings as settings_module
-from ..files import LIST_KEYS, Sources, dig, listed
+from ..files import LIST_KEYS, Sources, as_mapping, dig, listed
 from .fields import PRINCIPALS
 from .findings import Parts, Problem, is_unset, meant, tasks_of, texts
 from churn_lib.bundle.plan import (
@@ -184,8 +184,8 @@ def _given(
     task: dict[str, Any], body: dict[str, Any], place: Parts
 ) -> Iterator[tuple[Parts, str, Any]]:
     # place, name and value of each parameter of a notebook; place: of the task
-    own = dig(task, "notebook_task", "base_parameters") or {}
-    for name, value in own.items():
+    own = dig(task, "notebook_task", "base_parameters")
+    for name, value in own.items() if isinstance(own, dict) else ():
         yield (*place, "notebook_task", "base_parameters", name), name, value
     for number, parameter in listed(body, "parameters"):
         where = (*place[:3], "parameters", number)
@@ -218,14 +218,15 @@ def _called_problems(bundle: Bundle, task: dict[str, Any], place: Parts) -> Iter
     spec = task.get("run_job_task")
     if not isinstance(spec, dict) or "job_id" not in spec:
         return
-    called = spec["job_id"]
+    called = str(spec["job_id"])
     if called not in bundle.job_bodies:
         problem = f"job_id {called} is no job of the bundle; write ${{resources.jobs.NAME.id}}"
         yield (*place, "run_job_task", "job_id"), problem
         return
     items = listed(bundle.job_bodies[called], "parameters")
     known = [str(item.get("name")) for _, item in items]
-    for name in spec.get("job_parameters") or {}:
+    given = spec.get("job_parameters")
+    for name in given if isinstance(given, dict) else ():
         if name not in known:
             problem = f"{called} has no parameter {name}; {meant(name, known)}"
             yield (*place, "run_job_task", "job_parameters", name), problem
@@ -254,9 +255,13 @@ def _clusters(bundle: Bundle) -> Iterator[tuple[Parts, dict[str, Any]]]:
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #8652ca61
 def _resources(bundle: Bundle, kind: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    found = bundle.config["resources"].get(kind) or {}  # key, body as resolved and as written
-    written = dig(bundle.written, "resources", kind) or {}
-    return [(key, body or {}, written.get(key) or {}) for key, body in found.items()]
+    # key, body as resolved and as written; what is no mapping is another finding
+    found, written = bundle.config["resources"].get(kind), dig(bundle.written, "resources", kind)
+    return [
+        (key, body, as_mapping(dig(written, key)))
+        for key, body in as_mapping(found).items()
+        if isinstance(body, dict)
+    ]
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #699be2c5
 def cluster_problems(bundle: Bundle) -> Iterator[Problem]:
@@ -267,10 +272,10 @@ def cluster_problems(bundle: Bundle) -> Iterator[Problem]:
         if not (_PINNED.fullmatch(version) or is_unset(version) or of_policy):
             fix = "name a release such as 18.x-cpu-ml-scala2.13"
             yield (*place, "spark_version"), f"runtime {version!r} is not pinned; {fix}"
-        scale = cluster.get("autoscale") or {}
+        scale = as_mapping(cluster.get("autoscale"))
         try:
             least, most = int(scale.get("min_workers", 0)), int(scale.get("max_workers", 0))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue  # another finding
         if least > most:
             problem = f"min_workers {least} is above max_workers {most}; exchange them"
@@ -348,7 +353,7 @@ def schedule_problems(bundle: Bundle) -> Iterator[Problem]:
         cron, zone = schedule.get(field), schedule.get("timezone_id")  # missing: another finding
         if cron is not None and not is_unset(cron) and (problem := cron_problem(str(cron))):
             yield (*place, field), problem
-        if zone is not None and not is_unset(zone) and zone not in zones:
+        if isinstance(zone, str) and not is_unset(zone) and zone not in zones:
             problem = f"time zone {zone!r} is unknown; use a name such as Europe/Berlin or UTC"
             yield (*place, "timezone_id"), problem
 
@@ -364,9 +369,9 @@ def _unknown(sources: Sources, kind: str, name: str) -> str | None:
     resources = sources.content.get("resources") or {}
     group, _, rest = name.partition(".")
     key = rest.split(".")[0]
-    if key in (resources.get(group) or {}):
+    if key in as_mapping(resources.get(group)):
         return None
-    everything = [f"{g}.{k}" for g, found in resources.items() for k in (found or {})]
+    everything = [f"{g}.{k}" for g, found in resources.items() for k in as_mapping(found)]
     return f"no resource {group}.{key}; {meant(f'{group}.{key}', everything)}"
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #3884d90f
@@ -461,12 +466,12 @@ def permission_problems(bundle: Bundle) -> Iterator[Problem]:
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #979710b6
 def name_collisions(bundle: Bundle) -> Iterator[Problem]:
     "Names that two developers would share, and schemas spelt out."
-    schemas = {body.get("name"): key for key, body, _ in _resources(bundle, "schemas")}
+    schemas = {str(body.get("name")): key for key, body, _ in _resources(bundle, "schemas")}
     development = bundle.config.get("mode") == "development"
     for kind in ("volumes", "registered_models", "quality_monitors"):
         for key, body, written in _resources(bundle, kind):
             given = str(written.get("schema_name") or "")
-            schema = schemas.get(body.get("schema_name"))
+            schema = schemas.get(str(body.get("schema_name")))
             place: Parts = ("resources", kind, key, "schema_name")
             if schema and "${resources.schemas." not in given:
                 reference = f"${{resources.schemas.{schema}.name}}"
@@ -510,7 +515,7 @@ def experiment_problems(bundle: Bundle) -> Iterator[Problem]:
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #bee1aaee
 def artifact_problems(bundle: Bundle) -> Iterator[Problem]:
     "A wheel that is built and named again at each deployment changes every job each time."
-    for key, body in (bundle.config.get("artifacts") or {}).items():
+    for key, body in as_mapping(bundle.config.get("artifacts")).items():
         if dig(body, "dynamic_version") and dig(body, "build"):
             problem = "dynamic_version with build updates every job on every deploy"
             fix = "build the wheel first and name it under files"
