@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -33,14 +34,18 @@ class Terminal:
             name: os.environ[name] for name in os.environ if name not in ("COLUMNS", "LINES")
         }
         environment |= {"TERM": "xterm-256color", **(variables or {})}
+
+        def attach() -> None:  # so that Ctrl-C, and the end of the terminal, reach the command
+            fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests themselves run under
+
         self.process = subprocess.Popen(
             command,
             cwd=folder,
             env=environment,
             **{"stdin": inside, "stdout": inside, "stderr": inside, **streams},
             start_new_session=True,
-            # so that Ctrl-C, and the end of the terminal, reach the command
-            preexec_fn=lambda: fcntl.ioctl(inside, termios.TIOCSCTTY, 0),
+            preexec_fn=attach,
         )
         os.close(inside)
         self.raw = ""
