@@ -36,6 +36,7 @@ from optuna.distributions import (
 )
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from .judging import METRICS, check_splits, fit_and_judge, fits, jobs_at_once
 from .recipes import Recipe, named_settings, unfitted, working_tree
@@ -192,7 +193,8 @@ def _study(search: _Search, store: Path, again: bool) -> optuna.Study:
         study = optuna.create_study(
             storage=storage, study_name=search.name, direction=direction, load_if_exists=True
         )
-    except Exception as error:  # whatever the database, or Optuna's reader of it, raises
+    # RuntimeError: the file was written by another version of Optuna
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ExperimentError(
             f"{file} cannot be used: {type(error).__name__}: {reason}; move it away to start again"
