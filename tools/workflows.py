@@ -237,6 +237,7 @@ STAGING = (
 # environments whose principals cannot deploy: none, the site, a reader of gold.alerts
 HARMLESS = (None, "github-pages", "monitoring")
 PRODUCTION = (
+    "tools/newest_commit.sh",
     GUARD,
     f"{DEPLOY} production",
     f"{RUN} production promotion_job",

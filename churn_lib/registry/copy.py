@@ -197,18 +197,26 @@ def _compared_with(
     return found
 
 # %% ../../nbs/lib/registry/copy.ipynb #ae708481
-def _refuse_backwards(
+def _replaced_by(
     task: _Copy,
-    current: int,  # version in the origin of which the destination's Production is a copy
-) -> None:
+    current: int | None,  # version in the origin of which the destination's Production is a copy
+) -> str:  # what has taken the place of the version since; empty when nothing has
     served = promotion_log.read(tables_module.connect(task.origin), task.theirs.model_name)
-    replaced = [move for move in served.moves if move.from_version == task.number]
-    newer = current if task.number < current else None
-    if replaced and served.production != task.number:
-        newer = newer or replaced[-1].to_version
-    if newer:
+    there = task.theirs.version_of(PRODUCTION)
+    newer = max((number for number in (current, there) if number), default=0)
+    if newer > task.number:
+        return f"is older than version {newer}, which has replaced it"
+    gone = [move for move in served.moves if move.from_version == task.number]
+    if gone and there != task.number:
+        move = f"version {gone[-1].to_version} came ({gone[-1].action}: {gone[-1].reason})"
+        return f"is no longer Production in {task.origin.target}, where {move}"
+    return ""
+
+
+def _refuse_replaced(task: _Copy, current: int | None) -> None:
+    if reason := _replaced_by(task, current):
         raise PromotionRefused(
-            f"{task.name} is older than version {newer}, which has replaced it: `churn rollback --target "
+            f"{task.name} {reason}: `churn rollback --target "
             f'{task.destination.target} --reason "..."` goes back to what served there, '
             f"`churn copy {task.origin.target} {task.destination.target} --version {task.number} --force "
             '--reason "..."` copies it all the same'
@@ -222,8 +230,6 @@ def _refuse_uncompared(
     copied: int,  # number of the copy there
 ) -> None:
     current = _origin_of(task, champion)
-    if current is not None:
-        _refuse_backwards(task, current)
     compared = _compared_with(tables_module.connect(task.origin), task.theirs.model_name, task.row)
     if current in compared:
         return
@@ -249,8 +255,13 @@ def _prepared(
     row = passing_report(theirs, known, number, destination)
     refuse_changed_since(theirs, row)
     task = _Copy(origin, destination, theirs, ours, number, row)
-    if not force:
+    if force:
+        return task
+    current = ours.version_of(PRODUCTION)
+    came_from = _origin_of(task, current) if current else None
+    if came_from != number:  # what is there already may be asked for again
         _refuse_outdated(task)
+        _refuse_replaced(task, came_from)
     return task
 
 # %% ../../nbs/lib/registry/copy.ipynb #3269cfbd

@@ -89,6 +89,56 @@ def test_what_the_origin_has_replaced_is_not_copied(here: Settings, there: Setti
     assert production_of(there, here) == 1
 
 
+def test_an_older_run_that_is_approved_late_does_not_even_fill_an_empty_production(
+    here: Settings, there: Settings
+) -> None:
+    with pytest.raises(PromotionRefused, match="version 2 of churn is older than version 3, which"):
+        copy.copy(here, there, "abc", version=2)
+    models, store = stores(there)
+    assert (models.numbers(), promotion_log.read(store, "there").moves) == ([], ())
+    done = copy.copy(here, there, "abc", version=2, force=True, reason="3 has no approval yet")
+    assert (done.state, production_of(there, here)) == ("PROMOTED", 2)
+
+
+def test_what_the_origin_has_replaced_does_not_replace_what_was_trained_there(
+    here: Settings, there: Settings
+) -> None:
+    make(there, versions=1)
+    models, store = stores(there)
+    judged(store, "there", 1, None)
+    promote(there, 1)
+    with pytest.raises(PromotionRefused, match="version 2 of churn is older than version 3, which"):
+        copy.copy(here, there, "abc", version=2)
+    assert models.numbers() == [1]
+
+
+def test_what_the_origin_has_taken_back_is_not_copied_but_may_be_asked_for_again(
+    here: Settings, there: Settings
+) -> None:
+    """A run that is repeated asks for the version that its first attempt has brought."""
+    copy.copy(here, there, "abc")
+    promotion.rollback(*stores(here), "3 is too slow", "abc")
+    assert copy.copy(here, there, "abc", version=3).state == "KEPT"
+    empty = there.model_copy(update={"catalog": "empty", "model_name": "empty"})
+    expected = (
+        r"is no longer Production in staging, where version 2 came \(rollback: 3 is too slow\)"
+    )
+    with pytest.raises(PromotionRefused, match=expected):
+        copy.copy(here, empty, "abc", version=3)
+    assert copy.copy(here, empty, "abc").state == "PROMOTED"
+    assert production_of(empty, here) == 2
+
+
+def test_a_version_that_is_there_may_be_asked_for_again_however_old_its_report(
+    here: Settings, there: Settings
+) -> None:
+    copy.copy(here, there, "abc")
+    strict = there.updated({"gate.max_report_age_days": 1})
+    old = datetime.now(UTC) - timedelta(days=2)
+    judged(tables.connect(here), here.model_name, 3, 2, created_at=old)
+    assert copy.copy(here, strict, "abc", version=3).state == "KEPT"
+
+
 def test_a_report_that_was_compared_with_nothing_replaces_nothing(
     here: Settings, there: Settings
 ) -> None:

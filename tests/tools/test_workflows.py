@@ -99,6 +99,7 @@ def test_what_is_broken_on_purpose_is_found(
     assert [line for line in found if expected in line and "\n" not in line], found
 
 
+NEWEST = '        run: tools/newest_commit.sh "$GIT_SHA"\n'
 GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation_job "git_sha=$GIT_SHA"\n'
 
 
@@ -129,6 +130,12 @@ GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation
         (AZURE, "tools/run_job.sh staging validation_job", "echo", "staging lacks tools/run_job.sh staging validation_job"),
         (AZURE, "and(succeeded(), eq", "and(always(), eq", "for checks that passed"),
         (AZURE, "        environment: production\n", "", "not in the environment production"),
+        (CD, NEWEST, "        run: date\n", "production lacks tools/newest_commit.sh"),
+        (CD, NEWEST, NEWEST + "        continue-on-error: true\n", "production goes on after an error"),
+        (CD, NEWEST, NEWEST.rstrip("\n") + " || true\n", "production swallows an error"),
+        (CD, NEWEST, NEWEST + "        if: github.run_attempt == 1\n", "only if github.run_attempt == 1"),
+        (AZURE, "tools/newest_commit.sh", "echo", "production lacks tools/newest_commit.sh"),
+        (AZURE, 'sh "$BUILD_SOURCEVERSION"', 'sh "$BUILD_SOURCEVERSION" || true', "production swallows an error"),
     ],
 )  # fmt: skip
 def test_a_way_around_the_gate_is_found(
@@ -137,6 +144,23 @@ def test_a_way_around_the_gate_is_found(
     edit(project, name, old, new)
     found = [*workflows.github_gate(project), *workflows.azure_gate(project)]
     assert [line for line in found if expected in line], found
+
+
+@pytest.mark.parametrize(("name", "key"), [(CD, "run"), (AZURE, "bash")])
+def test_an_older_run_is_stopped_before_it_has_done_anything(name: str, key: str) -> None:
+    content = workflows.read(ROOT / name)
+    jobs = content["jobs"] if name == CD else {each["stage"]: each for each in content["stages"]}
+    first = next(step for step in workflows.steps(jobs["production"]) if key in step)
+    assert first[key].startswith("tools/newest_commit.sh ")
+
+
+def test_production_is_not_changed_before_the_newest_commit_was_asked_for(project: Path) -> None:
+    text = (project / CD).read_text()
+    step = text[text.index("      - name: this is main's newest commit\n") :]
+    step = step[: step.index(NEWEST) + len(NEWEST)]
+    deploy = "      - run: databricks bundle deploy --target production\n"
+    (project / CD).write_text(text.replace(step, "").replace(deploy, deploy + step))
+    assert any("or has it too early" in line for line in workflows.github_gate(project))
 
 
 def test_what_the_checks_run_is_all_there_is() -> None:
@@ -155,6 +179,7 @@ CLOUD = (
     "comment.sh",
     "install_databricks_cli",
     "alert_issues",
+    "newest_commit.sh",
 )
 # these are `make test` itself, or what it does: running them here would run the tests in the tests
 LONG = (
@@ -608,3 +633,104 @@ def test_a_step_that_cannot_ask_what_serves_fails_and_says_nothing(
         assert run.returncode != 0, body
         assert "##vso" not in run.stdout
         assert not (tmp_path / "moved").exists() and not (tmp_path / "output").exists()
+
+
+# --- main's newest commit, with a real repository and a server that wants a token -----------------------
+
+
+def git_in(folder: Path, *arguments: str) -> str:
+    """What git prints; no settings of this machine."""
+    known = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    command = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    run = subprocess.run([*command, *arguments], env=known, check=True, capture_output=True)
+    return run.stdout.decode().strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout as the actions make it, of a repository whose main has two commits."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    git_in(origin, "init", "--quiet", "--initial-branch", "main")
+    for number in (1, 2):
+        git_in(origin, "commit", "--quiet", "--allow-empty", "--message", f"number {number}")
+    git_in(tmp_path, "clone", "--quiet", "--depth", "1", origin.as_uri(), "checkout")
+    return tmp_path / "checkout"
+
+
+def newest(folder: Path, commit: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the step's script in a checkout, without any settings of this machine."""
+    script = str(ROOT / "tools/newest_commit.sh")
+    known = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "HOME": str(folder)}
+    known |= {"GIT_CONFIG_NOSYSTEM": "1", **environment}
+    command = ["bash", script, commit]
+    return subprocess.run(
+        command, cwd=folder, env=known, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_only_the_newest_commit_of_main_goes_on(checkout: Path) -> None:
+    origin = checkout.parent / "origin"
+    commits = [git_in(origin, "rev-parse", name) for name in ("main~1", "main")]
+    older, last = (newest(checkout, commit) for commit in commits)
+    assert (last.returncode, last.stdout) == (0, f"{commits[1]} is main's newest commit\n")
+    assert (older.returncode, older.stdout, older.stderr.count("\n")) == (1, "", 1)
+    assert f"main is at {commits[1]} by now, this run is of {commits[0]}" in older.stderr
+    git_in(origin, "commit", "--quiet", "--allow-empty", "--message", "merged meanwhile")
+    assert newest(checkout, commits[1]).returncode == 1
+    git_in(origin, "branch", "--move", "trunk")
+    unknown = newest(checkout, commits[1])
+    assert unknown.returncode == 1
+    assert "does not say which commit of main is the newest" in unknown.stderr
+
+
+class _Repository(BaseHTTPRequestHandler):
+    """The refs of a private repository, for whoever has the right header."""
+
+    wanted: ClassVar[str] = ""
+    commit: ClassVar[str] = "a" * 40
+
+    def do_GET(self) -> None:
+        known = self.headers.get("Authorization", "") == self.wanted
+        self.send_response(200 if known else 401)
+        if not known:
+            self.send_header("WWW-Authenticate", 'Basic realm="repository"')
+        body = f"{self.commit}\trefs/heads/main\n".encode() if known else b""
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def private(checkout: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Repository)
+    Thread(target=server.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{server.server_address[1]}"
+    git_in(checkout, "remote", "set-url", "origin", f"{host}/o/r")
+    yield host
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_private_repository_is_asked_with_the_token_of_the_run(
+    checkout: Path, private: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Repository, "wanted", "Basic eC1hY2Nlc3MtdG9rZW46YWJj")  # of abc
+    token = {"GITHUB_SERVER_URL": private, "GH_TOKEN": "abc"}
+    assert newest(checkout, "a" * 40, **token).returncode == 0
+    assert newest(checkout, "b" * 40, **token).returncode == 1
+    for refused in ({}, {**token, "GH_TOKEN": "other"}):
+        assert "does not say which commit" in newest(checkout, "a" * 40, **refused).stderr
+
+
+def test_what_the_checkout_has_left_is_used_and_taken_away(
+    checkout: Path, private: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Repository, "wanted", "bearer abc")
+    key = f"http.{private}/o/r.extraheader"
+    git_in(checkout, "config", "--local", key, "AUTHORIZATION: bearer abc")
+    assert newest(checkout, "a" * 40).returncode == 0
+    assert "bearer" not in (checkout / ".git/config").read_text()
