@@ -13,9 +13,14 @@ if [ "$head" != "$HEAD_SHA" ]; then
   exit 0
 fi
 mine='.[] | select(.user.login == "github-actions[bot]") | select(.body | startswith("<!-- churn: gate report -->")) | .id'
-before=$(gh api --paginate "repos/$REPOSITORY/issues/$number/comments" --jq "$mine" | head -n 1)
-if [ -n "$before" ]; then
-  gh api --method PATCH "repos/$REPOSITORY/issues/comments/$before" --field "body=@$2" --silent
-else
+# all of them, and no `head`, which would break the pipe of a second page: two runs can have put one each
+answer=$(gh api --paginate "repos/$REPOSITORY/issues/$number/comments" --jq "$mine")
+read -r -d '' -a before <<<"$answer" || true
+if [ "${#before[@]}" -eq 0 ]; then
   gh api --method POST "repos/$REPOSITORY/issues/$number/comments" --field "body=@$2" --silent
+  exit
 fi
+gh api --method PATCH "repos/$REPOSITORY/issues/comments/${before[0]}" --field "body=@$2" --silent
+for older in "${before[@]:1}"; do # a report of another commit misleads
+  gh api --method DELETE "repos/$REPOSITORY/issues/comments/$older" --silent
+done

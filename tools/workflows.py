@@ -169,6 +169,46 @@ def shell(root: Path) -> Iterator[str]:
             yield f"{name}: {line.removeprefix('-:')}"
 
 
+# what a script has to do, in its own words, and why
+SCRIPTS = {
+    "tools/run_job.sh": {
+        "databricks jobs get-run": "does not ask for the state of the run: the CLI exits with 0 for some failures",
+        '!= "TERMINATED SUCCESS"': "takes a run for a success that is none",
+        'parameters+=("--$pair")': "hands parameters over joined: a value would end at its comma",
+        "##vso[task.uploadsummary]": "does not bring the run's address into the summary of Azure DevOps",
+        '>>"$GITHUB_STEP_SUMMARY"': "does not bring the run's address into the summary of GitHub",
+    },
+    "tools/production_version.sh": {
+        "for pause in": "gives up at the first question that fails",
+    },
+}
+JOINED = re.compile(r"run_job\.sh \S+ \S+.*=[^\s\"']*,\w+=")
+
+
+def scripts(root: Path) -> Iterator[str]:
+    """What the scripts of a deployment no longer do, and steps that call them wrongly."""
+    for name, wanted in SCRIPTS.items():
+        text = (root / name).read_text()
+        yield from (f"{name}: {why}" for piece, why in wanted.items() if piece not in text)
+    called = [(str(path.relative_to(root)), _commands(read(path))) for path in workflows(root)]
+    called += [(str(AZURE), _commands(read(root / AZURE)))]
+    for name, text in called:
+        yield from (
+            f"{name}: joins parameters with a comma, run_job.sh takes each by itself: {line.strip()}"
+            for line in text.splitlines()
+            if JOINED.search(line)
+        )
+    called += [
+        (str(path.relative_to(root)), path.read_text()) for path in (root / "tools").glob("*.sh")
+    ]
+    for name, text in called:
+        yield from (
+            f"{name}: head ends a pipe early, which pipefail takes for a failure: {line.strip()}"
+            for line in text.splitlines()
+            if re.search(r"[^|]\| *head\b", line.partition(" #")[0])
+        )
+
+
 # --- what is ours to hold ------------------------------------------------------------------------------
 
 
@@ -243,6 +283,7 @@ PRODUCTION = (
     f"{RUN} production promotion_job",
     f"{RUN} production deployment_job",
 )
+LOSSES = r"for name in \$\{?ALLOWED_LOSSES.*--allow"
 SOFT = ("continue-on-error", "continueOnError")
 
 
@@ -261,6 +302,13 @@ def _softened(job: dict[str, Any]) -> Iterator[str]:
         condition = str(step.get("if") or step.get("condition") or "")
         if condition and acting and "rollback" not in body:
             yield f"does {body.splitlines()[0]!r} only if {condition}"
+
+
+def _allows_losses(job: dict[str, Any]) -> Iterator[str]:
+    for step in steps(job):
+        body = str(step.get("run") or step.get("bash") or "")
+        if GUARD in body and not re.search(LOSSES, body):
+            yield "has a plan guard that does not read ALLOWED_LOSSES"
 
 
 def _goes_back(job: dict[str, Any]) -> bool:  # after a failure, asking first what is there
@@ -295,7 +343,9 @@ def github_gate(root: Path) -> Iterator[str]:
             yield f"{name}: {key} has a condition of its own: {job['if']}"
         if (job.get("concurrency") or {}).get("cancel-in-progress") != "false":
             yield f"{name}: {key} can be cancelled half-way"
-        yield from (f"{name}: {key} {problem}" for problem in _softened(job))
+        yield from (
+            f"{name}: {key} {problem}" for problem in (*_softened(job), *_allows_losses(job))
+        )
     production = jobs.get("production", {})
     if production.get("needs") not in ("staging", ["staging"]):
         yield f"{name}: production does not wait for staging"
@@ -326,7 +376,8 @@ def azure_gate(root: Path) -> Iterator[str]:
             yield f"{AZURE}: {key} lacks {missing}, or has it too early"
         if f'"environment": "{key}"' not in json.dumps(stage):
             yield f"{AZURE}: {key} is not in the environment {key}, whose approvals guard it"
-        yield from (f"{AZURE}: {key} {problem}" for problem in _softened(stage))
+        problems = (*_softened(stage), *_allows_losses(stage))
+        yield from (f"{AZURE}: {key} {problem}" for problem in problems)
     if stages.get("production", {}).get("dependsOn") != "staging":
         yield f"{AZURE}: production does not wait for staging"
     if not _goes_back(stages.get("production", {})):
@@ -355,7 +406,7 @@ def variables(root: Path) -> Iterator[str]:
 
 
 CHECKS = (
-    pins, actionlint, zizmor, schemas, shell, cli_versions, variables, github_gate, azure_gate,
+    pins, actionlint, zizmor, schemas, shell, scripts, cli_versions, variables, github_gate, azure_gate,
 )  # fmt: skip
 
 

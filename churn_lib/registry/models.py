@@ -74,12 +74,17 @@ _FIXES = {
     "error code (401|403)|Unauthenticated|UNAUTHENTICATED|PermissionDenied|PERMISSION_DENIED": "refuses "
     "the credentials: renew them (`databricks auth login`, DATABRICKS_TOKEN, MLFLOW_TRACKING_TOKEN), or "
     "ask for the right",
+    "INVALID_TOKEN|[Ii]nvalid (access )?[Tt]oken": "does not know the token: renew it "
+    "(`databricks auth login --host ADDRESS`, DATABRICKS_TOKEN, MLFLOW_TRACKING_TOKEN)",
+    "error code 5\\d\\d|InternalError|INTERNAL_ERROR|TEMPORARILY_UNAVAILABLE|TemporarilyUnavailable": "has "
+    "failed by itself: try again, and look at the status of the service if it stays so",
     "credential configuration failed": "has no credentials for the workspace: correct "
     "DATABRICKS_CONFIG_PROFILE, or make a profile with `databricks auth login`",
     "failed with exception|[Cc]onnection refused|could not connect|timed out|Can't connect": "does not "
     "answer: start it, or correct MLFLOW_TRACKING_URI",
     "unsupported URI|Could not parse|Can't load plugin": "is no address of MLflow: correct "
     "MLFLOW_TRACKING_URI",
+    "^BadRequest|BAD_REQUEST": "does not accept the request: correct what it names",
     "must be in the 'active' state": "has a deleted run here: `mlflow runs restore --run-id RUN_ID`",
 }
 
@@ -87,7 +92,8 @@ _FIXES = {
 # of MLflow, SQLAlchemy and databricks-sdk
 _KINDS = {"MlflowException", "RestException", "OperationalError", "DatabaseError", "ArgumentError"}
 _KINDS |= {"CommandError", "Unauthenticated", "PermissionDenied", "NoSuchModuleError"}
-_KINDS |= {"UnsupportedModelRegistryStoreURIException"}
+_KINDS |= {"UnsupportedModelRegistryStoreURIException", "BadRequest", "InternalError"}
+_KINDS |= {"TemporarilyUnavailable"}
 
 
 def _shown(

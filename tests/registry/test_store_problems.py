@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import mlflow
 import pytest
@@ -156,24 +157,36 @@ def test_a_server_that_takes_the_call_and_never_answers_is_given_up(
 
 
 @pytest.fixture
-def refusing() -> Iterator[str]:
-    """A server at which every token has expired; its address."""
+def refusing() -> Iterator[Any]:
+    """A server at which every token has expired, if it does not give another `answer`; its `address`."""
 
     class Refusing(BaseHTTPRequestHandler):
+        answer: ClassVar[Any] = (
+            403,
+            {"error_code": "PERMISSION_DENIED", "message": "Invalid access token."},
+        )
+        address = ""
+
         def do_GET(self) -> None:
-            body = b'{"error_code": "PERMISSION_DENIED", "message": "Invalid access token."}'
-            self.send_response(403)
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            code, content = self.answer
+            body = json.dumps(content).encode()
+            self.send_response(code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_POST = do_HEAD = do_GET
 
         def log_message(self, *arguments: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        Refusing.address = f"http://127.0.0.1:{server.server_address[1]}"
+        yield Refusing
         server.shutdown()
 
 
@@ -183,13 +196,45 @@ def _who() -> None:
 
 
 def test_expired_credentials_are_named_for_mlflow_and_for_the_workspace(
-    config: Settings, monkeypatch: pytest.MonkeyPatch, refusing: str
+    config: Settings, monkeypatch: pytest.MonkeyPatch, refusing: Any
 ) -> None:
-    monkeypatch.setenv("DATABRICKS_HOST", refusing)
+    monkeypatch.setenv("DATABRICKS_HOST", refusing.address)
     monkeypatch.setenv("DATABRICKS_TOKEN", "expired")
     assert "refuses the credentials: renew them" in reason_of(_who)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing.address)
     assert "refuses the credentials" in reason_of(lambda: registry.connect(config))
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "words", "fix"),
+    [
+        (400, "INVALID_TOKEN", "Invalid Token", "does not know the token: renew it"),
+        (400, "BAD_REQUEST", "no such field", "does not accept the request"),
+        (500, "INTERNAL_ERROR", "once", "has failed by itself: try again"),
+    ],
+)
+@pytest.mark.parametrize("command", [("endpoint", "status"), ("endpoint", "query"), ("history",)])
+def test_a_workspace_that_fails_is_one_line(
+    refusing: Any,
+    command: tuple[str, ...],
+    code: int,
+    name: str,
+    words: str,
+    fix: str,
+) -> None:
+    refusing.answer = (code, {"error_code": name, "message": words})
+    environment = {
+        **os.environ,
+        "CHURN_SETTINGS": str(ROOT / "settings.ini"),
+        "MLFLOW_TRACKING_URI": "databricks",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "DATABRICKS_HOST": refusing.address,
+        "DATABRICKS_TOKEN": "any",
+    }
+    done = warm_churn(*command, "--target", "production", environment=environment)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert fix in done.stderr.splitlines()[-1]
 
 
 def test_a_workspace_without_a_way_in_is_one_line(

@@ -49,7 +49,9 @@ STEP = "      - run: make test\n"
 
 def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
     """The slower checks of them are `make workflows`."""
-    for check in (workflows.pins, workflows.github_gate, workflows.azure_gate, workflows.shell):
+    for check in (
+        workflows.pins, workflows.github_gate, workflows.azure_gate, workflows.shell, workflows.scripts
+    ):  # fmt: skip
         assert list(check(ROOT)) == []
 
 
@@ -77,6 +79,17 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.shell, CD, 'echo "version=$version"', 'echo "version=$(tools/production_version.sh production)"', "SC2312"),
         (workflows.shell, AZURE, 'if [ "${now:-none}"', 'if [ "$(tools/production_version.sh production)"', "SC2312"),
         (workflows.shell, AZURE, 'install_databricks_cli.sh "$(databricksCli)"', 'install_databricks_cli.sh "$(databricks version)"', "SC2312"),
+        (workflows.scripts, "tools/run_job.sh", "databricks jobs get-run", "databricks jobs list-runs", "does not ask for the state"),
+        (workflows.scripts, "tools/run_job.sh", '!= "TERMINATED SUCCESS"', '= "TERMINATED FAILED"', "takes a run for a success"),
+        (workflows.scripts, "tools/run_job.sh", '("--$pair")', '("$pair")', "joined"),
+        (workflows.scripts, "tools/run_job.sh", ' >>"$GITHUB_STEP_SUMMARY"', "", "summary of GitHub"),
+        (workflows.scripts, "tools/run_job.sh", "##vso[task.uploadsummary]", "", "summary of Azure DevOps"),
+        (workflows.scripts, "tools/run_job.sh", "tail -n 1", "head -n 1", "head ends a pipe early"),
+        (workflows.scripts, "tools/production_version.sh", "for pause in 5 15 0", "for again in 0", "first question that fails"),
+        (workflows.scripts, CD, 'production promotion_job "git_sha=$GIT_SHA" action=rollback', "production promotion_job git_sha=$GIT_SHA,action=rollback", "joins parameters"),
+        (workflows.scripts, AZURE, '"git_sha=$BUILD_SOURCEVERSION" action=copy', '"git_sha=$BUILD_SOURCEVERSION,action=copy"', "joins parameters"),
+        (workflows.github_gate, CD, "for name in $ALLOWED_LOSSES", "for name in $NONE", "does not read ALLOWED_LOSSES"),
+        (workflows.azure_gate, AZURE, "for name in ${ALLOWED_LOSSES:-}", "for name in $NONE", "does not read ALLOWED_LOSSES"),
         (workflows.pins, CI, STEP, "      - {uses: actions/checkout@v6}\n", "pin actions/checkout@v6 by commit"),
         (workflows.variables, CD, "BUNDLE_VAR_readers", "BUNDLE_VAR_reader", "does not know BUNDLE_VAR_readers"),
         (workflows.variables, "databricks.yml", "variables:\n  catalog:", "variables:\n  fresh: {}\n  catalog:", "BUNDLE_VAR_fresh, which databricks.yml leaves open"),
@@ -166,7 +179,7 @@ def test_production_is_not_changed_before_the_newest_commit_was_asked_for(projec
 def test_what_the_checks_run_is_all_there_is() -> None:
     own = {path.relative_to(ROOT) for path in (ROOT / ".github/workflows").iterdir()}
     assert own == {path.relative_to(ROOT) for path in workflows.workflows(ROOT)}
-    assert len(workflows.CHECKS) == 9
+    assert len(workflows.CHECKS) == 10
 
 
 # --- the steps that need no cloud, in a clean clone ------------------------------------------------------
@@ -293,29 +306,6 @@ def test_deploying_without_a_variable_is_refused(clone: Path) -> None:
     assert done.returncode == 1
     assert "BUNDLE_VAR_service_principal is empty" in done.stderr
     assert "DATABRICKS_HOST" not in done.stderr
-
-
-@pytest.mark.parametrize(("code", "expected"), [(0, "succeeded"), (3, "failed")])
-def test_a_job_on_databricks_ends_its_step_as_it_ends(
-    tmp_path: Path, code: int, expected: str
-) -> None:
-    """With a stand-in for the CLI that notes its arguments."""
-    fake = tmp_path / "databricks"
-    fake.write_text(
-        f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\necho 'Run URL: https://x.example/run/1' >&2\nexit {code}\n"
-    )
-    fake.chmod(0o755)
-    environment = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
-    }
-    command = ["bash", str(ROOT / "tools/run_job.sh"), "staging", "some_job", "a=1,b=2"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert (done.returncode != 0) == (code != 0)
-    asked = (tmp_path / "asked").read_text().split()
-    assert asked == ["bundle", "run", "some_job", "--target", "staging", "--params", "a=1,b=2"]
-    summary = (tmp_path / "summary.md").read_text()
-    assert summary == f"- some_job on staging {expected}: https://x.example/run/1\n"
 
 
 # --- the comment ------------------------------------------------------------------------------------------
@@ -550,20 +540,6 @@ def stand_in(folder: Path, name: str, body: str) -> dict[str, str]:
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
-@pytest.mark.parametrize(("before", "method"), [("", "POST"), ("42", "PATCH")])
-def test_a_comment_is_put_once_and_renewed_after_that(
-    tmp_path: Path, before: str, method: str
-) -> None:
-    body = f'case "$*" in *"/pulls/7 "*) echo abc ;; *--paginate*) echo "{before}" ;; esac'
-    environment = {**stand_in(tmp_path, "gh", body), "REPOSITORY": "o/r", "HEAD_SHA": "abc"}
-    (tmp_path / "number").write_text("7\n")
-    command = ["bash", str(ROOT / "tools/comment.sh"), "number", "comment.md"]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
-    last = (tmp_path / "asked").read_text().splitlines()[-1]
-    place = "issues/comments/42" if before else "issues/7/comments"
-    assert last == f"api --method {method} repos/o/r/{place} --field body=@comment.md --silent"
-
-
 @pytest.mark.parametrize(
     ("number", "head", "code"), [("7", "newer", 0), ("7; ls", "abc", 1), ("", "abc", 1)]
 )
@@ -579,31 +555,6 @@ def test_a_run_cannot_comment_on_a_pull_request_that_is_not_its_own(
     assert run.returncode == code
     asked = tmp_path / "asked"
     assert "--method" not in (asked.read_text() if asked.exists() else "")
-
-
-@pytest.mark.parametrize(
-    ("aliases", "printed"),
-    [
-        ([{"alias_name": "Staging", "version_num": 4}], ""),
-        ([{"alias_name": "Staging", "version_num": 4}, {"alias_name": "Production", "version_num": 3}], "3\n"),
-        (None, ""),
-    ],
-)  # fmt: skip
-def test_the_version_at_production_is_asked_of_unity_catalog(
-    tmp_path: Path, aliases: list[dict[str, Any]] | None, printed: str
-) -> None:
-    answer = json.dumps({"aliases": aliases} if aliases else {})
-    environment = stand_in(tmp_path, "databricks", f"echo '{answer}'")
-    (tmp_path / "tools").mkdir()
-    (tmp_path / ".venv/bin").mkdir(parents=True)
-    shutil.copy(ROOT / "tools/production_version.sh", tmp_path / "tools")
-    churn = tmp_path / ".venv/bin/churn"
-    churn.write_text('#!/bin/sh\necho "{\\"model_name\\": \\"a.b.c\\"}"\n')
-    churn.chmod(0o755)
-    command = ["bash", str(tmp_path / "tools/production_version.sh"), "staging"]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert (run.returncode, run.stdout) == (0, printed)
-    assert (tmp_path / "asked").read_text().startswith("registered-models get a.b.c ")
 
 
 @pytest.mark.parametrize(("name", "key"), [(CD, "run"), (AZURE, "bash")])
