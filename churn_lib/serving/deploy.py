@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Traffic', 'DeploymentFailed', 'DeploymentRefused', 'on_databricks', 'connect', 'desired_entity', 'desired_gateway',
            'PreviousConfig', 'previous_config', 'Deployer', 'wait_until_idle', 'wait_until_ready', 'create',
-           'update_config', 'update_gateway', 'Deployment', 'Task', 'deploy', 'move', 'status', 'beside_production',
-           'example_customer', 'how_to_ask']
+           'update_config', 'update_gateway', 'Deployment', 'Task', 'deploy', 'move', 'Settlement', 'settle', 'status',
+           'beside_production', 'example_customer', 'how_to_ask']
 
 # %% ../../nbs/lib/serving/deploy.ipynb #a5a8fb55
 import contextlib
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, Literal
 
 import ibis
 import pandas as pd
@@ -37,7 +37,7 @@ from ..registry import models as registry_module
 from ..registry.evidence import VersionChanged, accept_changed, refuse_changed
 from ..registry.models import missing
 from ..registry.promotion import FORCED, objection, rollback
-from ..registry.promotion_log import read, user
+from ..registry.promotion_log import read, recover, user
 from .local import process
 from churn_lib.serving.smoke_test import (
     Sample,
@@ -161,12 +161,16 @@ def _scaled(shares: Traffic, total: int) -> Traffic:  # so that they add up to t
 def previous_config(
     found: Detailed | None,
     entity: ServedEntityInput,  # that is being deployed
+    proven: int | None = None,  # version that the last successful deployment has verified
 ) -> PreviousConfig:
-    "What to go back to; after a crash in a canary that is the version beside the new one."
+    "What to go back to; a share that nobody has verified is left out."
+    wanted, known = ((entity.entity_name, str(n)) for n in (entity.entity_version, proven))
+    served = [(each.entity_name, each.entity_version) for each in _entities(found)]
+    kept = {known} if known in served else {*served}
     others = [
         _as_input(each)
         for each in _entities(found)
-        if (each.entity_name, each.entity_version) != (entity.entity_name, entity.entity_version)
+        if (each.entity_name, each.entity_version) in kept - {wanted}
     ]
     shares = {str(each.name): _traffic(found).get(str(each.name), 0) for each in others}
     if not sum(shares.values()):
@@ -176,7 +180,7 @@ def previous_config(
 # %% ../../nbs/lib/serving/deploy.ipynb #8f40dcc8
 @dataclass
 class Deployer:
-    "Brings one endpoint from state to state, within one bound on the time."
+    "Brings one endpoint from state to state, within a bound on the time."
 
     client: WorkspaceClient
     settings: Settings
@@ -184,6 +188,10 @@ class Deployer:
     deadline: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        "Give what follows all of the time, whatever was used before."
         self.deadline = time.monotonic() + self.settings.serving.deploy_timeout_seconds
 
     @property
@@ -455,32 +463,39 @@ def _restore_alias(task: Task, former: int | None, reason: str) -> str:
 # %% ../../nbs/lib/serving/deploy.ipynb #aad8a6d9
 def _restore_endpoint(task: Task, found: Detailed | None, previous: PreviousConfig) -> str:
     # what serves instead, for the message
-    deployer, restored = task.deployer, list[str]()
-    now = deployer.find()
-    if found is not None and now is not None:
-        update_gateway(deployer, now, found.ai_gateway)
+    deployer, now = task.deployer, task.deployer.find()
     if previous.entities:
         update_config(deployer, previous.entities, previous.traffic)
         wait_until_ready(deployer, previous.entities[0])
-        restored.append(f"the endpoint serves version {previous.version} as before")
-    elif found is None and now is not None:
+        return f"the endpoint serves version {previous.version} as before"
+    if found is None and now is not None:
         deployer.client.serving_endpoints.delete(deployer.name)
-        restored.append("the endpoint, made for it, is removed")
-    return "; ".join(restored)
+        return "the endpoint, made for it, is removed"
+    return ""
+
+
+def _restore_gateway(task: Task, found: Detailed | None) -> str:
+    now = task.deployer.find()
+    if found is not None and now is not None:
+        update_gateway(task.deployer, now, found.ai_gateway)
+    return ""
 
 
 def _restore(task: Task, found: Detailed | None, previous: PreviousConfig, reason: str) -> str:
-    # what serves instead, for the message; whether the endpoint can be put back or not, the alias is
-    steps = (
-        partial(_restore_endpoint, task, found, previous),
-        partial(_restore_alias, task, previous.version, reason),
-    )
+    # what serves instead, for the message; each part is put back, whether the others can be or not
+    task.deployer.start_clock()
+    settle = f"`churn endpoint settle --target {task.settings.target}`"
+    steps = {
+        "the alias": partial(_restore_alias, task, previous.version, reason),
+        "the endpoint": partial(_restore_endpoint, task, found, previous),
+        "its AI Gateway": partial(_restore_gateway, task, found),
+    }
     restored = list[str]()
-    for step in steps:
+    for part, step in steps.items():
         try:
             restored.append(step())
         except Exception as error:
-            restored.append(f"and it could not be put back: {error}")
+            restored.append(f"{part} could not be put back, {settle} does that: {error}")
     return "; ".join(filter(None, restored)) or "nothing else was changed"
 
 # %% ../../nbs/lib/serving/deploy.ipynb #41560c4a
@@ -502,11 +517,37 @@ def _one_at_a_time(settings: Settings, log: Callable[[str], None]) -> Iterator[N
         yield
 
 # %% ../../nbs/lib/serving/deploy.ipynb #2c7c6c5c
+def _deployments(
+    settings: Settings,
+    tables: Tables,
+) -> list[dict[str, Any]]:  # of the endpoint, newest first
+    if not tables.exists("gold.deployments"):
+        return []
+    table = tables.read("gold.deployments")
+    own = table.filter(
+        table.endpoint_name == settings.serving.endpoint_name,
+        table.model_name == settings.model_name,
+    )
+    rows: list[dict[str, Any]] = own.order_by(ibis.desc("deployed_at")).to_pyarrow().to_pylist()
+    return rows
+
+
+def _proven(settings: Settings, tables: Tables) -> int | None:  # version; None: none on record
+    rows = _deployments(settings, tables)
+    return next((row["to_version"] for row in rows if row["outcome"] != "failed"), None)
+
+# %% ../../nbs/lib/serving/deploy.ipynb #cf175852
 def _run(task: Task) -> Deployment:
-    began, deployer = time.monotonic(), task.deployer
-    found = wait_until_idle(deployer)
-    previous = previous_config(found, task.entity)
+    began, deployer, proven = time.monotonic(), task.deployer, _proven(task.settings, task.tables)
     try:
+        found = deployer.find()
+    except DatabricksError as error:
+        unasked = f"version {task.version} is not deployed (nothing was changed)"
+        raise DeploymentFailed(f"{unasked}: {type(error).__name__}: {error}") from error
+    previous = previous_config(found, task.entity, proven)
+    try:
+        found = wait_until_idle(deployer)
+        previous = previous_config(found, task.entity, proven)
         deployer.log(f"asking version {task.version} itself about holdout customers")
         task.sample = holdout_sample(task.registry, task.tables, task.version, task.settings)
         outcome, report = _serve(task, found, previous)
@@ -645,6 +686,118 @@ def move(
             raise
         back = _production_goes_back(registry, tables, version, git_sha, str(error))
         raise DeploymentFailed(f"{error}{back}") from error
+
+# %% ../../nbs/lib/serving/deploy.ipynb #1134889a
+def _not_served(found: Detailed | None, version: int) -> str:  # empty when it gets all traffic
+    if found is None or found.state is None:
+        return "no endpoint serves it"
+    if (state := found.state.config_update) is not api.EndpointStateConfigUpdate.NOT_UPDATING:
+        return f"the endpoint is {state.value if state else 'in an unknown state'}"
+    names = {each.name: each.entity_version for each in _entities(found)}
+    shares = {names.get(name): share for name, share in _traffic(found).items()}
+    if shares == {str(version): 100}:
+        return ""
+    served = ", ".join(f"version {number} {share} %" for number, share in shares.items())
+    return f"the endpoint serves {served or 'nothing'}"
+
+
+def _unproven(
+    settings: Settings,
+    tables: Tables,
+    found: Detailed | None,  # the endpoint
+    version: int,  # at Production
+) -> str:  # why; empty when the last deployment has verified it since it came there
+    if reason := _not_served(found, version):
+        return reason
+    moves = read(tables, settings.model_name).moves
+    row = next(iter(_deployments(settings, tables)), None)
+    if row is None or row["outcome"] == "failed" or row["to_version"] != version:
+        return "the last deployment has not verified it"
+    if moves and moves[-1].to_version == version and row["deployed_at"] < moves[-1].promoted_at:
+        return "no deployment has verified it since it came to Production"
+    return ""
+
+# %% ../../nbs/lib/serving/deploy.ipynb #0ca5ed23
+@dataclass(frozen=True)
+class Settlement:
+    "What is at Production and on its endpoint, once nothing is open any longer."
+
+    outcome: Literal["empty", "proven", "deployed", "rolled back"]
+    version: int | None  # at Production now
+    sentence: str  # for the reader
+
+
+def _previous_comes_back(
+    task: Task,  # its deployment has failed, or was refused
+    reason: str,
+) -> int:  # version at Production now
+    registry, tables, version = task.registry, task.tables, task.version
+    now, last = registry.version_of(PRODUCTION), read(tables, registry.model_name).last
+    if now not in (version, None):  # the deployment has put it back
+        return now
+    if last is None or last.to_version != version or last.action == "rollback":
+        return version  # it has served before: there is nothing to go back to
+    if last.from_version not in registry.numbers():
+        return version
+    why = f"it was never proven: {reason.splitlines()[0][:300]}"
+
+    def follow(number: int) -> None:
+        asked = ("", number, task.git_sha, task.deployer.log, task.deployer.client, True, why)
+        deploy(task.settings, registry, tables, *asked)
+
+    rollback(
+        registry,
+        tables,
+        why,
+        task.git_sha,
+        last.from_version,
+        force=True,
+        follow=follow,
+        accept=False,
+    )
+    return last.from_version
+
+# %% ../../nbs/lib/serving/deploy.ipynb #ad3af916
+def _prove(task: Task, why: str) -> Settlement:
+    version, deployer = task.version, task.deployer
+    deployer.log(f"version {version} is Production and not proven: {why}")
+    asked = (PRODUCTION, 0, task.git_sha, deployer.log, deployer.client)
+    try:
+        deploy(task.settings, task.registry, task.tables, *asked)
+    except (DeploymentFailed, DeploymentRefused) as error:
+        now = _previous_comes_back(task, str(error))
+        open_question = "" if now != version else "there is no version to go back to"
+        if open_question := open_question or _not_served(deployer.find(), now):
+            raise DeploymentFailed(
+                f"Production is version {now}, and not settled ({open_question}): {error}"
+            ) from error
+        message = (
+            f"Version {version} could not be proven, version {now} is Production again: {error}"
+        )
+        return Settlement("rolled back", now, message)
+    return Settlement(
+        "deployed", version, f"Version {version} is Production, and proven now ({why})."
+    )
+
+
+def settle(
+    settings: Settings,
+    registry: Registry,
+    tables: Tables,
+    git_sha: str = "",  # commit that settles
+    log: Callable[[str], None] = print,
+    client: WorkspaceClient | None = None,  # found by settings when None
+) -> Settlement:
+    "Prove what is at Production, or bring the version before back; raises `DeploymentFailed`."
+    recover(registry, tables)
+    version = registry.version_of(PRODUCTION)
+    if version is None:
+        return Settlement("empty", None, "Nothing is at Production: nothing to settle.")
+    deployer = Deployer(client or connect(settings), settings, log)
+    if why := _unproven(settings, tables, deployer.find(), version):
+        return _prove(Task(settings, registry, tables, deployer, version, PRODUCTION, git_sha), why)
+    message = f"Version {version} is Production and proven: nothing to settle."
+    return Settlement("proven", version, message)
 
 # %% ../../nbs/lib/serving/deploy.ipynb #ff68677a
 def _served(found: Detailed) -> list[dict[str, Any]]:

@@ -107,6 +107,7 @@ def answers(store: Settings) -> dict[str, tuple[str, str]]:
         ["data", "simulate", "--customers", "20", "--days", "40", "--replace"],
         ["data", "maintain"],
         ["deploy", "--version", "3"],
+        ["endpoint", "settle"],
         ["endpoint", "status"],
         ["monitor", "status"],
         ["monitor", "alerts"],

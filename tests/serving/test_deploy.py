@@ -227,6 +227,22 @@ def test_the_commands_deploy_show_ask_and_stop_behind_a_proxy(
     assert "STOPPED" in stopped.stdout
 
 
+def test_the_command_settles_what_a_killed_run_has_left(served: Settings) -> None:
+    at_production(served, 2)
+    settled = churn(served, "endpoint", "settle", "--json")
+    assert settled.returncode == 0, settled.stderr
+    answer = json.loads(settled.stdout)
+    assert (answer["outcome"], answer["version"]) == ("deployed", 2)
+    assert traffic(served) == {"churn-prediction-gbm-2": 100}
+    again = churn(served, "endpoint", "settle")
+    assert again.stdout == "Version 2 is Production and proven: nothing to settle.\n"
+    at_production(served, 3)
+    back = churn(served, "endpoint", "settle")
+    assert back.returncode == 0, back.stderr
+    assert back.stdout.startswith("Version 3 could not be proven, version 2 is Production again: ")
+    assert traffic(served) == {"churn-prediction-gbm-2": 100}
+
+
 def test_an_alias_that_does_not_exist_is_refused_in_one_line(served: Settings) -> None:
     refused = churn(served, "deploy", "--alias", "Nowhere")
     assert refused.returncode == 2
