@@ -262,6 +262,7 @@ def _in_order(
 
 
 def _is(line: str, command: str) -> bool:  # the command itself, not a line that talks of it
+    line = re.sub(r"^\w+=\$\(([^()]*)\)", r"\1", line)  # its answer may be kept
     return f"{line} ".startswith(command.removesuffix(" ") + " ")
 
 
@@ -280,9 +281,13 @@ PRODUCTION = (
     "tools/newest_commit.sh",
     GUARD,
     f"{DEPLOY} production",
-    f"{RUN} production promotion_job",
+    "tools/wait_for_runs.sh production promotion_job deployment_job",
+    f"{RUN} production promotion_job action=settle",
+    "tools/production_version.sh production",
+    f"{RUN} production promotion_job action=copy",
     f"{RUN} production deployment_job",
 )
+BACK = ("rollback", "settle")  # what has moved; what has not, and may wait for an update
 LOSSES = r"for name in \$\{?ALLOWED_LOSSES.*--allow"
 SOFT = ("continue-on-error", "continueOnError")
 
@@ -314,7 +319,7 @@ def _allows_losses(job: dict[str, Any]) -> Iterator[str]:
 def _goes_back(job: dict[str, Any]) -> bool:  # after a failure, asking first what is there
     return any(
         "failed()" in condition.replace("failure()", "failed()")
-        and "action=rollback" in body
+        and all(f"{RUN} production promotion_job action={each}" in body for each in BACK)
         and re.search(r"^\s*now=\$\(tools/production_version\.sh production\)", body, re.MULTILINE)
         for step in steps(job)
         for condition in [str(step.get("if") or step.get("condition") or "")]

@@ -23,7 +23,7 @@
 git_sha: str = ""  # commit that moves it; empty: what is checked out
 target: str = "local"  # section of settings.ini whose Production is moved
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
-action: str = "show"  # show, copy or rollback
+action: str = "show"  # show, settle, copy or rollback
 origin: str = "staging"  # copy: section of settings.ini that has judged the version
 model_version: int = 0  # copy: version in origin; 0: the one at Production there
 force: bool = False  # copy: also an older version, or one that was not compared
@@ -52,14 +52,23 @@ pd.Series({"model": config.model_name, "Production": before or "none"}).to_frame
 # %% [markdown]
 # ## The move
 #
-# A copy is refused without a gate report that passed; what is in this environment already is not copied
-# again. A rollback needs a reason, and so does a copy by `force`. A rehearsal moves nothing.
+# Settling deploys and verifies what is at Production when a run before has not come that far, or rolls it back. A copy
+# is refused without a gate report that passed, and when the origin has replaced the version since; what is in this
+# environment already is not copied again. A rollback needs a reason, and so does a copy by `force`. A rehearsal
+# moves nothing.
 
 # %%
-if job.action not in ("show", "copy", "rollback"):
-    raise job_context.JobError(f"action = {job.action!r}: use show, copy or rollback")
+if job.action not in ("show", "settle", "copy", "rollback"):
+    raise job_context.JobError(f"action = {job.action!r}: use show, settle, copy or rollback")
 if job.rehearsal and job.action != "show":
     print(f"Rehearsal: no {job.action}, Production stays {before or 'empty'}.")
+
+# %%
+if job.action == "settle" and not job.rehearsal:
+    from churn_lib import tables
+    from churn_lib.serving import deploy
+
+    print(deploy.settle(config, models, tables.connect(config), job.git_sha).sentence)
 
 # %%
 if job.action == "copy" and not job.rehearsal:

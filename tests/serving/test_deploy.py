@@ -243,6 +243,16 @@ def test_the_command_settles_what_a_killed_run_has_left(served: Settings) -> Non
     assert traffic(served) == {"churn-prediction-gbm-2": 100}
 
 
+def test_the_job_settles_before_production_moves_on(served: Settings) -> None:
+    """As the pipeline starts it, after a run that was cancelled between the move and the smoke test."""
+    at_production(served, 2)
+    done = churn(served, "run", "promotion_job", "-p", "action=settle")
+    assert done.returncode == 0, done.stderr
+    assert traffic(served) == {"churn-prediction-gbm-2": 100}
+    record = last_record(served)
+    assert (record["outcome"], record["to_version"]) == ("updated", 2)
+
+
 def test_an_alias_that_does_not_exist_is_refused_in_one_line(served: Settings) -> None:
     refused = churn(served, "deploy", "--alias", "Nowhere")
     assert refused.returncode == 2

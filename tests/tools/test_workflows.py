@@ -86,8 +86,8 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.scripts, "tools/run_job.sh", "##vso[task.uploadsummary]", "", "summary of Azure DevOps"),
         (workflows.scripts, "tools/run_job.sh", "tail -n 1", "head -n 1", "head ends a pipe early"),
         (workflows.scripts, "tools/production_version.sh", "for pause in 5 15 0", "for again in 0", "first question that fails"),
-        (workflows.scripts, CD, 'production promotion_job "git_sha=$GIT_SHA" action=rollback', "production promotion_job git_sha=$GIT_SHA,action=rollback", "joins parameters"),
-        (workflows.scripts, AZURE, '"git_sha=$BUILD_SOURCEVERSION" action=copy', '"git_sha=$BUILD_SOURCEVERSION,action=copy"', "joins parameters"),
+        (workflows.scripts, CD, 'promotion_job action=rollback "git_sha=$GIT_SHA"', "promotion_job action=rollback,git_sha=$GIT_SHA", "joins parameters"),
+        (workflows.scripts, AZURE, 'action=copy "git_sha=$BUILD_SOURCEVERSION"', '"action=copy,git_sha=$BUILD_SOURCEVERSION"', "joins parameters"),
         (workflows.github_gate, CD, "for name in $ALLOWED_LOSSES", "for name in $NONE", "does not read ALLOWED_LOSSES"),
         (workflows.azure_gate, AZURE, "for name in ${ALLOWED_LOSSES:-}", "for name in $NONE", "does not read ALLOWED_LOSSES"),
         (workflows.pins, CI, STEP, "      - {uses: actions/checkout@v6}\n", "pin actions/checkout@v6 by commit"),
@@ -113,6 +113,8 @@ def test_what_is_broken_on_purpose_is_found(
 
 
 NEWEST = '        run: tools/newest_commit.sh "$GIT_SHA"\n'
+SETTLE = '          tools/run_job.sh production promotion_job action=settle "git_sha=$GIT_SHA"\n'
+WAIT = "          tools/wait_for_runs.sh production promotion_job deployment_job\n"
 GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation_job "git_sha=$GIT_SHA"\n'
 
 
@@ -148,6 +150,15 @@ GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation
         (CD, NEWEST, NEWEST.rstrip("\n") + " || true\n", "production swallows an error"),
         (CD, NEWEST, NEWEST + "        if: github.run_attempt == 1\n", "only if github.run_attempt == 1"),
         (AZURE, "tools/newest_commit.sh", "echo", "production lacks tools/newest_commit.sh"),
+        (CD, SETTLE, "", "production lacks tools/production_version.sh production, or has it too early"),
+        (CD, SETTLE, SETTLE.rstrip("\n") + " || true\n", "production swallows an error"),
+        (CD, SETTLE, SETTLE.replace("settle", "show"), "production lacks tools/production_version.sh production, or has it too early"),
+        (CD, WAIT, "", "production lacks tools/wait_for_runs.sh production promotion_job deployment_job"),
+        (CD, WAIT, WAIT.replace(" deployment_job", ""), "production lacks tools/wait_for_runs.sh"),
+        (CD, "  " + SETTLE, "", "production does not go back"),
+        (AZURE, "promotion_job action=settle", "promotion_job action=show", "production lacks tools/production_version.sh production, or has it too early"),
+        (AZURE, "wait_for_runs.sh production promotion_job deployment_job", "wait_for_runs.sh production deployment_job", "production lacks tools/wait_for_runs.sh"),
+        (AZURE, "promotion_job action=rollback", "promotion_job action=show", "production does not go back"),
         (AZURE, 'sh "$BUILD_SOURCEVERSION"', 'sh "$BUILD_SOURCEVERSION" || true', "production swallows an error"),
     ],
 )  # fmt: skip
@@ -176,6 +187,36 @@ def test_production_is_not_changed_before_the_newest_commit_was_asked_for(projec
     assert any("or has it too early" in line for line in workflows.github_gate(project))
 
 
+def test_what_was_left_is_settled_before_anybody_asks_what_serves(project: Path) -> None:
+    """Else the version that nobody has proven would be the one to go back to."""
+    text = (project / CD).read_text()
+    step = text[text.index("      - name: what a cancelled run has left is settled\n") :]
+    step = step[: step.index(SETTLE) + len(SETTLE)]
+    move = "      - name: the version that staging validated, and no other\n"
+    (project / CD).write_text(text.replace(step, "").replace(move, step + move))
+    assert any("or has it too early" in line for line in workflows.github_gate(project))
+
+
+@pytest.mark.parametrize(("name", "key"), [(CD, "run"), (AZURE, "bash")])
+@pytest.mark.parametrize(
+    ("now", "before", "action"), [("2", "2", "settle"), ("3", "2", "rollback")]
+)
+def test_after_a_failure_what_has_moved_goes_back_and_what_has_not_is_settled(
+    tmp_path: Path, name: str, key: str, now: str, before: str, action: str
+) -> None:
+    content = workflows.steps(workflows.read(ROOT / name))
+    body = next(step[key] for step in content if "action=rollback" in step.get(key, ""))
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools/azure_variables.sh").touch()
+    stand_in(tmp_path / "tools", "production_version.sh", f"echo {now}")
+    stand_in(tmp_path / "tools", "run_job.sh", "")
+    known = {**os.environ, "BEFORE": before, "GIT_SHA": "abc", "BUILD_SOURCEVERSION": "abc"}
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", body]
+    subprocess.run(command, cwd=tmp_path, env=known, check=True, capture_output=True)
+    _, asked = (tmp_path / "tools/asked").read_text().splitlines()
+    assert asked.startswith(f"production promotion_job action={action} git_sha=abc")
+
+
 def test_what_the_checks_run_is_all_there_is() -> None:
     own = {path.relative_to(ROOT) for path in (ROOT / ".github/workflows").iterdir()}
     assert own == {path.relative_to(ROOT) for path in workflows.workflows(ROOT)}
@@ -193,6 +234,7 @@ CLOUD = (
     "install_databricks_cli",
     "alert_issues",
     "newest_commit.sh",
+    "wait_for_runs.sh",
 )
 # these are `make test` itself, or what it does: running them here would run the tests in the tests
 LONG = (
