@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RUNNABLE', 'Graph', 'BAD', 'PlanError', 'declared_parameters', 'references', 'as_text', 'fill', 'task_graph',
-           'job_graph', 'circle', 'reachable', 'decide', 'compare', 'value_problem', 'check_values', 'Step', 'Plan',
-           'make_plan']
+           'job_graph', 'circle', 'reachable', 'decide', 'compare', 'value_problem', 'check_values', 'taken', 'Step',
+           'Plan', 'make_plan']
 
 # %% ../../nbs/lib/bundle/plan.ipynb #c0e4a573
 import ast
@@ -67,10 +67,15 @@ def declared_parameters(
 _REFERENCE = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 
 
+def _reference(text: str) -> list[str]:  # job.parameters.[a.b] is job, parameters, a.b
+    found = re.findall(r'\["?([^\]"]*)"?\]|([^.\[\]]+)', text)
+    return [quoted or plain for quoted, plain in found] or [text]
+
+# %% ../../nbs/lib/bundle/plan.ipynb #sp51b
 def references(value: Any) -> Iterator[list[str]]:  # each reference split at its dots
     "The dynamic references in texts inside `value`."
     if isinstance(value, str):
-        yield from (found.split(".") for found in _REFERENCE.findall(value))
+        yield from map(_reference, _REFERENCE.findall(value))
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from references(part)
@@ -86,7 +91,9 @@ def fill(
     known: dict[str, str],  # reference to its text
 ) -> str:
     "The text with every reference that is known replaced by what it stands for."
-    return _REFERENCE.sub(lambda match: known.get(match.group(1), match.group()), value)
+    return _REFERENCE.sub(
+        lambda match: known.get(".".join(_reference(match.group(1))), match.group()), value
+    )
 
 # %% ../../nbs/lib/bundle/plan.ipynb #ed7c382e
 def _own(
@@ -233,17 +240,31 @@ def check_values(path: Path, values: dict[str, str], place: str) -> None:
             raise PlanError(f"{place}: {problem}")
 
 # %% ../../nbs/lib/bundle/plan.ipynb #965155dd
+def taken(
+    path: Path,  # a notebook
+    parameters: dict[str, str],  # of its job
+) -> dict[str, str]:  # those that the notebook declares
+    "What a notebook gets of the parameters of its job: Databricks offers it all of them."
+    declared = declared_parameters(path)
+    return {name: value for name, value in parameters.items() if name in declared}
+
+# %% ../../nbs/lib/bundle/plan.ipynb #sp52b
+def _undeclared(where: str, name: str, declared: dict[str, Any]) -> str:
+    known = ", ".join(declared) or "none"
+    return f"{where} declares no parameter {name!r}; it declares {known}"
+
+
 def _notebook(bundle: Bundle, task: Task, given: dict[str, str], place: str) -> Path:
     # the notebook, which declares every parameter it will get; given: the job's parameters
     where = str(task.spec("notebook_task").get("notebook_path") or "")
     if where.startswith("/") or not where.endswith(".ipynb"):
         raise PlanError(f"{place}: notebook_path {where!r} is not an .ipynb file of the bundle")
     path = bundle.root / where
-    declared, values = declared_parameters(path), {**_own(task, "base_parameters", given), **given}
-    for name in values:
+    declared, own = declared_parameters(path), _own(task, "base_parameters", given)
+    for name in own:
         if name not in declared:
-            known = ", ".join(declared) or "none"
-            raise PlanError(f"{place}: {where} declares no parameter {name!r}; it declares {known}")
+            raise PlanError(f"{place}: {_undeclared(where, name, declared)}")
+    values = {**own, **taken(path, given)}
     if "rehearsal" in declared.keys() - values.keys():
         fix = 'give the job a parameter rehearsal with the default "false"'
         raise PlanError(f"{place}: {where} rehearses by default; {fix}")
@@ -338,6 +359,19 @@ def _parameters(bundle: Bundle, job: Job, given: dict[str, str], place: str) -> 
     return values
 
 # %% ../../nbs/lib/bundle/plan.ipynb #060deafb
+def _check_taken(bundle: Bundle, key: str, parameters: dict[str, str], steps: list[Step]) -> None:
+    # every job parameter is taken by a notebook, or named somewhere
+    notebooks = {step.task.task_key: step.notebook for step in steps if step.notebook}
+    named = {tuple(parts) for parts in references(bundle.job_bodies[key].get("tasks"))}
+    for name in parameters:
+        left = [path for path in notebooks.values() if name not in declared_parameters(path)]
+        if left and len(left) == len(notebooks) and ("job", "parameters", name) not in named:
+            task_key, path = next(iter(notebooks.items()))
+            where = str(path.relative_to(bundle.root))
+            problem = _undeclared(where, name, declared_parameters(path))
+            raise PlanError(f"{key}.{task_key}: {problem}")
+
+# %% ../../nbs/lib/bundle/plan.ipynb #sp53b
 def _nested(
     bundle: Bundle,
     task: Task,
@@ -381,6 +415,7 @@ def make_plan(
         else:
             nested = _nested(bundle, task, parameters, place, (*callers, key))
         steps.append(Step(task, kind, notebook, nested, frozenset(before)))
+    _check_taken(bundle, key, parameters, steps)
     chosen = tuple(step for step in steps if only in (None, step.task.task_key))
     if not chosen:
         raise PlanError(f"{key} has no task {only!r}; it has {', '.join(kinds)}")

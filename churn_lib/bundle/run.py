@@ -39,6 +39,7 @@ from churn_lib.bundle.plan import (
     decide,
     fill,
     references,
+    taken,
 )
 from ..job_context import job_environment, read_values, write_values
 
@@ -435,7 +436,8 @@ def _run_notebook(run: Run, step: Step) -> None:
     task_key = step.task.task_key
     if read_values(run.values, task_key):  # of an attempt before this one
         write_values(run.values, task_key, {})
-    values = {**_filled(run, step, "base_parameters"), **run.plan.parameters}
+    given = taken(step.notebook, run.plan.parameters)
+    values = {**_filled(run, step, "base_parameters"), **given}
     check_values(step.notebook, values, task_key)
     on_cell = partial(run.reporter.cell, run.folder.name, step)
     output, environment = run.folder / f"{task_key}.ipynb", _environment(run, step)

@@ -187,6 +187,21 @@ def test_a_bundle_without_a_mistake_has_no_findings(bundle: Project) -> None:
     assert check(bundle.root) == []
 
 
+USE = """          environment_key: light
+          notebook_task:
+            notebook_path: nbs/use.ipynb
+            base_parameters:
+              made: "{{tasks.make.values.made}}"
+              size: "{{job.parameters.git_sha}}"
+"""
+
+
+def for_each(notebook: str) -> tuple[str, str]:
+    """The second task, repeated: what is replaced, and by what."""
+    inner = f"{{task_key: each, notebook_task: {{{notebook}}}}}"
+    return USE, f"          for_each_task: {{inputs: '[1]', task: {inner}}}\n"
+
+
 # what is replaced, by what, what is said, and what stands at the line that is named
 BREAKS = [
     # fields
@@ -213,7 +228,8 @@ BREAKS = [
     ("            base_parameters: {size: 3}", "            base_parameters: {size: 3}\n          condition_task: {op: EQUAL_TO, left: a, right: a}", "a task has one type, found notebook_task, condition_task", "task_key: make"),
     ("environment_key: light\n          notebook", "environment_key: lite\n          notebook", "environment_key lite is not in environments; did you mean light", "lite"),
     ("          job_cluster_key: main\n          notebook", "          job_cluster_key: mian\n          notebook", "job_cluster_key mian is not in job_clusters", "mian"),
-    ("          environment_key: light\n          notebook", "          notebook", "task use has no compute", "task_key: use"),
+    ("          environment_key: light\n          notebook_task:\n            notebook_path: nbs/use.ipynb\n            base_parameters:\n              made: \"{{tasks.make.values.made}}\"\n              size: \"{{job.parameters.git_sha}}\"\n",
+     "          python_wheel_task: {package_name: a, entry_point: b}\n", "task use has no compute", "task_key: use"),
     ("          environment_key: light\n          notebook", "          environment_key: light\n          job_cluster_key: main\n          notebook", "two kinds of compute", "_key"),
     ("          environment_key: light\n          notebook_task:\n            notebook_path: nbs/use.ipynb\n            base_parameters:\n              made: \"{{tasks.make.values.made}}\"\n              size: \"{{job.parameters.git_sha}}\"\n",
      "          for_each_task: {inputs: \"[1]\", task: {task_key: each, spark_python_task: {python_file: a.py}}}\n", "task each has no compute", "for_each_task"),
@@ -224,7 +240,7 @@ BREAKS = [
     ('size: "{{job.parameters.git_sha}}"', 'size: "{{jobs.run_id}}"', "nothing that can be referred to", "notebook_task"),
     ('job_parameters: {git_sha: ', 'job_parameters: {gitsha: ', "second has no parameter gitsha; did you mean git_sha", "gitsha"),
     ("${resources.jobs.second.id}", "${resources.jobs.secnd.id}", "no resource jobs.secnd; did you mean jobs.second", "secnd"),
-    ("${resources.jobs.second.id}", "4711", "job_id 4711 is no job of the bundle", "4711"),
+    ("${resources.jobs.second.id}", "the second", "job_id the second is no job of the bundle", "second"),
     ("${resources.jobs.second.id}", "${resources.jobs.first.id}", "jobs run each other: first -> first", "tasks"),
     ("          name: files\n", "          name: ${var.fils}\n", "no variable fils; known: catalog", "fils"),
     ("name: first\n", "name: first-${bundl.target}\n", "Interpolation key 'bundl.target' not found", "bundl"),
@@ -237,6 +253,20 @@ BREAKS = [
     # clusters
     ("min_workers: 1", "min_workers: 9", "min_workers 9 is above max_workers 4", "min_workers"),
     ("18.x-cpu-ml-scala2.13", "auto:latest-lts", "runtime 'auto:latest-lts' is not pinned", "spark_version"),
+    ("            autoscale:\n", "            num_workers: 2\n            autoscale:\n", "num_workers and autoscale give the size; keep one", "num_workers"),
+    ("            autoscale:\n              min_workers: 1\n              max_workers: 4\n", "            num_workers: 0\n", "no workers: add is_single_node: true", "num_workers"),
+    # what a for_each_task repeats
+    (*for_each("notebook_path: nbs/gone.ipynb"), "nbs/gone.ipynb: no such notebook", "for_each_task"),
+    (*for_each("notebook_path: nbs/use.ipynb, base_parameters: {made: '{{tasks.mak.values.made}}'}"), "mak is no task that ends before use", "for_each_task"),
+    (*for_each("notebook_path: nbs/use.ipynb, base_parameters: {mde: a}"), "nbs/use.ipynb declares no parameter mde; did you mean made?", "for_each_task"),
+    (*for_each("notebook_path: nbs/use.ipynb, base_parameters: {count: many}"), "parameter count = 'many' is not a whole number", "for_each_task"),
+    # files
+    ("include: [more.yml]", "include: [more.yml]\npython: {venv_path: .vnv}", ".vnv is no virtual environment; correct it", "venv_path"),
+    ("include: [more.yml]", "include: [more.yml]\npython: {mutators: [churn_lib.bundle.resolve:choose_compte]}", "churn_lib.bundle.resolve has no choose_compte; did you mean choose_compute?", "mutators"),
+    ("include: [more.yml]", "include: [more.yml]\npython: {mutators: [churn_lib.bundle.resolv:choose_compute]}", "there is no module churn_lib.bundle.resolv", "mutators"),
+    ("include: [more.yml]", "include: [more.yml]\npython: {resources: [churn_lib.bundle.resolve]}", "is no function; write package.module:function", "resources"),
+    ("include: [more.yml]", "include: [more.yml]\nsync: {exclude: [mlruns, '*.ipynb']}", "*.ipynb keeps nbs/make.ipynb back, which a job runs", "exclude"),
+    ("include: [more.yml]", "include: [more.yml]\nsync: {exclude: [nbs/]}", "nbs/ keeps nbs/again.ipynb back, which a job runs", "exclude"),
     # schedule
     ('"0 30 6 * * ?"', '"30 6 * * *"', "has 5 fields; Quartz wants 6 or 7", "quartz"),
     ('"0 30 6 * * ?"', '"0 30 26 * * ?"', "26 is no hours", "quartz"),
@@ -253,6 +283,13 @@ BREAKS = [
     ("- {level: CAN_VIEW, group", "- {level: CAN_SEE, group", "level: 'CAN_SEE' is not allowed", "CAN_SEE"),
     ("- {level: CAN_VIEW, group", "- {level: CAN_VIEW, user_name: a, group", "a permission is of one principal, found group_name, user_name", "user_name"),
     # deployment
+    ("    mode: development", "    mode: development\n    presets: {name_prefix: dev_}", "name_prefix of a development target lacks the user's name", "name_prefix"),
+    ("    mode: development", "    mode: development\n    workspace: {root_path: /Workspace/Bundles/tiny}", "root_path of a development target lacks the user's name", "root_path"),
+    ("    mode: development", "    mode: development\n    presets: {trigger_pause_status: UNPAUSED}", "a development target does not start by itself", "UNPAUSED"),
+    ("    mode: development", "    mode: development\n    run_as: {user_name: a}\n    resources: {model_serving_endpoints: {e: {name: e}}}", "run_as at the top does not go together with model_serving_endpoints", "run_as"),
+    ("    mode: development", "    mode: development\n    run_as: {user_name: a}\n    resources: {apps: {e: {name: e, source_code_path: app}}}", "run_as at the top does not go together with apps", "run_as"),
+    ("      schemas:\n", "      instance_pools: {pool: {instance_pool_name: a, node_type_id: b}}\n      schemas:\n", "which CI pins, knows no instance_pools", "instance_pools"),
+    ("      schemas:\n", "      pipelines: {etl: {name: etl, development: true}}\n      schemas:\n", "production does not take the pipeline etl", "pipelines"),
     ("/Workspace/Bundles/${bundle.name}", "/Workspace/Shared/${bundle.name}", "can be written by everybody", "root_path"),
     ('    workspace: {root_path: "/Workspace/Bundles/${bundle.name}/${bundle.target}"}\n', "", "production without workspace.root_path", "mode: production"),
     ("{root_path: ", "{host: https://x.example, root_path: ", "the host is written down", "host"),
@@ -339,15 +376,23 @@ def test_a_notebook_that_no_job_runs_is_found(bundle: Project) -> None:
     assert "no job runs nbs/idle.ipynb" in lines_of(bundle.root)[0]
 
 
-@pytest.mark.parametrize("path", ["nbs/again.py", "nbs/again", "/Shared/a.ipynb"])
-def test_a_notebook_that_churn_run_does_not_run_is_found_once(bundle: Project, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nbs/again.py", "nbs/again.py: no such notebook; correct notebook_path"),
+        ("nbs/again", "nbs/again has no suffix; name again.ipynb"),
+        ("more.yml", "more.yml is no notebook; its name ends in .ipynb, .py, .r, .scala, .sql"),
+        ("plain.py", "plain.py is no notebook: its first line is not 'Databricks notebook source'"),
+    ],
+)
+def test_a_file_that_is_no_notebook_is_found_once(bundle: Project, path: str, message: str) -> None:
+    (bundle.root / "plain.py").write_text("print(1)\n")
     edit(bundle.root, "nbs/again.ipynb", path, "more.yml")
-    assert lines_of(bundle.root) == [
-        f"more.yml:11: {path} is no .ipynb file of the bundle, which churn run needs; name one"
-    ]
+    wrong = [line for line in lines_of(bundle.root) if "note: " not in line]
+    assert [line for line in wrong if "no job runs" not in line] == [f"more.yml:11: {message}"]
 
 
-def test_a_job_with_a_notebook_and_a_task_that_runs_on_databricks_alone_is_found(
+def test_a_job_with_a_notebook_that_runs_on_databricks_alone_is_noted(
     bundle: Project,
 ) -> None:
     edit(
@@ -358,7 +403,7 @@ def test_a_job_with_a_notebook_and_a_task_that_runs_on_databricks_alone_is_found
     )
     (bundle.root / "nbs/again.ipynb").unlink()
     (line,) = lines_of(bundle.root)  # the job without a notebook is left alone
-    assert line.startswith("databricks.yml:47: churn run first refuses this: second.again: ")
+    assert line.startswith("databricks.yml:47: note: churn run first refuses this: second.again: ")
 
 
 def test_a_key_that_two_resources_share_is_found_where_the_second_stands(bundle: Project) -> None:
@@ -391,15 +436,44 @@ def test_a_file_that_cannot_be_read_is_one_finding(
     assert lines_of(bundle.root) == ["more.yml:1: cannot be read: Is a directory; correct include"]
 
 
-def test_includes_that_bring_in_nothing_are_found(bundle: Project) -> None:
+def test_includes_that_bring_in_nothing_are_noted(bundle: Project) -> None:
     (bundle.root / "databricks.yml").write_text("bundle: {name: a}\ninclude: [resource/*.yml]\n")
     assert lines_of(bundle.root) == [
-        "databricks.yml:2: include resource/*.yml matches no file; correct or remove it"
+        "databricks.yml:2: note: include resource/*.yml matches no file; correct or remove it"
     ]
     (bundle.root / "databricks.yml").write_text("bundle: {name: a}\ntargets: {dev: {}}\n")
     assert lines_of(bundle.root) == [
-        "databricks.yml:1: the bundle has no resources; add them here or include their files"
+        "databricks.yml:1: note: the bundle has no resources; add them here or include their files"
     ]
+
+
+def test_a_file_that_differs_from_an_include_in_its_suffix_alone_is_found(bundle: Project) -> None:
+    edit(bundle.root, "include: [more.yml]", "include: [more.yml, resources/*.yml]")
+    (bundle.root / "resources").mkdir()
+    (bundle.root / "resources/x.yaml").write_text("resources: {schemas: {a: {name: a}}}")
+    (bundle.root / "resources/y.yaml").write_text("version: 2\nmodels: []\n")  # of dbt
+    (bundle.root / "resources/z.yaml").write_text("a: [\n")
+    (line,) = lines_of(bundle.root)
+    assert "include resources/*.yml leaves out resources/x.yaml; include it or rename it" in line
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_a_wheel_that_is_looked_for_beside_the_wrong_file_is_found(
+    bundle: Project, built: bool
+) -> None:
+    edit(bundle.root, "include: [more.yml]", "include: [resources/more.yml]")
+    (bundle.root / "resources").mkdir()
+    task = "existing_cluster_id: 1234-567890-abcd\n          libraries: [{whl: ./dist/*.whl}]"
+    edit(bundle.root, "existing_cluster_id: 1234-567890-abcd", task, "more.yml")
+    edit(bundle.root, "nbs/again", "../nbs/again", "more.yml")
+    (bundle.root / "more.yml").rename(bundle.root / "resources/more.yml")
+    if built:
+        (bundle.root / "dist").mkdir()
+        (bundle.root / "dist/a-1-py3-none-any.whl").touch()
+    fix = "./dist/*.whl is relative to resources/more.yml; write ../dist/*.whl"
+    assert lines_of(bundle.root) == [f"resources/more.yml:11: {fix}"]
+    edit(bundle.root, "./dist/*.whl", "../dist/*.whl", "resources/more.yml")
+    assert lines_of(bundle.root) == []
 
 
 def test_two_default_targets_are_found_where_the_second_stands(bundle: Project) -> None:
@@ -587,6 +661,183 @@ def test_a_bundle_that_is_right_has_no_findings(project: Project, content: str) 
         (project.root / "load.ipynb").unlink()
     project.commit()
     assert lines_of(project.root) == []
+
+
+# each is accepted by the real CLI: what stands in the bundle, and the notes about it
+ACCEPTED: dict[str, tuple[str, list[str]]] = {
+    "an outcome without quotes": (
+        """
+        tasks:
+          - {task_key: a, condition_task: {op: EQUAL_TO, left: "1", right: "1"}}
+          - {task_key: b, depends_on: [{task_key: a, outcome: true}], notebook_task: {notebook_path: load.ipynb}}
+        """,
+        [],
+    ),
+    "serverless notebooks": (
+        "tasks: [{task_key: a, notebook_task: {notebook_path: load.ipynb}}]",
+        [],
+    ),
+    "a job outside the bundle": (
+        "tasks: [{task_key: a, run_job_task: {job_id: 123456789}}]",
+        ["job 123456789 is not in the bundle; not checked"],
+    ),
+    "notebooks of another repository": (
+        """
+        git_source: {git_url: "https://example.com/a.git", git_provider: gitHub, git_branch: main}
+        tasks: [{task_key: a, notebook_task: {notebook_path: nbs/there}}]
+        """,
+        ["nbs/there is in another repository; not checked"],
+    ),
+    "a notebook of the workspace": (
+        "tasks: [{task_key: a, notebook_task: {notebook_path: /Shared/there}}]",
+        ["/Shared/there is in the workspace; not checked"],
+    ),
+    "notebooks as text": (
+        """
+        tasks:
+          - {task_key: a, notebook_task: {notebook_path: as_text.py, base_parameters: {x: 1}}}
+          - {task_key: b, notebook_task: {notebook_path: as_text.sql, warehouse_id: w}}
+        """,
+        [
+            "parameters and values of as_text.py are not checked",
+            "parameters and values of as_text.sql are not checked",
+        ],
+    ),
+    "a job parameter that no notebook declares": (
+        """
+        parameters: [{name: other, default: a}]
+        tasks: [{task_key: a, notebook_task: {notebook_path: load.ipynb}}]
+        """,
+        ["load.ipynb declares no parameter other, nor does another notebook of the job"],
+    ),
+    "parameters that a notebook reads as widgets": (
+        "tasks: [{task_key: a, notebook_task: {notebook_path: widgets.ipynb, base_parameters: {x: 1}}}]",
+        [
+            "churn run job refuses this: job.a: widgets.ipynb declares no parameter 'x'; it declares none"
+        ],
+    ),
+    "every dynamic value": (
+        """
+        parameters: [{name: run.day, default: a}]
+        tasks:
+          - {task_key: a, sql_task: {warehouse_id: w, query: {query_id: q}}}
+          - task_key: b
+            depends_on: [{task_key: a}]
+            notebook_task:
+              notebook_path: as_text.py
+              base_parameters:
+                p01: "{{job.parameters.[run.day]}} {{job.id}} {{job.name}} {{job.run_id}}"
+                p02: "{{job.repair_count}} {{job.start_time.iso_date}} {{job.start_time.[timestamp_ms]}}"
+                p03: "{{job.trigger.type}} {{job.trigger.time.iso_datetime}} {{job.trigger.file_arrival.location}}"
+                p04: "{{task.name}} {{task.run_id}} {{task.execution_count}} {{task.notebook_path}}"
+                p05: "{{tasks.a.run_id}} {{tasks.a.result_state}} {{tasks.a.error_code}} {{tasks.a.execution_count}}"
+                p06: "{{tasks.a.output.rows}} {{tasks.a.output.first_row.total}} {{tasks.a.output.alert_state}}"
+                p07: "{{workspace.id}} {{workspace.url}} {{backfill.iso_datetime}} {{input}} {{input.key}}"
+                p08: "{{job_id}} {{run_id}} {{start_date}} {{task_retry_count}} {{any_text}} {{our.own}}"
+        """,
+        ["parameters and values of as_text.py are not checked"],
+    ),
+    "every reference": (
+        """
+        description: >-
+          ${bundle.name} ${bundle.target} ${bundle.environment} ${bundle.uuid} ${bundle.mode}
+          ${bundle.git.branch} ${bundle.git.commit} ${bundle.git.origin_url} ${bundle.git.bundle_root_path}
+          ${workspace.host} ${workspace.profile} ${workspace.root_path} ${workspace.file_path}
+          ${workspace.artifact_path} ${workspace.state_path} ${workspace.resource_path} ${workspace.workspace_id}
+          ${workspace.current_user.userName} ${workspace.current_user.displayName} ${workspace.current_user.id}
+          ${workspace.current_user.short_name} ${workspace.current_user.domain_friendly_name}
+          ${workspace.current_user.name} ${workspace.current_user.emails[0].value} ${variables.size.value}
+          ${var.size} ${resources.jobs.job.id} ${resources.jobs.job.creator_user_name}
+          ${resources.schemas.gold.full_name} ${resources.schemas.gold.storage_root} ${var.size_${var.one}}
+        tasks: [{task_key: a, notebook_task: {notebook_path: load.ipynb}}]
+        """,
+        [],
+    ),
+    "a field that is an anchor": (
+        """
+        shared: &shared {max_retries: 1}
+        tasks: [{<<: *shared, task_key: a, notebook_task: {notebook_path: load.ipynb}}]
+        """,
+        [],
+    ),
+}
+AROUND = """
+bundle: {{name: other}}
+include: ["jobs/*.yml", "jobs/*/*.yml"]
+common: &common {{timeout_seconds: 60}}
+definitions: {{a: {{b: 1}}}}
+variables: {{size: 3, one: {{default: one}}, size_one: {{default: 1}}}}
+artifacts: {{lib: {{type: whl, build: "echo ${{HOME}}; uv build --wheel"}}}}
+targets: {{dev: {{mode: development}}}}
+resources:
+  schemas: {{gold: {{name: gold, catalog_name: main}}}}
+  jobs:
+    job:
+      <<: *common
+      name: job
+{job}
+"""
+
+
+@pytest.fixture
+def other(project: Project) -> Project:
+    """A folder with notebooks of every kind, without a settings.ini."""
+    notebook(project.root / "load.ipynb", "1", parameters="run = ''\n")
+    notebook(project.root / "widgets.ipynb", "dbutils.widgets.get('x')")
+    (project.root / "as_text.py").write_text("# Databricks notebook source\nprint(1)\n")
+    (project.root / "as_text.sql").write_text("-- Databricks notebook source\nselect 1\n")
+    return project
+
+
+@pytest.mark.parametrize(("job", "notes"), ACCEPTED.values(), ids=ACCEPTED)
+def test_what_the_cli_accepts_passes_and_a_note_says_what_was_not_checked(
+    other: Project, job: str, notes: list[str]
+) -> None:
+    body = textwrap.indent(textwrap.dedent(job).strip(), " " * 6)
+    (other.root / "databricks.yml").write_text(AROUND.format(job=body))
+    found = check(other.root, policies=False)
+    assert [finding.text(other.root) for finding in found if finding.kind != "note"] == []
+    assert [finding.message for finding in found] == notes
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ("postgres_projects: {p: {project_id: a}}", "postgres_projects: not checked"),
+        ("moon_bases: {m: {name: a}}", "moon_bases: unknown here, not checked"),
+        ("schemas: {s: {name: a, catalog_name: b, id: 7}}", "id is set by Databricks and skipped"),
+    ],
+)
+def test_a_resource_of_a_newer_schema_passes_with_a_note(
+    other: Project, resources: str, message: str
+) -> None:
+    (other.root / "databricks.yml").write_text(
+        f"bundle: {{name: a}}\nresources: {{{resources}, jobs: {{j: {{name: '${{resources.{resources.split(':')[0]}.{resources.split('{')[1].split(':')[0]}.uid}}'}}}}}}\n"
+    )
+    (found,) = check(other.root, policies=False)
+    assert (found.kind, message in found.message) == ("note", True)
+
+
+def test_what_is_declared_by_nothing_is_still_found(other: Project) -> None:
+    for wrong, message in [
+        ("${bundl.target}", "'bundl.target' not found"),
+        ("${HOME}", "'HOME' not found"),  # `databricks bundle plan` refuses it here
+        ("${workspace.moon}", "'workspace.moon' not found"),
+        ("${resources.schemas.gold.nam}", "'resources.schemas.gold.nam' not found"),
+    ]:
+        job = f"      description: {wrong}\n      tasks: [{{task_key: a, notebook_task: {{notebook_path: load.ipynb}}}}]"
+        (other.root / "databricks.yml").write_text(AROUND.format(job=job))
+        assert [line for line in lines_of(other.root) if message in line], wrong
+
+
+def test_a_path_that_a_variable_holds_is_relative_to_the_file_that_names_it(other: Project) -> None:
+    (other.root / "jobs").mkdir()
+    (other.root / "databricks.yml").write_text(
+        "bundle: {name: a}\ninclude: [jobs/*.yml]\nvariables: {where: {default: ../load.ipynb}}\n"
+    )
+    job = "tasks: [{task_key: a, notebook_task: {notebook_path: '${var.where}'}}]"
+    (other.root / "jobs/one.yml").write_text(f"resources: {{jobs: {{job: {{{job}}}}}}}\n")
+    assert check(other.root, policies=False) == []
 
 
 # --- the commands -----------------------------------------------------------------------------------

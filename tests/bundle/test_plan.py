@@ -133,9 +133,13 @@ def test_a_task_that_is_not_whole_is_named(
 
 @pytest.mark.parametrize(
     ("outcome", "expected"),
-    [("maybe", "job.b: outcome 'maybe' is neither 'true' nor 'false'"), ("true", None)],
+    [
+        ("maybe", "job.b: outcome 'maybe' is neither 'true' nor 'false'"),
+        ("true", None),
+        (True, None),
+    ],
 )
-def test_an_outcome_is_true_or_false(project: Project, outcome: str, expected: str | None) -> None:
+def test_an_outcome_is_true_or_false(project: Project, outcome: Any, expected: str | None) -> None:
     jobs = {"job": [good("a"), good("b", depends_on=after("a", outcome=outcome))]}
     if expected:
         assert refusal(project, jobs) == expected

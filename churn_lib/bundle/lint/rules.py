@@ -4,24 +4,32 @@
 
 # %% auto #0
 __all__ = ['name_problems', 'task_problems', 'circle_problems', 'values_set', 'reference_problems', 'parameter_problems',
-           'cluster_problems', 'cron_problem', 'schedule_problems', 'unknown_references', 'repeated_keys',
-           'include_problems', 'target_problems', 'run_as_problems', 'permission_problems', 'name_collisions',
-           'scope_problems', 'experiment_problems', 'artifact_problems', 'commit_problems', 'settings_problems']
+           'task_notes', 'cluster_problems', 'cron_problem', 'schedule_problems', 'unknown_references', 'repeated_keys',
+           'include_notes', 'run_as_problems', 'mode_problems', 'permission_problems', 'scope_problems']
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #d4fd4b0f
 import ast
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from zoneinfo import available_timezones
 
 import nbformat
 
-from ... import settings as settings_module
 from ..files import LIST_KEYS, Sources, as_mapping, dig, listed
-from .fields import PRINCIPALS
-from .findings import Parts, Problem, is_unset, meant, tasks_of, texts
+from .fields import PRINCIPALS, RESOURCES, resource_type
+from churn_lib.bundle.lint.findings import (
+    Parts,
+    Problem,
+    clusters_of,
+    is_slip,
+    is_unset,
+    meant,
+    resources_of,
+    tasks_of,
+    texts,
+)
 from churn_lib.bundle.plan import (
     PlanError,
     as_text,
@@ -33,8 +41,7 @@ from churn_lib.bundle.plan import (
     task_graph,
     value_problem,
 )
-from ..resolve import Bundle
-from ...settings import ChurnError
+from ..resolve import REFERENCE, Bundle
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #edd9c5ed
 def name_problems(bundle: Bundle) -> Iterator[Problem]:
@@ -46,20 +53,22 @@ def name_problems(bundle: Bundle) -> Iterator[Problem]:
                 place: Parts = ("resources", "jobs", key, field, index)
                 if not (given := item.get(name)):
                     yield place, f"an item of {field} has no {name}; give it one"
-                elif str(given) in seen:
+                elif str(given) in seen and "$" not in str(dig(bundle.written, *place, name)):
                     yield place, f"duplicate {name} {given} in {field}; rename one"
                 seen.add(str(given))
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #831b624c
-# task types that need compute of their own; others run on a warehouse or none
-_NEEDS_COMPUTE = ("notebook_task", "python_wheel_task", "spark_python_task", "spark_jar_task")
+# task types that need compute of their own; a notebook has serverless compute without
+_NEEDS_COMPUTE = (
+    "dbt_task", "python_wheel_task", "spark_jar_task", "spark_python_task", "spark_submit_task",
+)  # fmt: skip
 _COMPUTE = ("job_cluster_key", "existing_cluster_id", "new_cluster", "environment_key")
 
 
 def _types(task: dict[str, Any]) -> list[str]:
     return [name for name in task if str(name).endswith("_task")]
 
-
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #sp13b
 def _type_problems(task: dict[str, Any], place: Parts) -> Iterator[Problem]:
     if len(found := _types(task)) != 1:
         fix = "keep one; make it two tasks" if found else "add notebook_task or another"
@@ -89,11 +98,8 @@ def task_problems(bundle: Bundle) -> Iterator[Problem]:
             if (name := str(dependency.get("task_key"))) not in keys:
                 problem = f"depends_on {name}, which is no task of {place[2]}; {meant(name, keys)}"
                 yield (*place, "depends_on", number), problem
-        each, inner = dig(task, "for_each_task", "task"), (*place, "for_each_task", "task")
-        for part, where in ((task, place), (each, inner)):
-            if isinstance(part, dict):
-                yield from _type_problems(part, where)
-                yield from _compute_problems(part, body, where)
+        yield from _type_problems(task, place)
+        yield from _compute_problems(task, body, place)
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #3c8b4977
 def circle_problems(bundle: Bundle) -> Iterator[Problem]:
@@ -112,13 +118,17 @@ def _without_magics(source: str) -> str:
     return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
 
 
+def _code(notebook: Path) -> list[str]:  # the sources of its code cells
+    cells = nbformat.read(notebook, as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #sp11b
 def values_set(
     notebook: Path,
 ) -> set[str] | None:  # None when a key is not plain text, so that any could be set
     "The keys of the task values that a notebook sets."
-    cells = nbformat.read(notebook, as_version=4).cells
-    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     keys: set[str] = set()
+    source = "\n".join(_code(notebook))
     for node in ast.walk(ast.parse(_without_magics(source))):
         if not isinstance(node, ast.Call) or not ast.unparse(node.func).endswith(
             ("task_values.set", "taskValues.set")
@@ -128,7 +138,7 @@ def values_set(
         if not given or not isinstance(given[0], ast.Constant):
             return None
         keys.add(str(given[0].value))
-    return keys
+    return None if re.search(r"^\s*%run\b", source, re.MULTILINE) else keys
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #e4cfc212
 def _value_problem(bundle: Bundle, body: dict[str, Any], parts: list[str]) -> str | None:
@@ -146,9 +156,23 @@ def _value_problem(bundle: Bundle, body: dict[str, Any], parts: list[str]) -> st
     return f"the notebook of {parts[1]} sets no value {parts[3]}; {meant(parts[3], sorted(keys))}"
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #d0197be5
-_JOB_FACTS = {"id", "name", "run_id", "repair_count", "start_time", "trigger", "notification_email"}
+# first and second part of each dynamic value; None where anything may follow
+_DYNAMIC: dict[str, set[str] | None] = {
+    "job": {
+        "id", "name", "notification_email", "parameters", "repair_count", "run_id", "start_time",
+        "trigger",
+    },
+    "task": {"execution_count", "name", "notebook_path", "run_id"},
+    "tasks": None,
+    "workspace": {"id", "url"},
+    "input": None,
+    "backfill": None,
+}  # fmt: skip
+_OF_A_TASK = {
+    "error_code", "execution_count", "notebook_path", "output", "result_state", "run_id", "values",
+}  # fmt: skip
 
-
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #sp16b
 def _reference_problem(
     bundle: Bundle,
     body: dict[str, Any],  # of the job
@@ -160,65 +184,103 @@ def _reference_problem(
             known = [str(item.get("name")) for _, item in listed(body, "parameters")]
             if parameter not in known:
                 return f"{parameter} is no parameter of the job; {meant(parameter, known)}"
-        case ["tasks", task, *_]:
+        case ["tasks", task, *rest]:
             if task not in (before := reachable(task_graph(body), name)):
                 return f"{task} is no task that ends before {name}; {meant(task, sorted(before))}"
+            if rest and rest[0] not in _OF_A_TASK:
+                return f"a task has no {rest[0]}; {meant(rest[0], sorted(_OF_A_TASK))}"
             return _value_problem(bundle, body, parts)
-        case ["job", fact, *_] if fact not in _JOB_FACTS:
-            return f"job has no {fact}; {meant(fact, sorted(_JOB_FACTS))}"
-        case [first, *_] if first not in ("job", "tasks", "task", "workspace", "input", "backfill"):
-            return f"{first} is nothing that can be referred to; use job, tasks, task or workspace"
+        case [first, second, *_] if first in _DYNAMIC:
+            if (known := sorted(_DYNAMIC[first] or {second})) and second not in known:
+                return f"{first} has no {second}; {meant(second, known)}"
+        case [first, _, *_] if is_slip(first, _DYNAMIC):  # anything else is text
+            return f"{first} is nothing that can be referred to; {meant(first, _DYNAMIC)}"
     return None
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #7333cfd6
 def reference_problems(bundle: Bundle) -> Iterator[Problem]:
     "References in double braces that name nothing."
     for place, body, task in tasks_of(bundle):
-        kinds = _types(task)
-        for parts in references([task[name] for name in kinds]):
-            if problem := _reference_problem(bundle, body, str(task.get("task_key")), parts):
-                yield (*place, *kinds[:1]), f"{{{{{'.'.join(parts)}}}}}: {problem}"
+        kinds = [name for name in _types(task) if name != "for_each_task"]
+        outer = dig(body, "tasks", place[4], "task_key")  # of what a for_each_task repeats
+        given = [task[name] for name in kinds] + [dig(task, "for_each_task", "inputs")]
+        for parts in references(given):
+            if problem := _reference_problem(bundle, body, str(outer), parts):
+                yield (*place, *_types(task)[:1]), f"{{{{{'.'.join(parts)}}}}}: {problem}"
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #1a9fa973
-def _given(
-    task: dict[str, Any], body: dict[str, Any], place: Parts
-) -> Iterator[tuple[Parts, str, Any]]:
-    # place, name and value of each parameter of a notebook; place: of the task
-    own = dig(task, "notebook_task", "base_parameters")
-    for name, value in own.items() if isinstance(own, dict) else ():
-        yield (*place, "notebook_task", "base_parameters", name), name, value
-    for number, parameter in listed(body, "parameters"):
-        where = (*place[:3], "parameters", number)
-        yield where, str(parameter.get("name")), parameter.get("default", "")
+# what takes values that a parameters cell does not declare
+_TAKES_ANY = re.compile(r"dbutils|getArgument|^\s*%(run|sql|scala|r)\b", re.MULTILINE)
+# a notebook as text begins with this
+_NOTEBOOK = re.compile(r"\s*(#|--|//)\s*Databricks notebook source")
+_AS_TEXT = (".py", ".r", ".scala", ".sql")
+
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #sp17b
+def _is_here(task: dict[str, Any], body: dict[str, Any], where: str) -> bool:
+    # whether a file of a task is one of the bundle; where: its path
+    kind = _types(task)[0]
+    source = dig(task, kind, "source")
+    elsewhere = source == "GIT" or ("git_source" in body and source != "WORKSPACE")
+    return bool(where) and not is_unset(where) and not elsewhere and not where.startswith("/")
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #68022ddf
+def _file_problem(bundle: Bundle, where: str) -> str | None:
+    # why a file of the bundle is no notebook; where: its path
+    path = bundle.root / where
+    if path.suffix in (".ipynb", ""):  # which is read below
+        near = [path.with_suffix(end).name for end in (".ipynb", *_AS_TEXT)]
+        found = next((name for name in near if (path.parent / name).is_file()), "")
+        return f"{where} has no suffix; name {found}" if found and not path.suffix else None
+    if not path.is_file():
+        return f"{where}: no such notebook; correct notebook_path"
+    if path.suffix.lower() not in _AS_TEXT:
+        return f"{where} is no notebook; its name ends in .ipynb, {', '.join(_AS_TEXT)}"
+    first = path.read_text(encoding="utf-8", errors="replace").lstrip("\ufeff")[:200]
+    if not _NOTEBOOK.match(first):
+        return f"{where} is no notebook: its first line is not 'Databricks notebook source'"
+    return None
+
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #dd10par2
 def _notebook_problems(
     bundle: Bundle, task: dict[str, Any], body: dict[str, Any], place: Parts
 ) -> Iterator[Problem]:
     where = str(dig(task, "notebook_task", "notebook_path") or "")
-    if not where or is_unset(where):
-        return  # another finding, or known later
-    if where.startswith("/") or not where.endswith(".ipynb"):
-        problem = f"{where} is no .ipynb file of the bundle, which churn run needs; name one"
-        yield (*place, "notebook_task", "notebook_path"), problem
+    if not where or not _is_here(task, body, where):
+        return  # another finding, or a note
+    above: Parts = (*place, "notebook_task")
+    if problem := _file_problem(bundle, where):
+        yield (*above, "notebook_path"), problem
+    if problem or not where.endswith(".ipynb"):
         return
     try:
         declared = declared_parameters(bundle.root / where)
     except PlanError as error:
-        yield (*place, "notebook_task", "notebook_path"), str(error).replace(f"{bundle.root}/", "")
+        yield (*above, "notebook_path"), str(error).replace(f"{bundle.root}/", "")
         return
-    for parts, name, value in _given(task, body, place):
-        if name not in declared:
-            yield parts, f"{where} declares no parameter {name}; {meant(name, declared)}"
-        elif wrong := value_problem(name, as_text(value), declared[name]):
-            yield parts, wrong
+    takes_any = _TAKES_ANY.search("\n".join(_code(bundle.root / where)))
+    for name, value in as_mapping(dig(task, "notebook_task", "base_parameters")).items():
+        if name in declared and (wrong := value_problem(name, as_text(value), declared[name])):
+            yield (*above, "base_parameters", name), wrong
+        elif name not in declared and not takes_any:
+            problem = f"{where} declares no parameter {name}; {meant(name, declared)}"
+            yield (*above, "base_parameters", name), problem
+    for number, parameter in listed(body, "parameters"):
+        name, value = str(parameter.get("name")), parameter.get("default", "")
+        if wrong := value_problem(name, as_text(value), declared.get(name)):
+            yield (*place[:3], "parameters", number), wrong
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #94d06eb4
+def _elsewhere(job_id: str) -> bool:  # whether it is the number of a job outside the bundle
+    return is_unset(job_id) or re.fullmatch(r"-?\d+", job_id) is not None
+
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #sp12b
 def _called_problems(bundle: Bundle, task: dict[str, Any], place: Parts) -> Iterator[Problem]:
     spec = task.get("run_job_task")
     if not isinstance(spec, dict) or "job_id" not in spec:
         return
     called = str(spec["job_id"])
+    if _elsewhere(called):
+        return
     if called not in bundle.job_bodies:
         problem = f"job_id {called} is no job of the bundle; write ${{resources.jobs.NAME.id}}"
         yield (*place, "run_job_task", "job_id"), problem
@@ -238,48 +300,92 @@ def parameter_problems(bundle: Bundle) -> Iterator[Problem]:
         yield from _notebook_problems(bundle, task, body, place)
         yield from _called_problems(bundle, task, place)
 
-# %% ../../../nbs/lib/bundle/lint/rules.ipynb #eba298c9
-# 18.x-cpu-ml-scala2.13, 15.4.x-scala2.12: a release, not whatever is newest on the day of the run
-_PINNED = re.compile(r"\d+\.(\d+\.)?x(-[a-z0-9]+)*-scala\d+\.\d+")
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #dd10par3
+def _untaken(bundle: Bundle, body: dict[str, Any]) -> list[tuple[int, str]]:
+    # number and name of the job parameters that no notebook takes and nothing names
+    taken = {
+        parts[2] for parts in references(body) if parts[:2] == ["job", "parameters"] and parts[2:]
+    }
+    for _, task in listed(body, "tasks"):
+        where = str(dig(task, "notebook_task", "notebook_path") or "")
+        path = bundle.root / where
+        if _types(task) in (["condition_task"], ["run_job_task"]):
+            continue
+        if _types(task) != ["notebook_task"] or not _is_here(task, body, where):
+            return []
+        if path.suffix != ".ipynb" or _TAKES_ANY.search("\n".join(_code(path))):
+            return []
+        taken |= declared_parameters(path).keys()
+    if not any("notebook_task" in task for _, task in listed(body, "tasks")):
+        return []
+    given = [(at, str(item.get("name"))) for at, item in listed(body, "parameters")]
+    return [(at, name) for at, name in given if name not in taken]
 
-
-def _clusters(bundle: Bundle) -> Iterator[tuple[Parts, dict[str, Any]]]:
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #dd10par5
+def task_notes(bundle: Bundle) -> Iterator[Problem]:
+    "Notebooks and jobs that are not in the bundle, and parameters that nobody takes."
+    for place, body, task in tasks_of(bundle):
+        where = str(dig(task, "notebook_task", "notebook_path") or "")
+        at: Parts = (*place, "notebook_task", "notebook_path")
+        if where and not is_unset(where) and not _is_here(task, body, where):
+            source = "the workspace" if where.startswith("/") else "another repository"
+            yield at, f"{where} is in {source}; not checked"
+        elif where.endswith(_AS_TEXT):
+            yield at, f"parameters and values of {where} are not checked"
+        called = str(dig(task, "run_job_task", "job_id") or "")
+        if called and _elsewhere(called) and not is_unset(called):
+            yield (
+                (*place, "run_job_task", "job_id"),
+                f"job {called} is not in the bundle; not checked",
+            )
     for key, body in bundle.job_bodies.items():
-        for field in ("job_clusters", "tasks"):
-            for index, item in listed(body, field):
-                if isinstance(item.get("new_cluster"), dict):
-                    place = ("resources", "jobs", key, field, index, "new_cluster")
-                    yield place, item["new_cluster"]
-    for key, body, _ in _resources(bundle, "clusters"):
-        yield ("resources", "clusters", key), body
+        try:
+            numbers = _untaken(bundle, body)
+        except Exception:  # a broken notebook is another finding
+            continue
+        for number, name in numbers:
+            tasks = [task for _, task in listed(body, "tasks") if "notebook_task" in task]
+            where = tasks[0]["notebook_task"]["notebook_path"]
+            problem = f"{where} declares no parameter {name}, nor does another notebook of the job"
+            yield ("resources", "jobs", key, "parameters", number), problem
 
-# %% ../../../nbs/lib/bundle/lint/rules.ipynb #8652ca61
-def _resources(bundle: Bundle, kind: str) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    # key, body as resolved and as written; what is no mapping is another finding
-    found, written = bundle.config["resources"].get(kind), dig(bundle.written, "resources", kind)
-    return [
-        (key, body, as_mapping(dig(written, key)))
-        for key, body in as_mapping(found).items()
-        if isinstance(body, dict)
-    ]
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #dd10clu1
+def _is_single_node(cluster: dict[str, Any]) -> bool:
+    conf, tags = as_mapping(cluster.get("spark_conf")), as_mapping(cluster.get("custom_tags"))
+    spelt_out = (
+        conf.get("spark.databricks.cluster.profile") == "singleNode"
+        and str(conf.get("spark.master")).startswith("local")
+        and tags.get("ResourceClass") == "SingleNode"
+    )
+    return spelt_out or bool(cluster.get("is_single_node") or cluster.get("policy_id"))
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #699be2c5
+def _size_problem(cluster: dict[str, Any]) -> tuple[Parts, str] | None:
+    # the place in the cluster, and what is wrong with its size
+    scale, workers = as_mapping(cluster.get("autoscale")), cluster.get("num_workers")
+    if scale and workers is not None:
+        return ("num_workers",), "num_workers and autoscale give the size; keep one"
+    if str(workers) == "0" and not _is_single_node(cluster):
+        return ("num_workers",), "no workers: add is_single_node: true and kind: CLASSIC_PREVIEW"
+    try:
+        least, most = int(scale.get("min_workers", 0)), int(scale.get("max_workers", 0))
+    except (TypeError, ValueError, OverflowError):
+        return None  # another finding
+    if least > most:
+        problem = f"min_workers {least} is above max_workers {most}; exchange them"
+        return ("autoscale", "min_workers"), problem
+    return None
+
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #sp14b
 def cluster_problems(bundle: Bundle) -> Iterator[Problem]:
-    "Runtimes that are not pinned, and more workers at least than at most."
-    for place, cluster in _clusters(bundle):
-        version = str(cluster.get("spark_version") or "")
-        of_policy = not version and cluster.get("policy_id")  # which may say it
-        if not (_PINNED.fullmatch(version) or is_unset(version) or of_policy):
-            fix = "name a release such as 18.x-cpu-ml-scala2.13"
-            yield (*place, "spark_version"), f"runtime {version!r} is not pinned; {fix}"
-        scale = as_mapping(cluster.get("autoscale"))
-        try:
-            least, most = int(scale.get("min_workers", 0)), int(scale.get("max_workers", 0))
-        except (TypeError, ValueError, OverflowError):
-            continue  # another finding
-        if least > most:
-            problem = f"min_workers {least} is above max_workers {most}; exchange them"
-            yield (*place, "autoscale", "min_workers"), problem
+    "Sizes that contradict themselves."
+    found = list(clusters_of(bundle))
+    for key, body, _ in resources_of(bundle, "pipelines"):
+        for index, cluster in listed(body, "clusters"):
+            found.append((("resources", "pipelines", key, "clusters", index), cluster))
+    for place, cluster in found:
+        if problem := _size_problem(cluster):
+            yield (*place, *problem[0]), problem[1]
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #66275067
 _FIELDS = (
@@ -335,7 +441,7 @@ def cron_problem(expression: str) -> str | None:
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #a9c6c939
 def _schedules(bundle: Bundle) -> Iterator[tuple[Parts, dict[str, Any]]]:
     for kind in ("jobs", "alerts", "quality_monitors"):
-        for key, body, _ in _resources(bundle, kind):
+        for key, body, _ in resources_of(bundle, kind):
             if isinstance(schedule := dig(body, "schedule"), dict):
                 yield ("resources", kind, key, "schedule"), schedule
 
@@ -358,19 +464,42 @@ def schedule_problems(bundle: Bundle) -> Iterator[Problem]:
             yield (*place, "timezone_id"), problem
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #a1afc945
-_REFERENCE = re.compile(r"(?<!\$)\$\{(var|resources)\.([\w.\[\]-]+)\}")
+# what of a resource a deployment knows, and its type does not have
+_OUTPUTS = {
+    "app_status", "cluster_id", "compute_status", "create_time", "created_at", "created_by",
+    "created_time", "creation_time", "creator_name", "creator_user_name", "default_source_code_path",
+    "etag", "experiment_id", "full_name", "id", "jdbc_url", "last_modified", "lifecycle_stage", "metastore_id", "modified_status",
+    "name", "owner", "path", "permissions", "pipeline_id", "read_write_dns", "registered_model_id",
+    "run_as_user_name", "schema_id", "service_principal_client_id", "service_principal_id",
+    "service_principal_name", "serving_endpoint_id", "state", "storage_location", "storage_root",
+    "uid", "updated_at", "updated_by", "url", "volume_id", "volume_path",
+}  # fmt: skip
 
 
-def _unknown(sources: Sources, kind: str, name: str) -> str | None:
-    if kind == "var":
+def _has_field(group: str, field: str, body: Any) -> bool:
+    # whether a resource has it, or a deployment knows it; body: as written
+    known = {*as_mapping(body), *_OUTPUTS}
+    if group not in RESOURCES or not field or field in known:
+        return True
+    known |= set(resource_type(group).__dataclass_fields__)  # type: ignore[attr-defined]
+    return field in known or f"{field}s" in known  # Terraform names a list task[0]
+
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #sp15b
+def _unknown(sources: Sources, reference: str) -> str | None:
+    root, _, name = reference.partition(".")
+    if root == "var":
         known = sources.content.get("variables") or {}
-        first = name.split(".")[0].split("[")[0]
+        first = re.split(r"[.\[]", name)[0]
         return None if first in known else f"no variable {first}; {meant(first, known)}"
-    resources = sources.content.get("resources") or {}
-    group, _, rest = name.partition(".")
-    key = rest.split(".")[0]
-    if key in as_mapping(resources.get(group)):
+    if root != "resources":
         return None
+    resources = sources.content.get("resources") or {}
+    group, key, field = [*re.split(r"[.\[]", name), "", ""][:3]
+    if key in (found := as_mapping(resources.get(group))):
+        known = _has_field(group, field, found[key])
+        return (
+            None if known else f"Interpolation key {reference!r} not found; correct its last part"
+        )
     everything = [f"{g}.{k}" for g, found in resources.items() for k in as_mapping(found)]
     return f"no resource {group}.{key}; {meant(f'{group}.{key}', everything)}"
 
@@ -378,9 +507,9 @@ def _unknown(sources: Sources, kind: str, name: str) -> str | None:
 def unknown_references(sources: Sources) -> Iterator[Problem]:
     "`${var.x}` and `${resources.x.y}` that name nothing."
     for parts, text in texts(sources.content):
-        for kind, name in _REFERENCE.findall(text):
-            if problem := _unknown(sources, kind, name):
-                yield parts, f"${{{kind}.{name}}}: {problem}"
+        for found in REFERENCE.findall(text):
+            if problem := _unknown(sources, found):
+                yield parts, f"${{{found}}}: {problem}"
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #c6c31c14
 def _keys_of(content: Any) -> list[tuple[str, str]]:  # type and key of each resource
@@ -404,7 +533,7 @@ def repeated_keys(
                     yield content, (*above, "resources", kind, key), f"{where}; rename one"
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #8f09688c
-def include_problems(
+def include_notes(
     sources: Sources,
 ) -> Iterator[tuple[Any, Parts, str]]:  # the file's content, and the problem in it
     "Includes that bring in nothing at all, and a bundle that has nothing to deploy."
@@ -417,35 +546,50 @@ def include_problems(
     else:
         yield main, (), "the bundle has no resources; add them here or include their files"
 
-# %% ../../../nbs/lib/bundle/lint/rules.ipynb #ffbcd7a8
-def _production_problems(bundle: Bundle) -> Iterator[Problem]:
-    root = str(dig(bundle.written, "workspace", "root_path") or "")
-    fix = "use /Workspace/Bundles/${bundle.name}/${bundle.target}"
-    if not root:
-        yield ("mode",), f"production without workspace.root_path deploys to a user's home; {fix}"
-    if re.match(r"(/Workspace)?/Shared(/|$)", root):
-        problem = f"root_path {root} can be written by everybody; {fix}"
-        yield ("workspace", "root_path"), problem
-    for key, body in bundle.job_bodies.items():
-        if not body.get("run_as") and not bundle.written.get("run_as"):
-            problem = f"production runs {key} as whoever deployed last; add run_as"
-            yield ("resources", "jobs", key), problem
-
-
-def target_problems(bundle: Bundle) -> Iterator[Problem]:
-    "Where a target deploys to, and as whom."
-    if dig(bundle.written, "workspace", "host"):
-        place: Parts = ("workspace", "host")
-        yield place, "the host is written down; remove it and set DATABRICKS_HOST"
-    if bundle.config.get("mode") == "production":
-        yield from _production_problems(bundle)
-
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #5a9a297e
 def run_as_problems(bundle: Bundle) -> Iterator[Problem]:
     "A run_as for everything, where a resource does not take one."
-    if bundle.written.get("run_as") and bundle.config["resources"].get("quality_monitors"):
-        problem = "run_as at the top does not go together with quality_monitors"
+    legacy = dig(bundle.config, "experimental", "use_legacy_run_as")
+    if not (given := bundle.written.get("run_as")) or legacy or "current_user" in str(given):
+        return
+    kinds = ["apps", "model_serving_endpoints", "quality_monitors"]
+    found = [kind for kind in kinds if bundle.config["resources"].get(kind)]
+    if any(body.get("embed_credentials") for _, body, _ in resources_of(bundle, "dashboards")):
+        found.append("dashboards with embed_credentials")
+    if found:
+        problem = f"run_as at the top does not go together with {', '.join(found)}"
         yield ("run_as",), f"{problem}; move it to the jobs"
+    if len(as_mapping(given)) > 1:
+        yield ("run_as",), f"run_as names {' and '.join(map(str, given))}; keep one"
+
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #dd10dev1
+def _shared_place(bundle: Bundle, *parts: str) -> bool:
+    # whether a developer's name is missing in a text
+    written, value = str(dig(bundle.written, *parts) or ""), str(dig(bundle.config, *parts) or "")
+    user = str(dig(bundle.config, "workspace", "current_user", "userName"))
+    own = "current_user" in written or user in value or value.startswith("~")
+    return bool(written) and not own and not is_unset(value) and "/Users/" not in value
+
+# %% ../../../nbs/lib/bundle/lint/rules.ipynb #sp18b
+def mode_problems(bundle: Bundle) -> Iterator[Problem]:
+    "What the CLI does not take in a development or production target."
+    fix = "add ${workspace.current_user.short_name}"
+    if bundle.config.get("mode") == "development":
+        if _shared_place(bundle, "presets", "name_prefix"):
+            problem = "name_prefix of a development target lacks the user's name"
+            yield ("presets", "name_prefix"), f"{problem}; {fix}"
+        for name in ("root_path", "file_path", "resource_path", "artifact_path", "state_path"):
+            if _shared_place(bundle, "workspace", name):
+                problem = f"{name} of a development target lacks the user's name; {fix}"
+                yield ("workspace", name), problem
+        if dig(bundle.config, "presets", "trigger_pause_status") == "UNPAUSED":
+            problem = "a development target does not start by itself; remove trigger_pause_status"
+            yield ("presets", "trigger_pause_status"), problem
+    if bundle.config.get("mode") == "production":
+        for key, body, _ in resources_of(bundle, "pipelines"):
+            if body.get("development") is True:
+                problem = f"production does not take the pipeline {key} with development: true"
+                yield ("resources", "pipelines", key, "development"), f"{problem}; remove it"
 
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #ab5218c6
 def _principals(permissions: Any) -> list[tuple[int, str]]:
@@ -457,37 +601,16 @@ def permission_problems(bundle: Bundle) -> Iterator[Problem]:
     "Who is named both at the top and in a resource: the CLI refuses that."
     everywhere = {name for _, name in _principals(bundle.config.get("permissions"))}
     for kind in bundle.config["resources"]:
-        for key, body, _ in _resources(bundle, kind):
+        for key, body, _ in resources_of(bundle, kind):
             for index, name in _principals(body.get("permissions")):
                 if name in everywhere:
                     place: Parts = ("resources", kind, key, "permissions", index)
                     yield place, f"{name} is in the permissions of the bundle too; keep one"
 
-# %% ../../../nbs/lib/bundle/lint/rules.ipynb #979710b6
-def name_collisions(bundle: Bundle) -> Iterator[Problem]:
-    "Names that two developers would share, and schemas spelt out."
-    schemas = {str(body.get("name")): key for key, body, _ in _resources(bundle, "schemas")}
-    development = bundle.config.get("mode") == "development"
-    for kind in ("volumes", "registered_models", "quality_monitors"):
-        for key, body, written in _resources(bundle, kind):
-            given = str(written.get("schema_name") or "")
-            schema = schemas.get(str(body.get("schema_name")))
-            place: Parts = ("resources", kind, key, "schema_name")
-            if schema and "${resources.schemas." not in given:
-                reference = f"${{resources.schemas.{schema}.name}}"
-                yield place, f"dev mode renames the schema of {key}; write {reference}"
-            elif kind == "volumes" and development and not schema and "current_user" not in given:
-                fix = "put it into a schema of the bundle"
-                yield place, f"two developers share the volume {key}; {fix}"
-    for key, _, written in _resources(bundle, "secret_scopes"):
-        if development and "current_user" not in str(written.get("name")):
-            place = ("resources", "secret_scopes", key, "name")
-            yield place, f"two developers share the scope {key}; keep it out of development targets"
-
 # %% ../../../nbs/lib/bundle/lint/rules.ipynb #a6da9455
 def scope_problems(bundle: Bundle) -> Iterator[Problem]:
     "A Key Vault scope has to say which Key Vault."
-    for key, body, _ in _resources(bundle, "secret_scopes"):
+    for key, body, _ in resources_of(bundle, "secret_scopes"):
         vault, data = body.get("backend_type") == "AZURE_KEYVAULT", body.get("keyvault_metadata")
         place: Parts = ("resources", "secret_scopes", key)
         if vault and not data:  # that a part of it is missing is another finding
@@ -496,68 +619,3 @@ def scope_problems(bundle: Bundle) -> Iterator[Problem]:
         if data and not vault:
             problem = "keyvault_metadata is ignored without backend_type: AZURE_KEYVAULT"
             yield place, f"{problem}; add that"
-
-# %% ../../../nbs/lib/bundle/lint/rules.ipynb #b30ffc53
-def _workspace_folder(path: str) -> str:
-    return path.removeprefix("/Workspace").rstrip("/") or "/"
-
-
-def experiment_problems(bundle: Bundle) -> Iterator[Problem]:
-    "An experiment is not created in a folder that does not exist."
-    root = _workspace_folder(str(dig(bundle.config, "workspace", "root_path") or ""))
-    for key, body, written in _resources(bundle, "experiments"):
-        folder = _workspace_folder(str(PurePosixPath(str(body.get("name") or "/")).parent))
-        made = folder in ("/", "/Shared", root) or re.match("/Users/[^/]+$", folder)
-        if not made and not re.search(r"current_user|\$\{workspace\.", str(written.get("name"))):
-            problem = f"nobody creates the folder {folder}; put the experiment below root_path"
-            yield ("resources", "experiments", key, "name"), problem
-
-# %% ../../../nbs/lib/bundle/lint/rules.ipynb #bee1aaee
-def artifact_problems(bundle: Bundle) -> Iterator[Problem]:
-    "A wheel that is built and named again at each deployment changes every job each time."
-    for key, body in as_mapping(bundle.config.get("artifacts")).items():
-        if dig(body, "dynamic_version") and dig(body, "build"):
-            problem = "dynamic_version with build updates every job on every deploy"
-            fix = "build the wheel first and name it under files"
-            yield ("artifacts", key, "dynamic_version"), f"{problem}; {fix}"
-
-
-def commit_problems(bundle: Bundle) -> Iterator[Problem]:
-    "`${bundle.git.commit}` is empty outside git and before the first commit; the CLI does not report it."
-    if not bundle.git_sha:
-        for parts, text in texts(bundle.written.get("resources") or {}, ("resources",)):
-            if "${bundle.git.commit}" in text:
-                yield parts, "${bundle.git.commit} is empty: there is no commit here; commit first"
-
-# %% ../../../nbs/lib/bundle/lint/rules.ipynb #f2734591
-def _shared_names(
-    bundle: Bundle, settings: settings_module.Settings
-) -> Iterable[tuple[Parts, Any, str, str]]:  # place, value here, value there, its name there
-    catalog = dig(bundle.config, "var", "catalog")
-    yield ("variables", "catalog", "default"), catalog, settings.catalog, "catalog"
-    for key, body, _ in _resources(bundle, "registered_models"):
-        full = ".".join(str(body.get(part)) for part in ("catalog_name", "schema_name", "name"))
-        yield ("resources", "registered_models", key), full, settings.model_name, "model_name"
-    for key, body, _ in _resources(bundle, "experiments"):
-        place: Parts = ("resources", "experiments", key, "name")
-        name = _workspace_folder(str(body.get("name")))
-        yield place, name, _workspace_folder(settings.experiment), "experiment"
-
-# %% ../../../nbs/lib/bundle/lint/rules.ipynb #67dbcd3c
-def settings_problems(bundle: Bundle) -> Iterator[Problem]:
-    "Catalog, model and experiment that settings.ini and the bundle name differently."
-    path = bundle.root / "settings.ini"
-    if not path.is_file():
-        return
-    if bundle.target not in settings_module.targets(path):
-        yield ("targets",), f"settings.ini has no section [{bundle.target}]; add it"
-        return
-    try:
-        settings = settings_module.load(bundle.target, path)
-    except ChurnError as error:
-        yield ("targets",), str(error)
-        return
-    for parts, here, there, name in _shared_names(bundle, settings):
-        if here is not None and here != there and not is_unset(here):
-            problem = f"{here!r} here, {name} = {there} in settings.ini [{bundle.target}]"
-            yield parts, f"{problem}; make them the same"
