@@ -65,7 +65,8 @@ def check(
         for finding in found:
             sys.stdout.write(finding.text(root) + "\n")
         of = f" for target {target}" if target else ""
-        notes = f", {len(found) - len(wrong)} not checked" if len(found) > len(wrong) else ""
+        count = len(found) - len(wrong)
+        notes = f", {count} note{'s' * (count != 1)}" if count else ""
         sys.stderr.write(f"{len(wrong) or 'no'} finding{'s' * (len(wrong) != 1)}{notes}{of}\n")
     raise typer.Exit(1 if wrong else 0)
 

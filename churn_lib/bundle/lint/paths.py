@@ -45,7 +45,7 @@ def include_problems(
             except BundleError:  # no file of a bundle
                 continue
             if content.keys() & _TOP:
-                problem = f"include {pattern} leaves out {path.relative_to(sources.root)}"
+                problem = f"include {pattern} leaves out {os.path.relpath(path, sources.root)}"
                 yield main, ("include", number), f"{problem}; include it or rename it"
 
 # %% ../../../nbs/lib/bundle/lint/paths.ipynb #f1d83d52
