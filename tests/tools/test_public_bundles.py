@@ -37,9 +37,9 @@ def test_a_finding_fails_and_nothing_of_the_bundle_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert public_bundles.main(write(tmp_path, one=RIGHT, two=WRONG)) == 1
-    said = capsys.readouterr().out
-    assert "two: 1 findings, 0 notes <--" in said
-    assert "secret" not in said and "concurent" not in said
+    printed = capsys.readouterr().out
+    assert "two: 1 findings, 0 notes <--" in printed
+    assert "secret" not in printed and "concurent" not in printed
 
 
 def test_a_mistake_that_is_known_passes_and_one_more_does_not(
