@@ -38,7 +38,7 @@ targets:
     workspace: {root_path: "/Workspace/Bundles/${bundle.name}/${bundle.target}"}
     variables: {catalog: {default: shop}}
     permissions:
-      - {level: CAN_VIEW, group_name: readers}
+      - {level: CAN_RUN, group_name: readers}
     resources:
       experiments:
         trials:
@@ -280,8 +280,8 @@ BREAKS = [
     ("    mode: development", "    mode: development\n    variables: {catlog: a}", "variable catlog is declared nowhere; did you mean catalog?", "catlog"),
     ("{default: shop_dev}", "{defalt: shop_dev}", "defalt is no key of variables.catalog", "defalt"),
     ("bundle: {name: tiny}", "bundle: {name: tiny, cli_version: 1}", "cli_version is no key of bundle", "cli_version"),
-    ("- {level: CAN_VIEW, group", "- {level: CAN_SEE, group", "level: 'CAN_SEE' is not allowed", "CAN_SEE"),
-    ("- {level: CAN_VIEW, group", "- {level: CAN_VIEW, user_name: a, group", "a permission is of one principal, found group_name, user_name", "user_name"),
+    ("- {level: CAN_RUN, group", "- {level: CAN_SEE, group", "level: 'CAN_SEE' is not allowed", "CAN_SEE"),
+    ("- {level: CAN_RUN, group", "- {level: CAN_RUN, user_name: a, group", "a permission is of one principal, found group_name, user_name", "user_name"),
     # deployment
     ("    mode: development", "    mode: development\n    presets: {name_prefix: dev_}", "name_prefix of a development target lacks the user's name", "name_prefix"),
     ("    mode: development", "    mode: development\n    workspace: {root_path: /Workspace/Bundles/tiny}", "root_path of a development target lacks the user's name", "root_path"),
@@ -299,6 +299,10 @@ BREAKS = [
     ("          schema_name: ${resources.schemas.gold_schema.name}\n          name: files", "          schema_name: gold\n          name: files", "write ${resources.schemas.gold_schema.name}", "schema_name"),
     ("            resource_id: /subscriptions/x\n", "", "AzureKeyVaultSecretScopeMetadata needs resource_id", "keyvault_metadata"),
     ("          keyvault_metadata:\n            dns_name: https://v.vault.azure.net/\n            resource_id: /subscriptions/x\n", "", "a Key Vault scope needs keyvault_metadata with", "vault:"),
+    ("- {level: CAN_RUN, group", "- {level: CAN_VIEW, group", "CAN_VIEW for readers is READ on every secret of vault; give it to", "CAN_VIEW"),
+    ("- {level: CAN_RUN, group", "- {level: CAN_MANAGE, group", "CAN_MANAGE for readers is MANAGE on every secret of vault", "CAN_MANAGE"),
+    ("- {level: CAN_RUN, group_name: readers", "- {level: CAN_VIEW, service_principal_name: other", "CAN_VIEW for other is READ on every secret", "other"),
+    ("          name: vault\n", "          name: vault\n          permissions: [{level: READ, group_name: readers}]\n", "readers reads every secret of vault; leave it to", "readers"),
     ("          backend_type: AZURE_KEYVAULT\n", "", "keyvault_metadata is ignored", "vault:"),
     ("/Bundles/tiny/production/trials", "/teams/churn/trials", "nobody creates the folder /teams/churn", "trials"),
     ("include: [more.yml]", "include: [more.yml]\nartifacts: {lib: {type: whl, build: make, dynamic_version: true}}", "updates every job on every deploy", "artifacts"),

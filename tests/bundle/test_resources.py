@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,75 @@ def test_every_variable_says_what_it_is_for_and_no_host_is_written_down() -> Non
         assert len(declared["description"]) > 20, name
     for target in TARGETS[1:]:
         assert "host" not in read_sources(ROOT, target).content.get("workspace", {})
+
+
+READERS, DEPLOYER, RUNNER = "${var.readers}", "${var.deployer}", "${var.service_principal}"
+# what the CLI makes of a level at the top, for each kind that has permissions here; None: nothing
+TRANSLATED = {
+    "jobs": {"CAN_MANAGE": "CAN_MANAGE", "CAN_VIEW": "CAN_VIEW", "CAN_RUN": "CAN_MANAGE_RUN"},
+    "alerts": {"CAN_MANAGE": "CAN_MANAGE", "CAN_VIEW": "CAN_READ", "CAN_RUN": "CAN_RUN"},
+    "experiments": {"CAN_MANAGE": "CAN_MANAGE", "CAN_VIEW": "CAN_READ", "CAN_RUN": None},
+    "secret_scopes": {"CAN_MANAGE": "MANAGE", "CAN_VIEW": "READ", "CAN_RUN": None},
+}
+
+
+def who(item: dict) -> str:
+    """The principal of a permission."""
+    return next(str(value) for key, value in item.items() if key.endswith("_name"))
+
+
+def rights(target: str, kind: str, key: str) -> dict[str, str]:
+    """Principal to level, as the workspace gets them (tried with the CLI against a workspace)."""
+    config = loaded(target).config
+    own = config["resources"][kind][key].get("permissions") or []
+    found = {who(item): item["level"] for item in own}
+    for item in config.get("permissions") or []:
+        if level := TRANSLATED[kind][item["level"]]:
+            assert who(item) not in found, "which the CLI refuses with --strict"
+            found[who(item)] = level
+    return found
+
+
+@pytest.fixture
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("readers", "deployer", "service_principal"):
+        monkeypatch.delenv(f"BUNDLE_VAR_{name}", raising=False)
+    loaded.cache_clear()
+
+
+@pytest.mark.usefixtures("no_variables")
+@pytest.mark.parametrize("target", ["staging", "production"])
+def test_readers_see_what_runs_and_no_secret(target: str) -> None:
+    resources = loaded(target).config["resources"]
+    for key in JOBS:
+        expected = {READERS: "CAN_VIEW", DEPLOYER: "CAN_MANAGE", RUNNER: "CAN_MANAGE_RUN"}
+        assert rights(target, "jobs", key) == expected, key
+    for key in resources["alerts"]:
+        expected = {READERS: "CAN_READ", DEPLOYER: "CAN_MANAGE", RUNNER: "CAN_RUN"}
+        assert rights(target, "alerts", key) == expected, key
+    for key in resources["experiments"]:
+        expected = {READERS: "CAN_READ", DEPLOYER: "CAN_MANAGE", RUNNER: "CAN_EDIT"}
+        assert rights(target, "experiments", key) == expected, key
+    for key in resources["secret_scopes"]:
+        assert rights(target, "secret_scopes", key) == {DEPLOYER: "MANAGE", RUNNER: "READ"}, key
+
+
+@pytest.mark.parametrize("target", ["local", "dev"])
+def test_a_developer_s_own_resources_have_no_permissions(target: str) -> None:
+    config = loaded(target).config
+    bodies = [body for kind in config["resources"].values() for body in kind.values()]
+    assert not any(part.get("permissions") for part in (config, *bodies))
+
+
+def test_readers_at_the_top_of_this_bundle_are_found(tmp_path: Path) -> None:
+    """As databricks.yml was until they read every secret by it."""
+    shutil.copytree(ROOT / "resources", tmp_path / "resources")
+    shutil.copytree(ROOT / "nbs/jobs", tmp_path / "nbs/jobs")
+    text = (ROOT / "databricks.yml").read_text()
+    new = "      - level: CAN_VIEW\n        group_name: ${var.readers}\n"
+    old = "    variables:\n      catalog: churn_staging\n"
+    (tmp_path / "databricks.yml").write_text(text.replace(old, new + old))
+    (found,) = [
+        each for each in check(tmp_path) if "READ on every secret of key_vault" in each.message
+    ]
+    assert found.path.name == "databricks.yml" and set(found.targets) == {"staging", "production"}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import BundleError, dig, listed, read_sources
-from . import paths, policy, rules
+from . import paths, policy, rules, secrets
 from .fields import outline_problems, resource_notes, resource_problems
 from .findings import LintFinding, Problem, located, merged_over_targets
 from ..plan import job_graph, make_plan, reachable
@@ -77,6 +77,7 @@ _POLICY = (
     policy.cli_problems,
     policy.idle_notebooks,
     policy.settings_problems,
+    secrets.secret_problems,
 )
 _NOTES = (resource_notes, rules.task_notes, paths.python_notes)
 

@@ -597,10 +597,16 @@ def _principals(permissions: Any) -> list[tuple[int, str]]:
     return [(at, str(item[name])) for at, item in items for name in PRINCIPALS if item.get(name)]
 
 
+# what CAN_RUN at the top reaches; the other levels reach all that has permissions
+_RUN = ("jobs", "pipelines", "model_serving_endpoints", "alerts", "sql_warehouses", "clusters")
+
+
 def permission_problems(bundle: Bundle) -> Iterator[Problem]:
     "Who is named both at the top and in a resource: the CLI refuses that."
-    everywhere = {name for _, name in _principals(bundle.config.get("permissions"))}
+    items = [item for _, item in listed(bundle.config, "permissions")]
     for kind in bundle.config["resources"]:
+        reaching = [item for item in items if kind in _RUN or item.get("level") != "CAN_RUN"]
+        everywhere = {name for _, name in _principals(reaching)}
         for key, body, _ in resources_of(bundle, kind):
             for index, name in _principals(body.get("permissions")):
                 if name in everywhere:
