@@ -2,7 +2,7 @@
 # Refuse to deploy before every variable of the environment is set: an empty one would be taken as it is.
 set -euo pipefail
 missing=0
-for name in DATABRICKS_HOST DATABRICKS_CLIENT_ID \
+for name in DATABRICKS_HOST DATABRICKS_CLIENT_ID DATABRICKS_TOKEN_AUDIENCE \
   BUNDLE_VAR_notification_address BUNDLE_VAR_service_principal BUNDLE_VAR_deployer BUNDLE_VAR_readers \
   BUNDLE_VAR_warehouse_id BUNDLE_VAR_key_vault_dns_name BUNDLE_VAR_key_vault_resource_id; do
   if [ -z "${!name:-}" ]; then

@@ -410,8 +410,32 @@ def variables(root: Path) -> Iterator[str]:
                 yield f"{where}: does not know BUNDLE_VAR_{name}, which databricks.yml leaves open"
 
 
+AUDIENCE = "DATABRICKS_TOKEN_AUDIENCE"
+
+
+def sign_ins(root: Path) -> Iterator[str]:
+    """Jobs that sign in to Databricks and leave the audience of their token to the host they sign in to."""
+    for path in workflows(root):
+        content = read(path)
+        for key, job in content["jobs"].items():
+            given = {**(content.get("env") or {}), **(job.get("env") or {})}
+            if (
+                "oidc" in given.get("DATABRICKS_AUTH_TYPE", "")
+                and given.get(AUDIENCE) != f"${{{{ vars.{AUDIENCE} }}}}"
+            ):
+                yield f"{path.relative_to(root)}: {key} signs in without {AUDIENCE}, which its policy holds"
+    if f"export {AUDIENCE}=" not in (root / "tools/azure_variables.sh").read_text():
+        yield f"tools/azure_variables.sh: signs in without {AUDIENCE}, which its policy holds"
+    if AUDIENCE not in (root / "tools/required_variables.sh").read_text():
+        yield f"tools/required_variables.sh: does not ask for {AUDIENCE}"
+    checking = read(root / WORKFLOWS / "ci.yml")["jobs"].get("bundle", {}).get("env") or {}
+    own = "/Workspace/Users/${{ vars.DATABRICKS_VALIDATE_CLIENT_ID }}/"
+    if not checking.get("BUNDLE_VAR_root_path", "").startswith(own):
+        yield f"{WORKFLOWS / 'ci.yml'}: bundle validates in a folder that is not its principal's own"
+
+
 CHECKS = (
-    pins, actionlint, zizmor, schemas, shell, scripts, cli_versions, variables, github_gate, azure_gate,
+    pins, actionlint, zizmor, schemas, shell, scripts, cli_versions, variables, sign_ins, github_gate, azure_gate,
 )  # fmt: skip
 
 

@@ -50,7 +50,8 @@ STEP = "      - run: make test\n"
 def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
     """The slower checks of them are `make workflows`."""
     for check in (
-        workflows.pins, workflows.github_gate, workflows.azure_gate, workflows.shell, workflows.scripts
+        workflows.pins, workflows.github_gate, workflows.azure_gate, workflows.shell, workflows.scripts,
+        workflows.sign_ins,
     ):  # fmt: skip
         assert list(check(ROOT)) == []
 
@@ -88,6 +89,12 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.scripts, "tools/production_version.sh", "for pause in 5 15 0", "for again in 0", "first question that fails"),
         (workflows.scripts, CD, 'promotion_job action=rollback "git_sha=$GIT_SHA"', "promotion_job action=rollback,git_sha=$GIT_SHA", "joins parameters"),
         (workflows.scripts, AZURE, 'action=copy "git_sha=$BUILD_SOURCEVERSION"', '"action=copy,git_sha=$BUILD_SOURCEVERSION"', "joins parameters"),
+        (workflows.sign_ins, CD, "  DATABRICKS_TOKEN_AUDIENCE: ${{ vars.DATABRICKS_TOKEN_AUDIENCE }}", "  NONE: x", "production signs in without DATABRICKS_TOKEN_AUDIENCE"),
+        (workflows.sign_ins, CI, "vars.DATABRICKS_TOKEN_AUDIENCE", "vars.OTHER", "bundle signs in without DATABRICKS_TOKEN_AUDIENCE"),
+        (workflows.sign_ins, CI, "/Workspace/Users/", "/Workspace/Bundles/", "not its principal's own"),
+        (workflows.sign_ins, ".github/workflows/monitor.yml", "      DATABRICKS_TOKEN_AUDIENCE: ${{ vars.DATABRICKS_TOKEN_AUDIENCE }}\n", "", "alerts signs in without"),
+        (workflows.sign_ins, "tools/azure_variables.sh", "export DATABRICKS_TOKEN_AUDIENCE", "export OTHER", "signs in without"),
+        (workflows.sign_ins, "tools/required_variables.sh", "DATABRICKS_TOKEN_AUDIENCE", "", "does not ask for"),
         (workflows.github_gate, CD, "for name in $ALLOWED_LOSSES", "for name in $NONE", "does not read ALLOWED_LOSSES"),
         (workflows.azure_gate, AZURE, "for name in ${ALLOWED_LOSSES:-}", "for name in $NONE", "does not read ALLOWED_LOSSES"),
         (workflows.pins, CI, STEP, "      - {uses: actions/checkout@v6}\n", "pin actions/checkout@v6 by commit"),
@@ -220,7 +227,7 @@ def test_after_a_failure_what_has_moved_goes_back_and_what_has_not_is_settled(
 def test_what_the_checks_run_is_all_there_is() -> None:
     own = {path.relative_to(ROOT) for path in (ROOT / ".github/workflows").iterdir()}
     assert own == {path.relative_to(ROOT) for path in workflows.workflows(ROOT)}
-    assert len(workflows.CHECKS) == 10
+    assert len(workflows.CHECKS) == 11
 
 
 # --- the steps that need no cloud, in a clean clone ------------------------------------------------------
