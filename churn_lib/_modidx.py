@@ -284,6 +284,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'churn_lib/bundle/plan.py'),
                                        'churn_lib.bundle.plan._check_taken': ( 'lib/bundle/plan.html#_check_taken',
                                                                                'churn_lib/bundle/plan.py'),
+                                       'churn_lib.bundle.plan._is_elsewhere': ( 'lib/bundle/plan.html#_is_elsewhere',
+                                                                                'churn_lib/bundle/plan.py'),
                                        'churn_lib.bundle.plan._kind': ('lib/bundle/plan.html#_kind', 'churn_lib/bundle/plan.py'),
                                        'churn_lib.bundle.plan._nested': ('lib/bundle/plan.html#_nested', 'churn_lib/bundle/plan.py'),
                                        'churn_lib.bundle.plan._notebook': ('lib/bundle/plan.html#_notebook', 'churn_lib/bundle/plan.py'),

@@ -249,6 +249,12 @@ def taken(
     return {name: value for name, value in parameters.items() if name in declared}
 
 # %% ../../nbs/lib/bundle/plan.ipynb #sp52b
+def _is_elsewhere(bundle: Bundle, task: Task, place: str) -> bool:
+    source = task.spec("notebook_task").get("source")
+    job = bundle.job_bodies.get(place.partition(".")[0], {})
+    return source == "GIT" or ("git_source" in job and source != "WORKSPACE")
+
+
 def _undeclared(where: str, name: str, declared: dict[str, Any]) -> str:
     known = ", ".join(declared) or "none"
     return f"{where} declares no parameter {name!r}; it declares {known}"
@@ -257,6 +263,10 @@ def _undeclared(where: str, name: str, declared: dict[str, Any]) -> str:
 def _notebook(bundle: Bundle, task: Task, given: dict[str, str], place: str) -> Path:
     # the notebook, which declares every parameter it will get; given: the job's parameters
     where = str(task.spec("notebook_task").get("notebook_path") or "")
+    if _is_elsewhere(bundle, task, place):
+        raise PlanError(
+            f"{place}: {where} is in another repository, see git_source; not to run here"
+        )
     if where.startswith("/") or not where.endswith(".ipynb"):
         raise PlanError(f"{place}: notebook_path {where!r} is not an .ipynb file of the bundle")
     path = bundle.root / where
@@ -344,8 +354,9 @@ def _parameters(bundle: Bundle, job: Job, given: dict[str, str], place: str) -> 
     for name, default in ((each.name, each.default) for each in job.parameters):
         if name in values:
             raise PlanError(f"{place}: duplicate parameter {name}; remove one")
-        if next(references(default), None):
-            raise PlanError(f"{place}: default {default!r} of {name} cannot be filled in here")
+        if next(references(default), None) and name not in given:
+            problem = f"default {default!r} of {name} cannot be filled in here"
+            raise PlanError(f"{place}: {problem}; give it with --param {name}=...")
         values[name] = default
     for name, value in given.items():
         if name not in values:
