@@ -94,6 +94,7 @@ def population(world: World, rng: np.random.Generator) -> pd.DataFrame:
             "events_last_90d": quarter,
             "days_since_last_event": silence,
             "customer_tenure_days": tenure,
+            "silent_share": silence / tenure,
             "avg_events_per_day": total / tenure,
             "recency_tier": (silence > 7).astype(int) + (silence > 30) + (silence > 90),
         }

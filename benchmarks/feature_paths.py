@@ -114,6 +114,7 @@ WITH counts AS (
 )
 SELECT customer_id, total_events, total_sessions, distinct_products, events_last_30d,
     events_last_90d, silent AS days_since_last_event, tenure AS customer_tenure_days,
+    silent / greatest(tenure, 1) AS silent_share,
     total_events / greatest(tenure, 1) AS avg_events_per_day,
     CAST(silent > 7 AS BIGINT) + CAST(silent > 30 AS BIGINT) + CAST(silent > 90 AS BIGINT)
         AS recency_tier,
@@ -156,8 +157,9 @@ def with_pandas(given: Input) -> pa.Table:
     counts = row.columns.drop("signup_ts")
     row[counts] = row[counts].fillna(0).astype("int64")
     silent = row["days_since_last_event"] = whole_days(last, at["d0"])
-    row["customer_tenure_days"] = whole_days(row.signup_ts, at["d0"])
-    row["avg_events_per_day"] = row.total_events / row.customer_tenure_days.clip(lower=1)
+    tenure = row["customer_tenure_days"] = whole_days(row.signup_ts, at["d0"])
+    row["silent_share"] = silent / tenure.clip(lower=1)
+    row["avg_events_per_day"] = row.total_events / tenure.clip(lower=1)
     row["recency_tier"] = np.searchsorted([7, 30, 90], silent)
     row["engagement_score"] = engagement(silent, row.events_last_90d, row.total_sessions)
     row[LABEL] = (~row.index.isin(later.customer_id.unique())).astype("int64")
@@ -199,6 +201,7 @@ def with_polars(given: Input) -> pa.Table:
     )
     silent, tenure = pl.col("days_since_last_event"), pl.col("customer_tenure_days")
     row = row.with_columns(
+        silent_share=silent / tenure.clip(lower_bound=1),
         avg_events_per_day=pl.col("total_events") / tenure.clip(lower_bound=1),
         recency_tier=sum(((silent > limit).cast(pl.Int64) for limit in (7, 30, 90)), pl.lit(0)),
         engagement_score=engagement(silent, pl.col("events_last_90d"), pl.col("total_sessions")),

@@ -61,7 +61,7 @@ def differences(ours: Path, other: Path) -> int:
     """Customers whose features are not the same; decimals may differ in the last digits."""
     alike = [
         f"abs(a.{name} - b.{name}) <= 1e-9 * greatest(1, abs(a.{name}))"
-        if name in ("avg_events_per_day", "engagement_score")
+        if name in ("silent_share", "avg_events_per_day", "engagement_score")
         else f"a.{name} = b.{name}"
         for name in SHOWN[1:]
     ]

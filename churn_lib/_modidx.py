@@ -1248,6 +1248,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'churn_lib/features/definitions.py'),
                                                 'churn_lib.features.definitions.recency_tier': ( 'lib/features/definitions.html#recency_tier',
                                                                                                  'churn_lib/features/definitions.py'),
+                                                'churn_lib.features.definitions.silent_share': ( 'lib/features/definitions.html#silent_share',
+                                                                                                 'churn_lib/features/definitions.py'),
                                                 'churn_lib.features.definitions.total_events': ( 'lib/features/definitions.html#total_events',
                                                                                                  'churn_lib/features/definitions.py'),
                                                 'churn_lib.features.definitions.total_sessions': ( 'lib/features/definitions.html#total_sessions',

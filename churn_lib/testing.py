@@ -66,6 +66,7 @@ def _features(rng: np.random.Generator, rows: int) -> pd.DataFrame:
         "events_last_90d": last_90d,
         "days_since_last_event": days,
         "customer_tenure_days": days + before,
+        "silent_share": days / np.maximum(days + before, 1),
         "avg_events_per_day": total / np.maximum(days + before, 1),
         "recency_tier": np.searchsorted([7, 30, 90], days),
         "engagement_score": 1500 / (30 + days)

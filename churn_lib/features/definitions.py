@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DECLARED', 'FEATURES', 'MONOTONE', 'EXAMPLE', 'total_events', 'total_sessions', 'distinct_products',
            'events_last_30d', 'events_last_90d', 'last_event_ts', 'days_since_last_event', 'customer_tenure_days',
-           'avg_events_per_day', 'recency_tier', 'engagement_score']
+           'silent_share', 'avg_events_per_day', 'recency_tier', 'engagement_score']
 
 # %% ../../nbs/lib/features/definitions.ipynb #bd1c94af
 import ibis
@@ -68,6 +68,16 @@ def days_since_last_event(row: Table, day: Day) -> Value:
 @DECLARED.feature("complete days of 86,400 s since signup", "days", example=240, sliced=True)
 def customer_tenure_days(row: Table, day: Day) -> Value:
     return day.whole_days_since(row.signup_ts)
+
+# %% ../../nbs/lib/features/definitions.ipynb #a7254f8f
+@DECLARED.feature(
+    "days_since_last_event over customer_tenure_days, at least one day",
+    "share",
+    direction=RISES,
+    example=0.04,
+)
+def silent_share(row: Table) -> Value:
+    return row.days_since_last_event / ibis.greatest(row.customer_tenure_days, 1)
 
 # %% ../../nbs/lib/features/definitions.ipynb #ea85d1e5
 @DECLARED.feature(

@@ -82,6 +82,7 @@ def oracle(events: list[dict], signup: datetime.datetime, customer: str) -> dict
         "events_last_90d": active,
         "days_since_last_event": silent,
         "customer_tenure_days": tenure,
+        "silent_share": silent / max(tenure, 1),
         "avg_events_per_day": len(past) / max(tenure, 1),
         "recency_tier": (silent > 7) + (silent > 30) + (silent > 90),
         "engagement_score": score,
