@@ -21,6 +21,8 @@ from typing import Any
 from .. import registry as registry_module  # before mlflow: it sets its environment
 from .. import settings as settings_module
 
+warnings.filterwarnings("ignore", "IProgress not found")  # of a bar of Optuna's that is not shown
+
 import matplotlib.pyplot as plt
 import mlflow
 import numpy as np

@@ -47,8 +47,8 @@ def test_what_the_tutorial_shows_is_what_its_reader_gets(tmp_path: Path) -> None
     models = registry.connect(settings.load("local", place.folder / "settings.ini"))
     assert models.aliases() == {"Staging": 2, "Production": 2, "Previous": 1}
     added = set(registry.inputs_of(models, 2)) - set(registry.inputs_of(models, 1))
-    assert added == {"silent_share"}
-    assert "silent_share" in place.run(f"git show main:{DEFINITIONS}")
+    assert added == {"expected_purchases"}
+    assert "expected_purchases" in place.run(f"git show main:{DEFINITIONS}")
 
 
 def test_the_change_is_one_cell_and_its_example() -> None:
