@@ -5,13 +5,17 @@
 # %% auto #0
 __all__ = ['Progress', 'Tuned', 'parameters_table', 'tuned_sections', 'tune']
 
+# %% ../../nbs/lib/experiments/tuning.ipynb #3783cfab
+import warnings
+
+warnings.filterwarnings("ignore", "IProgress not found")  # of a bar of Optuna's that is not shown
+
 # %% ../../nbs/lib/experiments/tuning.ipynb #89dbc805
 import contextlib
 import datetime
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,8 +24,6 @@ from typing import Any
 
 from .. import registry as registry_module  # before mlflow: it sets its environment
 from .. import settings as settings_module
-
-warnings.filterwarnings("ignore", "IProgress not found")  # of a bar of Optuna's that is not shown
 
 import matplotlib.pyplot as plt
 import mlflow
