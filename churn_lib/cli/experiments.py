@@ -27,13 +27,6 @@ from ..job_context import parse
 
 # %% ../../nbs/lib/cli/experiments.ipynb #d043c7cd
 @contextlib.contextmanager
-def _fits(console: Console) -> Iterator[Callable[[int, int], None]]:
-    # takes how many fits are done, and of how many
-    with _counted(console) as progress:
-        yield lambda done, total: progress("fits", done, total)
-
-
-@contextlib.contextmanager
 def _counted(console: Console) -> Iterator[Callable[..., None]]:
     # takes of what, how many are done, of how many, and the best value so far
     columns = (
@@ -100,7 +93,7 @@ def try_idea(
 
     day = parse("--as-of", as_of, datetime.date | None)
     settings = settings_module.load(target)
-    with _fits(Console(stderr=True, force_jupyter=False)) as progress:
+    with _counted(Console(stderr=True, force_jupyter=False)) as progress:
         tried = experiments.try_idea(
             estimator or None,
             column or None,
