@@ -178,6 +178,15 @@ SCRIPTS = {
         "##vso[task.uploadsummary]": "does not bring the run's address into the summary of Azure DevOps",
         '>>"$GITHUB_STEP_SUMMARY"': "does not bring the run's address into the summary of GitHub",
     },
+    "tools/newest_commit.sh": {
+        "git ls-remote --exit-code origin refs/heads/main": "does not ask which commit of main is the newest",
+        'if [ "$newest" != "$1" ]': "does not compare it with the commit of the run",
+        "--unset-all": "leaves the credentials of the checkout to later steps",
+    },
+    "tools/wait_for_runs.sh": {
+        "databricks jobs list-runs": "does not ask what an earlier deployment has left running",
+        "--active-only": "waits for runs that have ended",
+    },
     "tools/production_version.sh": {
         "for pause in": "gives up at the first question that fails",
     },

@@ -506,7 +506,7 @@ def _one_at_a_time(settings: Settings, log: Callable[[str], None]) -> Iterator[N
         yield
         return
     path = process.serving_folder(settings) / "deploy.lock"
-    limit = settings.serving.deploy_timeout_seconds
+    limit = 2 * settings.serving.deploy_timeout_seconds  # there, and the way back
     waiting = partial(log, "another deployment is under way, which is waited for")
     with contextlib.ExitStack() as stack:
         try:

@@ -87,6 +87,9 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.scripts, "tools/run_job.sh", "##vso[task.uploadsummary]", "", "summary of Azure DevOps"),
         (workflows.scripts, "tools/run_job.sh", "tail -n 1", "head -n 1", "head ends a pipe early"),
         (workflows.scripts, "tools/production_version.sh", "for pause in 5 15 0", "for again in 0", "first question that fails"),
+        (workflows.scripts, "tools/newest_commit.sh", 'if [ "$newest" != "$1" ]', "if false", "does not compare it with the commit"),
+        (workflows.scripts, "tools/newest_commit.sh", "git ls-remote --exit-code origin refs/heads/main", "git rev-parse HEAD", "does not ask which commit"),
+        (workflows.scripts, "tools/wait_for_runs.sh", "databricks jobs list-runs", "echo", "does not ask what an earlier deployment"),
         (workflows.scripts, CD, 'promotion_job action=rollback "git_sha=$GIT_SHA"', "promotion_job action=rollback,git_sha=$GIT_SHA", "joins parameters"),
         (workflows.scripts, AZURE, 'action=copy "git_sha=$BUILD_SOURCEVERSION"', '"action=copy,git_sha=$BUILD_SOURCEVERSION"', "joins parameters"),
         (workflows.sign_ins, CD, "  DATABRICKS_TOKEN_AUDIENCE: ${{ vars.DATABRICKS_TOKEN_AUDIENCE }}", "  NONE: x", "production signs in without DATABRICKS_TOKEN_AUDIENCE"),
@@ -251,6 +254,7 @@ LONG = (
     "make docs",
     "spark_tests.sh",
     "benchmark_history",
+    "public_bundles",
 )
 
 
