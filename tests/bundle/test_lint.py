@@ -2,6 +2,7 @@
 
 import configparser
 import json
+import re
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from churn_lib.bundle import BundleError
 from churn_lib.bundle.files import place_of, read_sources
-from churn_lib.bundle.lint import LintFinding, changes, losses
+from churn_lib.bundle.lint import LintFinding, changes, losses, policy
 from churn_lib.bundle.lint.check import LOSSES, check
 from churn_lib.bundle.lint.rules import cron_problem
 from churn_lib.bundle.resolve import choose_compute
@@ -385,6 +386,7 @@ def test_a_notebook_that_no_job_runs_is_found(bundle: Project) -> None:
     [
         ("nbs/again.py", "nbs/again.py: no such notebook; correct notebook_path"),
         ("nbs/again", "nbs/again has no suffix; name again.ipynb"),
+        ("nbs/gone", "nbs/gone has no suffix; name a notebook that is there"),
         ("more.yml", "more.yml is no notebook; its name ends in .ipynb, .py, .r, .scala, .sql"),
         ("plain.py", "plain.py is no notebook: its first line is not 'Databricks notebook source'"),
     ],
@@ -408,6 +410,40 @@ def test_a_job_with_a_notebook_that_runs_on_databricks_alone_is_noted(
     (bundle.root / "nbs/again.ipynb").unlink()
     (line,) = lines_of(bundle.root)  # the job without a notebook is left alone
     assert line.startswith("databricks.yml:47: note: churn run first refuses this: second.again: ")
+
+
+def test_the_types_that_the_cli_lacks_are_those_of_the_version_that_ci_pins() -> None:
+    root = Path(__file__).parents[2]
+    for name in (".github/workflows/cd.yml", ".github/workflows/ci.yml"):
+        versions = re.findall(r"setup-cli@\w+ # v([\d.]+)", (root / name).read_text())
+        assert set(versions) == {policy.CLI}
+
+
+@pytest.mark.parametrize(
+    ("folder", "wrong"),
+    [(".venv", False), ("tools/venv", False), ("gone/.venv", True), (".vnv", True), ("nbs", True)],
+)
+def test_an_environment_with_a_usual_name_may_be_made_later(
+    bundle: Project, folder: str, wrong: bool
+) -> None:
+    (bundle.root / "tools").mkdir()
+    edit(
+        bundle.root, "include: [more.yml]", f"include: [more.yml]\npython: {{venv_path: {folder}}}"
+    )
+    (found,) = check(bundle.root)
+    assert (found.kind, line_of(found)) == (
+        "error" if wrong else "note",
+        f"python: {{venv_path: {folder}}}",
+    )
+
+
+def test_an_environment_beside_the_one_that_is_there_is_found(bundle: Project) -> None:
+    edit(bundle.root, "include: [more.yml]", "include: [more.yml]\npython: {venv_path: venv}")
+    (bundle.root / ".venv/bin").mkdir(parents=True)
+    (bundle.root / ".venv/bin/python3").touch()
+    assert [finding.kind for finding in check(bundle.root)] == ["error"]
+    edit(bundle.root, "venv_path: venv", "venv_path: .venv")
+    assert check(bundle.root) == []
 
 
 def test_a_key_that_two_resources_share_is_found_where_the_second_stands(bundle: Project) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from churn_lib.bundle.files import (
+    FILES,
     BundleError,
     Place,
     Sources,
@@ -24,7 +25,7 @@ from churn_lib.bundle.files import (
     place_of,
     read_yaml,
 )
-from .findings import Parts, Problem, is_unset, meant, tasks_of
+from .findings import Parts, Problem, is_unset, meant, resources_of, tasks_of
 from ..resolve import Bundle
 
 # %% ../../../nbs/lib/bundle/lint/paths.ipynb #f680c655
@@ -65,7 +66,8 @@ def _venv_problem(bundle: Bundle) -> tuple[Parts, str, bool] | None:
     if _is_venv(path):
         return None
     another = any(_is_venv(bundle.root / name) for name in _VENVS)
-    wrong = another or os.path.exists(path) or path.name not in _VENVS
+    usual = path.name in _VENVS and path.parent.is_dir()
+    wrong = another or os.path.exists(path) or not usual
     fix = "correct it or make it" if wrong else "make it before you deploy"
     return ("python", "venv_path"), f"{given} is no virtual environment; {fix}", wrong
 
@@ -158,6 +160,10 @@ def _libraries(bundle: Bundle) -> Iterator[tuple[Parts, Any]]:  # each place and
             place = ("resources", "jobs", key, "environments", number, "spec", "dependencies")
             given = dig(environment, "spec", "dependencies")
             yield from (((*place, at), text) for at, text in enumerate(_items(given)))
+    for key, body, _ in resources_of(bundle, "pipelines"):
+        place = ("resources", "pipelines", key, "environment", "dependencies")
+        given = dig(body, "environment", "dependencies")
+        yield from (((*place, at), text) for at, text in enumerate(_items(given)))
 
 # %% ../../../nbs/lib/bundle/lint/paths.ipynb #sp04b
 def _built(bundle: Bundle) -> set[Path]:  # folders that a deployment fills
@@ -205,14 +211,15 @@ def _excluded(bundle: Bundle, path: str) -> int | None:  # number of the pattern
 # %% ../../../nbs/lib/bundle/lint/paths.ipynb #sp07b
 def sync_problems(bundle: Bundle) -> Iterator[Problem]:
     "Notebooks and Python files of jobs that `sync.exclude` keeps back."
-    seen: set[str] = set()
+    kept: dict[int, list[str]] = {}  # number of a pattern to files
     for _, _, task in tasks_of(bundle):
-        for field in (("notebook_task", "notebook_path"), ("spark_python_task", "python_file")):
+        for field in FILES:
             path = str(dig(task, *field) or "")
-            if path in seen or not (bundle.root / path).is_file():
-                continue
-            seen.add(path)
-            if (number := _excluded(bundle, path)) is not None:
-                pattern = bundle.config["sync"]["exclude"][number]
-                problem = f"{pattern} keeps {path} back, which a job runs"
-                yield ("sync", "exclude", number), f"{problem}; take it back with !{path}"
+            number = _excluded(bundle, path) if (bundle.root / path).is_file() else None
+            if number is not None and path not in kept.setdefault(number, []):
+                kept[number].append(path)
+    for number, (path, *more) in kept.items():
+        pattern = bundle.config["sync"]["exclude"][number]
+        others = f" ({len(more)} more with it)" if more else ""
+        problem = f"{pattern} keeps {path} back, which a job runs{others}"
+        yield ("sync", "exclude", number), f"{problem}; take it back with !{path}"

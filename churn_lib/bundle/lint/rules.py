@@ -227,10 +227,12 @@ def _is_here(task: dict[str, Any], body: dict[str, Any], where: str) -> bool:
 def _file_problem(bundle: Bundle, where: str) -> str | None:
     # why a file of the bundle is no notebook; where: its path
     path = bundle.root / where
-    if path.suffix in (".ipynb", ""):  # which is read below
+    if path.suffix == ".ipynb":  # which is read below
+        return None
+    if not path.suffix:
         near = [path.with_suffix(end).name for end in (".ipynb", *_AS_TEXT)]
         found = next((name for name in near if (path.parent / name).is_file()), "")
-        return f"{where} has no suffix; name {found}" if found and not path.suffix else None
+        return f"{where} has no suffix; name {found or 'a notebook that is there'}"
     if not path.is_file():
         return f"{where}: no such notebook; correct notebook_path"
     if path.suffix.lower() not in _AS_TEXT:
