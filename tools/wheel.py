@@ -3,7 +3,8 @@
 The version gets the hash of everything that goes into the wheel: the same code is the same file name and
 the same bytes, so that a second deployment changes no job; other code is another name, so that no cluster
 and no cache keeps the old one. `python -m tools.wheel` builds `dist/churn_lib-VERSION+HASH-...whl` and
-removes the other wheels there, because databricks.yml names `dist/*.whl`.
+removes the other wheels there, because databricks.yml names `dist/*.whl`. With `--check` it builds nothing
+and exits with 1 unless that wheel is there, alone.
 """
 
 import hashlib
@@ -66,5 +67,13 @@ def build(root: Path = ROOT) -> Path:
     return built[0]
 
 
+def built(root: Path = ROOT) -> bool:
+    """Whether `root`/dist has the wheel of these sources, and no other."""
+    wheels = sorted((root / "dist").glob("*.whl"))
+    return len(wheels) == 1 and f"+{content_hash(root)}-" in wheels[0].name
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        sys.exit(not built())
     print(build().relative_to(ROOT))

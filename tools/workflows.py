@@ -419,6 +419,29 @@ def variables(root: Path) -> Iterator[str]:
                 yield f"{where}: does not know BUNDLE_VAR_{name}, which databricks.yml leaves open"
 
 
+CLEAN = "tools/clean_tree.sh ${bundle.target}"
+WRITTEN = re.compile(r"(?<![0-9&>])>{1,2}\s*(?![&(])([\w./-]+)")
+
+
+def clean_trees(root: Path) -> Iterator[str]:
+    """Ways in which something that no commit holds is deployed, and files of CI that make a tree look so."""
+    scripts = (read(root / "databricks.yml").get("experimental") or {}).get("scripts") or {}
+    if scripts.get("predeploy") != CLEAN:
+        yield f"databricks.yml: predeploy is not `{CLEAN}`: a changed tree would be deployed as its commit"
+    ignored = [line.strip("/") for line in (root / ".gitignore").read_text().splitlines() if line]
+    files = [*workflows(root), root / AZURE]
+    for path, step in ((each, step) for each in files for step in steps(read(each))):
+        body = str(step.get("run") or step.get("bash") or "")
+        given = step.get("with") or {}
+        names = WRITTEN.findall(body)
+        if "upload" not in str(step.get("uses")):
+            names += [given["path"]] if given.get("path") else []
+        for name in names:
+            place = name.strip("/").split("/")
+            if not name.startswith("/") and not {place[0], "/".join(place)} & {*ignored}:
+                yield f"{path.relative_to(root)}: writes {name}, which .gitignore does not name: the tree is no longer its commit's"
+
+
 AUDIENCE = "DATABRICKS_TOKEN_AUDIENCE"
 
 
@@ -444,7 +467,7 @@ def sign_ins(root: Path) -> Iterator[str]:
 
 
 CHECKS = (
-    pins, actionlint, zizmor, schemas, shell, scripts, cli_versions, variables, sign_ins, github_gate, azure_gate,
+    pins, actionlint, zizmor, schemas, shell, scripts, cli_versions, variables, sign_ins, clean_trees, github_gate, azure_gate,
 )  # fmt: skip
 
 

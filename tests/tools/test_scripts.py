@@ -4,13 +4,15 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.tools.stand_ins import TOKEN, Workspace, command, serving
+from tools import wheel
 
 ROOT = Path(__file__).parents[2]
 
@@ -221,6 +223,92 @@ def test_a_workspace_that_refuses_is_named(
     assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].endswith("what is at Production of a.b.c is not known")
+
+
+# --- what is deployed ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A commit of what the wheel is made of, with its wheel built."""
+    folder = tmp_path / "project"
+    (folder / "tools").mkdir(parents=True)
+    for name in ("tools/clean_tree.sh", "tools/wheel.py", "tools/__init__.py", ".gitignore", *wheel.SOURCES[1:]):  # fmt: skip
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "churn_lib").mkdir()
+    (folder / "churn_lib/__init__.py").write_text('__version__ = "0.1.0"\n')
+    (folder / ".venv").symlink_to(Path(sys.executable).parents[1], target_is_directory=True)
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    for words in (("init", "-q"), ("add", "--all"), (*identity, "commit", "-qm", "first")):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    wheel.build(folder)
+    return folder
+
+
+def clean(folder: Path, target: str) -> subprocess.CompletedProcess[str]:
+    call = ["bash", str(folder / "tools/clean_tree.sh"), target]
+    known = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return subprocess.run(call, env=known, capture_output=True, text=True, timeout=60)
+
+
+def test_a_commit_is_deployed_and_what_ci_has_written_beside_it_does_not_count(
+    checkout: Path,
+) -> None:
+    (checkout / "gate").mkdir()
+    for name in ("plan.json", "again.json", "gate/gate.json", "comment.md", "gate.md"):
+        (checkout / name).write_text("{}")
+    done = clean(checkout, "staging")
+    assert done.returncode == 0, done.stderr
+
+
+def _edit(folder: Path) -> None:
+    with (folder / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+
+
+def _add(folder: Path) -> None:
+    (folder / "churn_lib/more.py").touch()
+
+
+def _stage(folder: Path) -> None:
+    _add(folder)
+    subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
+
+
+def _build_before(folder: Path) -> None:  # a wheel of another state than the commit's
+    _add(folder)
+    wheel.build(folder)
+    (folder / "churn_lib/more.py").unlink()
+
+
+def _build_nothing(folder: Path) -> None:
+    shutil.rmtree(folder / "dist")
+
+
+def _leave_git(folder: Path) -> None:
+    shutil.rmtree(folder / ".git")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_edit, "1 file(s) differ from it"),
+        (_add, "1 file(s) differ from it"),
+        (_stage, "1 file(s) differ from it"),
+        (_build_before, "dist/ has not the wheel of this commit"),
+        (_build_nothing, "dist/ has not the wheel of this commit"),
+        (_leave_git, "this is no checkout of git"),
+    ],
+)
+def test_what_no_commit_holds_is_deployed_to_dev_alone(
+    checkout: Path, change: Callable[[Path], None], reason: str
+) -> None:
+    change(checkout)
+    for target in ("staging", "production"):
+        done = clean(checkout, target)
+        assert done.returncode == 1
+        assert reason in done.stderr.splitlines()[-1]
+    assert clean(checkout, "dev").returncode == 0
 
 
 # --- the comment on a pull request -----------------------------------------------------------------------

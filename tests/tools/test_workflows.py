@@ -20,7 +20,7 @@ from tools import benchmark_history, gate_comment, hooks, smoke_test, wheel, wor
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-COPIED = (".github", "azure-pipelines.yml", "databricks.yml", "tools")
+COPIED = (".github", ".gitignore", "azure-pipelines.yml", "databricks.yml", "tools")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
     """The slower checks of them are `make workflows`."""
     for check in (
         workflows.pins, workflows.github_gate, workflows.azure_gate, workflows.shell, workflows.scripts,
-        workflows.sign_ins,
+        workflows.sign_ins, workflows.clean_trees,
     ):  # fmt: skip
         assert list(check(ROOT)) == []
 
@@ -92,6 +92,12 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.scripts, "tools/wait_for_runs.sh", "databricks jobs list-runs", "echo", "does not ask what an earlier deployment"),
         (workflows.scripts, CD, 'promotion_job action=rollback "git_sha=$GIT_SHA"', "promotion_job action=rollback,git_sha=$GIT_SHA", "joins parameters"),
         (workflows.scripts, AZURE, 'action=copy "git_sha=$BUILD_SOURCEVERSION"', '"action=copy,git_sha=$BUILD_SOURCEVERSION"', "joins parameters"),
+        (workflows.clean_trees, "databricks.yml", "    predeploy: ", "    postdeploy: ", "predeploy is not"),
+        (workflows.clean_trees, "databricks.yml", "clean_tree.sh ${bundle.target}", "clean_tree.sh dev", "predeploy is not"),
+        (workflows.clean_trees, ".gitignore", "/plan.json\n", "", "cd.yml: writes plan.json"),
+        (workflows.clean_trees, ".gitignore", "/gate/\n", "", "ci.yml: writes gate/gate.json"),
+        (workflows.clean_trees, ".gitignore", "/benchmark-history/\n", "", "nightly.yml: writes benchmark-history"),
+        (workflows.clean_trees, AZURE, "> gate.md", "> other.md", "azure-pipelines.yml: writes other.md"),
         (workflows.sign_ins, CD, "  DATABRICKS_TOKEN_AUDIENCE: ${{ vars.DATABRICKS_TOKEN_AUDIENCE }}", "  NONE: x", "production signs in without DATABRICKS_TOKEN_AUDIENCE"),
         (workflows.sign_ins, CI, "vars.DATABRICKS_TOKEN_AUDIENCE", "vars.OTHER", "bundle signs in without DATABRICKS_TOKEN_AUDIENCE"),
         (workflows.sign_ins, CI, "/Workspace/Users/", "/Workspace/Bundles/", "not its principal's own"),
@@ -230,7 +236,7 @@ def test_after_a_failure_what_has_moved_goes_back_and_what_has_not_is_settled(
 def test_what_the_checks_run_is_all_there_is() -> None:
     own = {path.relative_to(ROOT) for path in (ROOT / ".github/workflows").iterdir()}
     assert own == {path.relative_to(ROOT) for path in workflows.workflows(ROOT)}
-    assert len(workflows.CHECKS) == 11
+    assert len(workflows.CHECKS) == 12
 
 
 # --- the steps that need no cloud, in a clean clone ------------------------------------------------------
