@@ -30,6 +30,7 @@ from typing import Optional
 git_sha: str = ""  # commit the tables are tied to; empty: what is checked out
 as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: after the last complete day
 rebuild: bool = False  # build snapshots even when nothing they come from has changed
+newest_only: bool = False  # build the snapshot of the reference date alone; scoring needs no other
 target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
@@ -75,7 +76,8 @@ raw_events.aggregate(
 # ## Features that are still needed
 #
 # A feature may be removed from the code once no version at Staging, Production or Previous is asked with it. Until
-# then it is retired, and the job stops here when it is gone.
+# then it is retired, and the job stops here when it is gone. Nothing was removed where every column of the table is
+# declared.
 
 # %%
 known = (
@@ -86,19 +88,12 @@ needed = registry.needed_inputs(registry.connect(config)) if removed else {}
 snapshots.refuse_removed(needed)
 pd.DataFrame({"removed": removed})
 
-# %% [markdown]
-# ## Features that are still needed
-#
-# A feature may be removed from the code once no version at Staging, Production or Previous is asked with it. Until
-# then it is retired, and the job stops here when it is gone. Nothing was removed where every column of the table is
-# declared.
-
 # %%
 covered = features.coverage(raw_events)
 today = features.resolve_as_of(job.as_of, covered)
 for dropped in snapshots.drop_uncovered(store, covered.today):
     print(f"{dropped}: dropped, the events end before it")
-days = features.feature_dates(today, config)
+days = features.feature_dates(today, config)[: 1 if job.newest_only else None]
 features.check_reach(raw_customers, days)
 warnings = covered.warnings(days, config.data.horizon_days)
 print(*warnings, sep="\n")
@@ -141,12 +136,14 @@ spread = {
 pd.concat({kind: row.to_pandas().iloc[0] for kind, row in spread.items()}, axis=1).round(2)
 
 # %% [markdown]
-# How well each feature alone tells the labels apart, in the newest snapshot with labels. Above 0.99 the job
-# stops: such a column holds what it should predict.
+# How well each feature alone tells the labels apart, in the newest snapshot with labels, where one was asked for.
+# Above 0.99 the job stops: such a column holds what it should predict.
 
 # %%
 labelled = max((each.feature_date for each in built if each.labelled), default=None)
-snapshots.check_leakage(written.filter(written.feature_date == labelled)).round(4).to_frame()
+chosen = written.filter(written.feature_date == labelled) if labelled else None
+alone = pd.Series(name="roc_auc") if chosen is None else snapshots.check_leakage(chosen)
+alone.round(4).to_frame()
 
 # %% [markdown]
 # ## Hand over
