@@ -2228,6 +2228,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules._sentence': ( 'lib/monitoring/rules.html#_sentence',
                                                                                       'churn_lib/monitoring/rules.py'),
+                                            'churn_lib.monitoring.rules._stopped': ( 'lib/monitoring/rules.html#_stopped',
+                                                                                     'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules._unrecorded': ( 'lib/monitoring/rules.html#_unrecorded',
                                                                                         'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules._weeks': ( 'lib/monitoring/rules.html#_weeks',

@@ -319,7 +319,7 @@ class Limits(Group):
         "Share of predictions in a window, or events in a week, that may be missing against "
         "those before"
     )
-    max_days_without_predictions: Days = _key("Days since the newest prediction")
+    max_days_without_predictions: Days = _key("Days that the newest data predicted on may be old")
     max_error_share: PositiveShare = _key("Share of the endpoint's requests that may fail")
     max_latency_p95_ms: Positive = _key("95th percentile of the endpoint's latency in milliseconds")
 

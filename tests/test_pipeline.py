@@ -11,7 +11,6 @@ from pathlib import Path
 
 import ibis
 import mlflow
-import numpy as np
 import pandas as pd
 import papermill
 import pytest
@@ -274,7 +273,7 @@ def test_a_model_of_another_make_is_judged_by_its_answers(
 ) -> None:
     folder, _ = cdnow
     models = connect(folder)
-    frame = pd.DataFrame(np.zeros((4, 10)), columns=features.FEATURES)
+    frame = pd.DataFrame(0.0, range(4), features.FEATURES)
     with mlflow.start_run():
         logged = mlflow.sklearn.log_model(
             DummyClassifier(strategy="constant", constant=1).fit(frame, [0, 1, 1, 1]),

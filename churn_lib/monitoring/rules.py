@@ -31,6 +31,7 @@ from .drift import judge_columns
 from .integrity import describe_broken
 from ..features import LABEL, coverage, resolve_as_of
 from ..features.dates import Coverage
+from ..features.snapshots import recorded_fingerprints
 from .metrics import Refresher, read_metrics, refresh, whole
 from churn_lib.monitoring.windows import (
     COLUMN_CHECKS,
@@ -139,15 +140,32 @@ def no_data_signal(
     newest: datetime.date | None,  # the newest day with predictions
     as_of: datetime.date,
     settings: Settings,  # monitoring.max_days_without_predictions
+    stopped: Callable[[], str] = str,  # what has stopped, asked for where the signal fires
 ) -> Signal:
-    "Whether nothing has been predicted for too long."
+    "Whether the newest data that was predicted on is too old, whenever that was done."
     if newest is None:
         return Signal("no_data", (True,), (as_of,), _NOTHING)
     silent = (as_of - newest).days
+    fires = silent > settings.monitoring.max_days_without_predictions
     message = f"the newest predictions are for {newest}, {silent} days before {as_of}"
-    return Signal(
-        "no_data", (silent > settings.monitoring.max_days_without_predictions,), (as_of,), message
-    )
+    why = stopped() if fires else ""
+    return Signal("no_data", (fires,), (as_of,), "; ".join(filter(None, [message, why])))
+
+# %% ../../nbs/lib/monitoring/rules.ipynb #d33d1aee
+def _stopped(
+    tables: Tables,
+    newest: datetime.date,  # the newest day with predictions
+) -> str:
+    built = max(map(datetime.date.fromisoformat, recorded_fingerprints(tables)), default=newest)
+    if built > newest:
+        return f"the snapshot of {built} is not scored: see the last run of scoring_job"
+    tags = tables.history("gold.predictions").tags
+    times = sum(each.get("feature_date") == str(newest) for each in tags)
+    again = f", and that day was scored {times} times" if times > 1 else ""
+    end = coverage(tables.read("bronze.events")).today
+    if end > newest:
+        return f"events reach {end}, no features were built since{again}: run scoring_job"
+    return f"the events end there{again}: see whether their source has stopped"
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #f5daa0ae
 _NOT_RECORDED = (
@@ -328,7 +346,12 @@ def signals(
     checks = checks[checks.window_date.isin(same_kind)]
     totals = mine[mine.column_name == ":table"]
     found = [
-        no_data_signal(newest.days[-1] if newest else None, as_of, settings),
+        no_data_signal(
+            newest.days[-1] if newest else None,
+            as_of,
+            settings,
+            lambda: _stopped(tables, newest.days[-1]) if newest and not newest.online else "",
+        ),
         volume_signal(every[every.column_name == ":table"], settings),
         source_signal(tables.read("bronze.events"), as_of, settings),
         broken_signal(checks),

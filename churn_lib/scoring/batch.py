@@ -373,7 +373,8 @@ def score(
 ) -> Scored:
     "Score a snapshot into its partition of gold.predictions, replacing what is there, in one commit."
     partition = {"feature_date": snapshot.feature_date, "model_version": scorer.version}
-    tags = {"git_sha": git_sha, "delta_feature_version": str(snapshot.feature_version)}
+    tags = {"git_sha": git_sha, "feature_date": str(snapshot.feature_date)}
+    tags |= {"delta_feature_version": str(snapshot.feature_version)}
     tags |= {"horizon_days": str(scorer.basis.horizon_days)} if scorer.basis else {}
     backend = snapshot.rows.get_backend()
     if backend.name == "pyspark":

@@ -156,7 +156,9 @@ def test_the_job_keeps_the_control_of_its_target_off_the_list(
     own = settings.load("local", tmp_path / "settings.ini")
     assert own.scoring.control_share == 0.3 and settings.load("dev", own.root / "settings.ini")
     assert settings.load("dev", own.root / "settings.ini").scoring.control_share == 0
-    answer = churn(own, "run", "scoring_job", "--param", "git_sha=abc", "--json")
+    answer = churn(
+        own, "run", "scoring_job", "--only", "score_customers", "--param", "git_sha=abc", "--json"
+    )
     assert answer.returncode == 0, answer.stderr + answer.stdout
     (task,) = json.loads(answer.stdout)["tasks"]
     rows = scoring.read_predictions(tables.connect(own), NEWEST, 1).to_pandas()

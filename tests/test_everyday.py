@@ -1,0 +1,141 @@
+"""Days after the first run: new events come, and the jobs run as the bundle schedules them."""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import ibis
+import pandas as pd
+import pytest
+
+from churn_lib import features, registry, settings, tables
+from churn_lib.data import simulation
+from churn_lib.monitoring.rules import monitor
+from churn_lib.settings import Settings
+from tests.checkouts import ROOT, change_settings
+
+CUSTOMERS = 3_000
+EVENTS, WHO = simulation.simulate(CUSTOMERS)
+END = pd.to_datetime(EVENTS.column("event_ts").to_pandas()).max()
+FIRST = (END - pd.Timedelta(days=45)).date()  # the day of the training
+
+
+def churn(config: Settings, *arguments: str) -> dict:
+    """The JSON answer of a `churn` command that has to succeed."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("CHURN_", "MLFLOW_"))}
+    kept["CHURN_SETTINGS"] = str(config.root / "settings.ini")
+    command = [str(Path(sys.executable).parent / "churn"), *arguments, "--json"]
+    done = subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return json.loads(done.stdout)
+
+
+def load_until(config: Settings, day: datetime.date) -> tables.Tables:
+    """Bronze as it is in the night that begins `day`; append what a former night had not."""
+    store = tables.connect(config)
+    for name, rows, column in (
+        ("bronze.events", EVENTS, "event_ts"),
+        ("bronze.customers", WHO, "signup_ts"),
+    ):
+        frame = rows.to_pandas()
+        known = frame[frame[column] < pd.Timestamp(day, tz="UTC")]
+        store.overwrite(name, ibis.memtable(known, schema=ibis.memtable(rows).schema()))
+    return store
+
+
+def values(answer: dict) -> dict[str, dict]:
+    """Task key to task values."""
+    return {task["task_key"]: task["values"] for task in answer["tasks"]}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A shop with a model at Production, trained on the events until FIRST."""
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "settings.ini").write_text((ROOT / "settings.ini").read_text())
+    change_settings(folder, {"data.snapshots": "2"})
+    config = settings.load("local", folder / "settings.ini")
+    load_until(config, FIRST)
+    for job in ("training_job", "validation_job", "scoring_job"):
+        churn(config, "run", job, "--param", "git_sha=first")
+    yield config
+
+
+@pytest.fixture(scope="module")
+def later(shop: Settings) -> tuple[datetime.date, dict]:
+    """The day after 30 more days of events, and what the scoring job made of them."""
+    load_until(shop, FIRST + datetime.timedelta(days=30))
+    return churn(shop, "run", "scoring_job", "--param", "git_sha=later")
+
+
+def test_customers_are_scored_as_they_are_today_and_not_as_at_the_training(
+    shop: Settings, later: dict
+) -> None:
+    store, found = tables.connect(shop), values(later)
+    today = features.coverage(store.read("bronze.events")).today
+    assert today > FIRST + datetime.timedelta(days=25)
+    assert found["feature_engineering"]["feature_date"] == str(today)
+    assert found["score_customers"]["feature_date"] == str(today)
+    predictions = store.read("gold.predictions")
+    rows = predictions.filter(predictions.feature_date == today).to_pandas()
+    customers = store.read("bronze.customers").to_pandas()
+    joined = customers[customers.signup_ts <= pd.Timestamp(today, tz="UTC")]
+    assert set(rows.customer_id) == set(joined.customer_id)
+    assert set(rows.model_version) == {1}
+
+
+def test_scoring_builds_the_snapshot_of_today_and_leaves_those_of_the_training(
+    shop: Settings, later: dict
+) -> None:
+    commits = tables.connect(shop).history("gold.features").tags
+    built = [tags["feature_date"] for tags in commits if tags.get("git_sha") == "later"]
+    assert built == [values(later)["feature_engineering"]["feature_date"]]
+
+
+def test_a_second_run_on_the_same_events_builds_nothing_and_scores_the_same(
+    shop: Settings, later: dict
+) -> None:
+    store = tables.connect(shop)
+    before = store.version("gold.features")
+    again = values(churn(shop, "run", "scoring_job", "--param", "git_sha=again"))
+    assert store.version("gold.features") == before
+    assert (
+        again["score_customers"]["feature_date"] == values(later)["score_customers"]["feature_date"]
+    )
+
+
+def cause(config: Settings, as_of: datetime.date | None = None) -> str:
+    """The message of the monitor about data that is too old; empty when it has none."""
+    found = monitor(tables.connect(config), registry.connect(config), config, as_of, notify=False)
+    return next((each.message for each in found.causes if each.cause == "no_data"), "")
+
+
+def test_the_monitor_tells_what_has_stopped_source_features_or_scoring(
+    shop: Settings, later: dict
+) -> None:
+    scored = datetime.date.fromisoformat(values(later)["score_customers"]["feature_date"])
+    assert cause(shop, scored) == ""
+    # the calendar goes on, and there are no events
+    message = cause(shop.updated({"monitoring.today": "calendar"}))
+    assert message.startswith(f"the newest predictions are for {scored}, ")
+    assert message.endswith(
+        "; the events end there, and that day was scored 2 times: see whether their source has stopped"
+    )
+    # events, and nobody who builds features
+    load_until(shop, scored + datetime.timedelta(days=9))
+    today = features.coverage(tables.connect(shop).read("bronze.events")).today
+    assert cause(shop, today).endswith(
+        f"events reach {today}, no features were built since, and that day was scored 2 times: "
+        "run scoring_job"
+    )
+    # features, and nobody who scores them
+    churn(shop, "run", "scoring_job", "--only", "feature_engineering", "--param", "git_sha=only")
+    assert cause(shop, today).endswith(
+        f"the snapshot of {today} is not scored: see the last run of scoring_job"
+    )
+    churn(shop, "run", "scoring_job", "--param", "git_sha=both")
+    assert cause(shop, today) == ""
