@@ -37,6 +37,15 @@ $(VENV)/.lint-installed: requirements-dev.lock requirements.lock pyproject.toml 
 	@tools/install.sh $(VENV) requirements-dev.lock lint
 	@touch $@
 
+# of jobs that can sign in to Databricks: what they need, as its hashes say
+$(VENV)/.deploy-installed: requirements-deploy.lock pyproject.toml tools/install.sh
+	@tools/install.sh $(VENV) requirements-deploy.lock --hashes
+	@touch $@
+
+$(VENV)/.monitor-installed: requirements-monitor.lock pyproject.toml tools/install.sh
+	@tools/install.sh $(VENV) requirements-monitor.lock --hashes
+	@touch $@
+
 lint: $(VENV)/.lint-installed ## Lint, format check, words, layers of the package
 	@echo "== lint"
 	@$(BIN)/ruff check --quiet .

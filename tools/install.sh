@@ -2,6 +2,7 @@
 # Make a virtual environment and install a lock file and this project into it.
 # usage: tools/install.sh VENV LOCK
 #        tools/install.sh VENV LOCK GROUP        a dependency group of pyproject.toml alone, as LOCK pins it
+#        tools/install.sh VENV LOCK --hashes     LOCK alone, whose files have to be those of its hashes
 #        tools/install.sh VENV --forget-moved    have it installed again where it was moved or copied
 set -eu
 venv=$1
@@ -63,12 +64,27 @@ if ! "$venv/bin/python" -c "$supported" 2>/dev/null; then
     version=$("$python" --version)
     echo "install: making $venv with $version"
     if command -v uv >/dev/null 2>&1; then
-        uv venv --quiet --seed --python "$python" "$venv"
+        if [ "$group" = --hashes ]; then seed=''; else seed=--seed; fi # pip of the day has no hash
+        # shellcheck disable=SC2086
+        uv venv --quiet $seed --python "$python" "$venv"
     else
         "$python" -c 'import ensurepip, venv' 2>/dev/null ||
             fail "$python has no venv module; install it (Debian, Ubuntu: apt-get install python3-venv)"
         "$python" -m venv "$venv"
     fi
+fi
+
+# wheels alone, so that nothing is run which they bring; this project is built with what is locked, too
+if [ "$group" = --hashes ]; then
+    echo "install: $lock into $venv, by its hashes"
+    if command -v uv >/dev/null 2>&1; then
+        set -- uv pip install --quiet --python "$venv/bin/python"
+    else
+        set -- "$venv/bin/python" -m pip install --quiet --disable-pip-version-check
+    fi
+    "$@" --no-deps --only-binary :all: --require-hashes -r "$lock"
+    "$@" --no-deps --no-build-isolation -e .
+    exit
 fi
 
 if [ -n "$group" ]; then

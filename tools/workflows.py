@@ -419,6 +419,70 @@ def variables(root: Path) -> Iterator[str]:
                 yield f"{where}: does not know BUNDLE_VAR_{name}, which databricks.yml leaves open"
 
 
+HASHED = ("deploy", "monitor")  # lock files whose files have to be those of their hashes
+PROTECTED = (
+    "/.github/", "/azure-pipelines.yml", "/databricks.yml", "/resources/", "/settings.ini", "/tools/", "/Makefile",
+    "/pyproject.toml", "/requirements*.lock", "/.gitignore", "/churn_lib/", "/nbs/lib/", "/nbs/jobs/",
+)  # fmt: skip
+PINNED_PACKAGE = re.compile(r"[\w.-]+(\[[\w,-]+\])?==[\w.+!]+( ; [^\\]+)?( \\)?")
+
+
+def _installing(
+    root: Path,
+) -> Iterator[tuple[str, str]]:  # jobs that can sign in, and what they run
+    for path in workflows(root):
+        content = read(path)
+        for key, job in content["jobs"].items():
+            if (job.get("permissions") or {}).get("id-token") == "write":
+                caches = [step for step in steps(job) if (step.get("with") or {}).get("cache")]
+                body = _commands(job) + "".join("\ncache of an install" for _ in caches)
+                yield f"{path.relative_to(root)}: {key}", body
+    for stage in read(root / AZURE)["stages"]:
+        if "SYSTEM_ACCESSTOKEN" in json.dumps(stage):
+            yield f"{AZURE}: {stage['stage']}", _commands(stage)
+
+
+def installs(root: Path) -> Iterator[str]:
+    """Jobs that can sign in and install more than they need, or what no hash and no owner holds."""
+    right = {f"make .venv/.{name}-installed" for name in HASHED}
+    for where, body in _installing(root):
+        for line in map(str.strip, body.splitlines()):
+            if line not in right and re.search(
+                r"\bmake\b|\bpip\b|\buv\b|\bnpm\b|cache of an install", line
+            ):
+                yield f"{where} can sign in, and installs by {line!r}; {' or '.join(sorted(right))} has hashes"
+    makefile, script = (root / "Makefile").read_text(), (root / "tools/install.sh").read_text()
+    for name in HASHED:
+        if f"@tools/install.sh $(VENV) requirements-{name}.lock --hashes" not in makefile:
+            yield f"Makefile: does not install requirements-{name}.lock by its hashes"
+    if '--no-deps --only-binary :all: --require-hashes -r "$lock"' not in script:
+        yield "tools/install.sh: does not ask for hashes, wheels and nothing besides"
+    for path in sorted(root.glob("requirements*.lock")):
+        yield from (f"{path.name}: {reason}" for reason in _unlocked(path))
+    owners = [line.split() for line in (root / ".github/CODEOWNERS").read_text().splitlines()]
+    held = {line[0] for line in owners if len(line) > 1 and line[1].endswith("churn-operators")}
+    yield from (
+        f".github/CODEOWNERS: {name} runs where CI has signed in, and is not the operators'"
+        for name in PROTECTED
+        if name not in held
+    )
+
+
+def _unlocked(path: Path) -> Iterator[str]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    hashed = path.stem.removeprefix("requirements-") in HASHED
+    for number, line in enumerate(lines):
+        if "://" in line:
+            yield f"names a place: {line.strip()[:80]}"
+        elif not line.startswith((" ", "-r ")):
+            if not PINNED_PACKAGE.fullmatch(line):
+                yield f"{line[:80]} is no version"
+                continue
+            follows = "".join(lines[number + 1 : number + 2])
+            if hashed and not (line.endswith(" \\") and follows.startswith("    --hash=sha256:")):
+                yield f"{line.split()[0]} has no hash"
+
+
 CLEAN = "tools/clean_tree.sh ${bundle.target}"
 WRITTEN = re.compile(r"(?<![0-9&>])>{1,2}\s*(?![&(])([\w./-]+)")
 
@@ -467,7 +531,7 @@ def sign_ins(root: Path) -> Iterator[str]:
 
 
 CHECKS = (
-    pins, actionlint, zizmor, schemas, shell, scripts, cli_versions, variables, sign_ins, clean_trees, github_gate, azure_gate,
+    pins, actionlint, zizmor, schemas, shell, scripts, cli_versions, variables, sign_ins, installs, clean_trees, github_gate, azure_gate,
 )  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """The scripts of the deployment, with a workspace on loopback and a stand-in of each command they call."""
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -309,6 +311,35 @@ def test_what_no_commit_holds_is_deployed_to_dev_alone(
         assert done.returncode == 1
         assert reason in done.stderr.splitlines()[-1]
     assert clean(checkout, "dev").returncode == 0
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_is_installed_by_hashes_is_the_very_file(tmp_path: Path, right: bool) -> None:
+    name = "of_this_test-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("of_this_test.py", "")
+        for file, text in (
+            ("METADATA", "Metadata-Version: 2.1\nName: of-this-test\nVersion: 1.0\n"),
+            ("WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
+            ("RECORD", ""),
+        ):
+            archive.writestr(f"of_this_test-1.0.dist-info/{file}", text)
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() if right else "0" * 64
+    lock = tmp_path / "requirements-deploy.lock"
+    lock.write_text(f"of-this-test==1.0 \\\n    --hash=sha256:{digest}\n")
+    known = {
+        "PATH": "/usr/bin:/bin",  # pip, and no uv
+        "PYTHON": sys.executable,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path),
+    }
+    call = [str(ROOT / "tools/install.sh"), "environment", lock.name, "--hashes"]
+    done = subprocess.run(
+        call, cwd=tmp_path, env=known, capture_output=True, text=True, timeout=120
+    )
+    asked = subprocess.run([tmp_path / "environment/bin/python", "-c", "import of_this_test"])
+    assert (asked.returncode == 0) == right, done.stderr
+    assert ("THESE PACKAGES DO NOT MATCH THE HASHES" in done.stderr) != right
 
 
 # --- the comment on a pull request -----------------------------------------------------------------------

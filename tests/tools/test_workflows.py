@@ -20,7 +20,18 @@ from tools import benchmark_history, gate_comment, hooks, smoke_test, wheel, wor
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-COPIED = (".github", ".gitignore", "azure-pipelines.yml", "databricks.yml", "tools")
+COPIED = (
+    ".github",
+    ".gitignore",
+    "Makefile",
+    "requirements.lock",
+    "requirements-dev.lock",
+    "requirements-deploy.lock",
+    "requirements-monitor.lock",
+    "azure-pipelines.yml",
+    "databricks.yml",
+    "tools",
+)
 
 
 @pytest.fixture
@@ -51,7 +62,7 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
     """The slower checks of them are `make workflows`."""
     for check in (
         workflows.pins, workflows.github_gate, workflows.azure_gate, workflows.shell, workflows.scripts,
-        workflows.sign_ins, workflows.clean_trees,
+        workflows.sign_ins, workflows.clean_trees, workflows.installs,
     ):  # fmt: skip
         assert list(check(ROOT)) == []
 
@@ -92,6 +103,20 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.scripts, "tools/wait_for_runs.sh", "databricks jobs list-runs", "echo", "does not ask what an earlier deployment"),
         (workflows.scripts, CD, 'promotion_job action=rollback "git_sha=$GIT_SHA"', "promotion_job action=rollback,git_sha=$GIT_SHA", "joins parameters"),
         (workflows.scripts, AZURE, 'action=copy "git_sha=$BUILD_SOURCEVERSION"', '"action=copy,git_sha=$BUILD_SOURCEVERSION"', "joins parameters"),
+        (workflows.installs, CD, "make .venv/.deploy-installed", "make .venv/.dev-installed", "cd.yml: staging can sign in, and installs by 'make .venv/.dev-installed'"),
+        (workflows.installs, CD, "make .venv/.deploy-installed", "pip install databricks-sdk", "cd.yml: staging can sign in"),
+        (workflows.installs, ".github/workflows/monitor.yml", "make .venv/.monitor-installed", "make .venv/.run-installed", "alerts can sign in"),
+        (workflows.installs, CI, '          python-version: "3.11"\n      - uses: databricks', '          python-version: "3.11"\n          cache: pip\n      - uses: databricks', "bundle can sign in, and installs by 'cache"),
+        (workflows.installs, AZURE, "make .venv/.deploy-installed", "make .venv/.dev-installed", "azure-pipelines.yml: staging can sign in"),
+        (workflows.installs, "Makefile", "requirements-deploy.lock --hashes", "requirements-deploy.lock", "does not install requirements-deploy.lock by its hashes"),
+        (workflows.installs, "tools/install.sh", "--require-hashes -r", "-r", "does not ask for hashes"),
+        (workflows.installs, "requirements.lock", "alembic==", "alembic>=", "alembic>=1"),
+        (workflows.installs, "requirements-dev.lock", "-r requirements.lock", "--index-url https://example.org", "names a place"),
+        (workflows.installs, "requirements-deploy.lock", "build==1.6.1 \\\n", "build==1.6.1\n", "has no hash"),
+        *(
+            (workflows.installs, ".github/CODEOWNERS", f"{name} ", "/other ", f"{name} runs where CI has signed in")
+            for name in ("/Makefile", "/pyproject.toml", "/requirements*.lock", "/churn_lib/", "/nbs/lib/", "/tools/")
+        ),
         (workflows.clean_trees, "databricks.yml", "    predeploy: ", "    postdeploy: ", "predeploy is not"),
         (workflows.clean_trees, "databricks.yml", "clean_tree.sh ${bundle.target}", "clean_tree.sh dev", "predeploy is not"),
         (workflows.clean_trees, ".gitignore", "/plan.json\n", "", "cd.yml: writes plan.json"),
@@ -236,7 +261,7 @@ def test_after_a_failure_what_has_moved_goes_back_and_what_has_not_is_settled(
 def test_what_the_checks_run_is_all_there_is() -> None:
     own = {path.relative_to(ROOT) for path in (ROOT / ".github/workflows").iterdir()}
     assert own == {path.relative_to(ROOT) for path in workflows.workflows(ROOT)}
-    assert len(workflows.CHECKS) == 12
+    assert len(workflows.CHECKS) == 13
 
 
 # --- the steps that need no cloud, in a clean clone ------------------------------------------------------
