@@ -6,11 +6,12 @@ has every declared feature, the retired ones too: whichever version answers find
 """
 
 import math
+import os
 import sys
 from typing import Any
 
 from databricks.sdk import WorkspaceClient
-from databricks.sdk.errors import DatabricksError
+from databricks.sdk.errors import DatabricksError, PermissionDenied
 
 from churn_lib.features import EXAMPLE
 
@@ -38,6 +39,8 @@ def main(endpoint: str) -> None:
     """Ask and judge."""
     try:
         found = problem(ask(WorkspaceClient(), endpoint))
+    except PermissionDenied:
+        found = f"{os.environ.get('DATABRICKS_CLIENT_ID') or 'you'} may not query it: run tools/bootstrap.sh for this target again, which grants it once the endpoint is there"
     except (DatabricksError, ValueError) as error:
         found = " ".join(str(error).split())[:300]
     print(f"{endpoint}: {found or 'answers with one probability'}")

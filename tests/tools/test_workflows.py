@@ -565,6 +565,26 @@ def test_the_smoke_test_wants_one_probability(
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_an_endpoint_that_may_not_be_asked_says_who_grants_it(
+    endpoint: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As at the end of the first deployment, when the runner has just made it."""
+
+    def refuse(self: _Endpoint) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        text = b'{"error_code": "PERMISSION_DENIED", "message": "no CAN_QUERY"}'
+        self.send_response(403)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(text)
+
+    monkeypatch.setattr(_Endpoint, "do_POST", refuse)
+    with pytest.raises(SystemExit) as ended:
+        smoke_test.main("here")
+    assert ended.value.code == 1
+    assert "may not query it: run tools/bootstrap.sh" in capsys.readouterr().out
+
+
 def test_git_has_the_drivers_and_the_checks_of_this_project(clone: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path)}
     command = [str(clone / ".venv/bin/python"), "-m", "tools.hooks"]
