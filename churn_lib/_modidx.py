@@ -2236,6 +2236,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules.answers_signal': ( 'lib/monitoring/rules.html#answers_signal',
                                                                                            'churn_lib/monitoring/rules.py'),
+                                            'churn_lib.monitoring.rules.asking_for_training': ( 'lib/monitoring/rules.html#asking_for_training',
+                                                                                                'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules.broken_signal': ( 'lib/monitoring/rules.html#broken_signal',
                                                                                           'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules.drift_signal': ( 'lib/monitoring/rules.html#drift_signal',

@@ -320,6 +320,9 @@ class Limits(Group):
         "those before"
     )
     max_days_without_predictions: Days = _key("Days that the newest data predicted on may be old")
+    retrain_at_most_every: Days = _key(
+        "Days until an alert that a training has not ended may start another one"
+    )
     max_error_share: PositiveShare = _key("Share of the endpoint's requests that may fail")
     max_latency_p95_ms: Positive = _key("95th percentile of the endpoint's latency in milliseconds")
 

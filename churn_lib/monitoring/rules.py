@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['today', 'drift_signal', 'broken_signal', 'quality_signal', 'volume_signal', 'no_data_signal', 'answers_signal',
-           'source_signal', 'serving_signal', 'Verdict', 'signals', 'retraining_is_due', 'read_verdict', 'monitor']
+           'source_signal', 'serving_signal', 'Verdict', 'signals', 'retraining_is_due', 'read_verdict', 'monitor',
+           'asking_for_training']
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #b79baf46
 import datetime
@@ -367,8 +368,10 @@ def signals(
 def retraining_is_due(
     registry: Registry,
     is_open: list[Alert],  # open alerts
+    settings: Settings,  # monitoring.retrain_at_most_every
+    now: datetime.datetime | None = None,  # None: by this machine's clock
 ) -> bool:
-    "Whether an open alert asks for a training that has not taken place."
+    "Whether an open alert asks for a training that has not taken place, or not lately."
     open_causes = {a.cause for a in is_open if not a.acknowledged}
     asking = [a for a in is_open if a.severity == alerts.RETRAIN and not a.acknowledged]
     if "answers_changed" in open_causes:  # to be rolled back, not to be replaced by the next best
@@ -383,7 +386,9 @@ def retraining_is_due(
         return False  # it has been replaced; its predictions are yet to come
     found = registry.client.search_model_versions(f"name = '{registry.model_name}'")
     made = [version.creation_timestamp / 1000 for version in found]
-    return not any(moment > raised.timestamp() for moment in made)
+    every = datetime.timedelta(days=settings.monitoring.retrain_at_most_every)
+    lately = (now or datetime.datetime.now(datetime.UTC)) - every
+    return not any(moment > max(raised, lately).timestamp() for moment in made)
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #226bef21
 def _sentence(
@@ -471,7 +476,7 @@ def read_verdict(
     return Verdict(
         alerts.verdict([each.cause for each in causes]),
         _sentence(causes, quality, is_open),
-        retraining_is_due(registry, is_open),
+        retraining_is_due(registry, is_open, settings),
         name,
         version,
         day,
@@ -512,3 +517,9 @@ def monitor(
     unsent = alerts.notify(tables, name, git_sha) if notify else []
     problems = [covered.strays, *refresher.problems, *unsent]
     return read_verdict(tables, registry, settings, as_of, refresher, problems, answers)
+
+# %% ../../nbs/lib/monitoring/rules.ipynb #a87e0aee
+def asking_for_training(verdict: Verdict) -> list[str]:  # alert ids
+    "The open alerts that a training is the answer to; none where it is not due."
+    named = [a for a in verdict.alerts if a.severity == alerts.RETRAIN and not a.acknowledged]
+    return [alert.alert_id for alert in named] if verdict.retrain else []

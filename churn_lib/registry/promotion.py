@@ -361,6 +361,8 @@ def promote(
         return decision
     person = approver(registry, version) if settings.gate.require_approval else None
     reason = "passed the gate" + (f", approved by {person}" if person else "")
+    if cause := registry.version(version).tags.get("retrained_for"):
+        reason += f", retrained for {cause}"
     reason += _not_compared(row) + reservations(row)
     facts = {"git_sha": git_sha, "report_id": row["report_id"], "reason": reason}
     versions = {"from_version": champion, "to_version": version}

@@ -466,9 +466,11 @@ def train(
 def register(
     registry: Registry,
     trained: Trained,
+    cause: str = "",  # alerts of the monitor that it answers
 ) -> int:  # number of the new version
     "Make the trained model a version, tagged with its origin, and the candidate: alias Staging."
-    threshold = {"decision_threshold": repr(trained.model.decision_threshold)}
-    number = registry.register(trained.model_uri, {**trained.tags, **threshold})
+    tags = {"decision_threshold": repr(trained.model.decision_threshold)}
+    tags |= {"retrained_for": cause} if cause else {}
+    number = registry.register(trained.model_uri, {**trained.tags, **tags})
     registry.set_alias(STAGING, number)
     return number

@@ -29,6 +29,7 @@ rebuild: bool = False  # of the features; the parameters of a job reach all of i
 target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 delta_feature_version: int = -1  # version of gold.features to train on; -1: the latest
+cause: str = ""  # alerts of the monitor that this training answers; goes on record
 
 # %%
 import pandas as pd
@@ -96,7 +97,7 @@ trained.figures["importance.png"]
 # will judge. A rehearsal has its run, and no version.
 
 # %%
-model_version = 0 if job.rehearsal else train.register(models, trained)
+model_version = 0 if job.rehearsal else train.register(models, trained, job.cause)
 registry.versions_table(models)
 
 # %% [markdown]

@@ -56,6 +56,7 @@ monitoring_report.card(found, config)
 job_context.task_values.set("verdict", found.verdict)
 job_context.task_values.set("retrain", "true" if found.retrain else "false")
 job_context.task_values.set("sentence", found.sentence)
+job_context.task_values.set("alerts", ", ".join(rules.asking_for_training(found)))
 
 # %% [markdown]
 # ## Then and now

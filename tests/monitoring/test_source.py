@@ -145,4 +145,21 @@ def test_an_estimate_starts_no_training_while_the_source_is_in_doubt(
     still_open: list[Alert], due: bool
 ) -> None:
     registry: Any = Registry()
-    assert retraining_is_due(registry, still_open) == due
+    assert retraining_is_due(registry, still_open, settings.load("local")) == due
+
+
+def test_a_training_that_did_not_help_is_tried_again_after_a_while_and_not_every_day() -> None:
+    asking = [alert("quality", "retrain")]
+    config = settings.load("local").updated({"monitoring.retrain_at_most_every": 30})
+    trained = asking[0].raised_at + datetime.timedelta(hours=2)
+    made: Any = Registry()
+    made.client = SimpleNamespace(
+        search_model_versions=lambda _: [
+            SimpleNamespace(creation_timestamp=1e3 * trained.timestamp())
+        ]
+    )
+    due = [
+        retraining_is_due(made, asking, config, trained + datetime.timedelta(days=days))
+        for days in (0, 1, 29, 31)
+    ]
+    assert due == [False, False, False, True]

@@ -29,6 +29,8 @@ from churn_lib.monitoring import (
     windows as monitoring,
 )
 from churn_lib.monitoring.metrics import read_metrics, whole
+from churn_lib.registry import promotion_log
+from churn_lib.serving.local import process
 from churn_lib.tables import DeltaTables
 from churn_lib.tables.spark import SparkTables
 from churn_lib.training import train as training
@@ -88,6 +90,7 @@ def make_settings(folder: Path) -> settings.Settings:
         "gate.min_f1_score": "0.3",
         "gate.min_precision": "0.3",
         "gate.margin": "0.05",
+        "gate.f1_margin": "0.05",
     }
     lines = (ROOT / "settings.ini").read_text().splitlines()
     kept = [line for line in lines if line.split(" =")[0] not in changes]
@@ -223,23 +226,29 @@ def test_a_model_lives_fails_is_replaced_and_the_monitor_is_quiet_again(trained:
     assert status.returncode == 4, status.stderr
     assert json.loads(status.stdout)["retrain"] is True
 
-    # the job itself: it starts training_job, whose candidate waits for the gate
-    answer = trained.churn(
-        "run", "monitoring_job", "-p", "git_sha=abc", "-p", f"as_of={day(END)}", "--json"
-    )
+    # the job itself: training, gate and endpoint, with the alert on record
+    try:
+        answer = trained.churn(
+            "run", "monitoring_job", "-p", "git_sha=abc", "-p", f"as_of={day(END)}", "--json"
+        )
+    finally:
+        process.stop(trained.settings)
     assert answer.returncode == 0, answer.stdout + answer.stderr
-    states = {task["task_key"]: task["state"] for task in json.loads(answer.stdout)["tasks"]}
-    assert states == {"monitor": "SUCCESS", "retraining_is_due": "SUCCESS", "retrain": "SUCCESS"}
-    assert trained.models.aliases() == {"Staging": 2, "Production": 1}
+    tasks = {task["task_key"]: task for task in json.loads(answer.stdout)["tasks"]}
+    ran = ["monitor", "retraining_is_due", "retrain", "validate", "deploy"]
+    assert {name: task["state"] for name, task in tasks.items()} == dict.fromkeys(ran, "SUCCESS")
+    assert trained.models.aliases() == {"Staging": 2, "Production": 2, "Previous": 1}
+    asked = [a.alert_id for a in worse.alerts if a.severity == "retrain"]
+    assert asked and tasks["monitor"]["values"]["alerts"] == ", ".join(asked)
+    (*_, move) = promotion_log.read(trained.tables, trained.models.model_name).moves
+    assert move.to_version == 2 and move.reason.startswith("passed the gate, retrained for ")
+    assert all(name in move.reason for name in asked)
 
     # it has been acted upon: no second training, though the alert is still open
     waiting = trained.monitor(END)
     assert waiting.alerts and not waiting.retrain
 
-    # the gate lets it pass, it predicts, and the alert of its predecessor is closed
-    gate = trained.churn("run", "validation_job", "-p", "git_sha=abc", "-p", f"as_of={day(END)}")
-    assert gate.returncode == 0, gate.stdout
-    assert trained.models.version_of("Production") == 2
+    # it predicts, and the alert of its predecessor is closed
     trained.score(END)
     calm = trained.monitor(END)
     assert (calm.verdict, calm.model_version, calm.alerts, calm.retrain) == ("ok", 2, (), False)
