@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from churn_lib import registry, settings, tables
-from churn_lib.features import FEATURES
 from churn_lib.job_context import git
 from churn_lib.serving.local import process
 from churn_lib.training import read_record
@@ -93,7 +92,7 @@ def test_it_gives_the_answers_that_it_gave_then(project: Path) -> None:
     before = record.predictions
     assert before is not None and len(before) > 100
     newest = rows[rows.feature_date == rows[rows.churned.notna()].feature_date.max()]
-    asked = newest.loc[before["customer_id"], list(FEATURES)].astype(float)
+    asked = newest.loc[before["customer_id"], list(registry.inputs_of(models, 1))].astype(float)
     now = models.load(1).predict(asked)
     assert np.array_equal(np.asarray(now), before["churn_probability"].to_numpy())
 
