@@ -2999,6 +2999,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'churn_lib/serving/deploy.py'),
                                           'churn_lib.serving.deploy.how_to_ask': ( 'lib/serving/deploy.html#how_to_ask',
                                                                                    'churn_lib/serving/deploy.py'),
+                                          'churn_lib.serving.deploy.let_query': ( 'lib/serving/deploy.html#let_query',
+                                                                                  'churn_lib/serving/deploy.py'),
                                           'churn_lib.serving.deploy.move': ('lib/serving/deploy.html#move', 'churn_lib/serving/deploy.py'),
                                           'churn_lib.serving.deploy.on_databricks': ( 'lib/serving/deploy.html#on_databricks',
                                                                                       'churn_lib/serving/deploy.py'),

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from databricks.sdk import AccountClient, WorkspaceClient
 from databricks.sdk.errors import DatabricksError, NotFound
-from databricks.sdk.service import iam, oauth2, serving, sql, workspace
+from databricks.sdk.service import iam, oauth2, sql, workspace
 
 from churn_lib import bundle, settings
 
@@ -364,28 +364,6 @@ class Bootstrap:
             )
         return number or f"<id of {WAREHOUSE}>"
 
-    def endpoint(self, name: str, deployer: Principal) -> None:
-        """Let the smoke test ask the endpoint that the runner has made."""
-        what = f"{deployer.name} queries {name}"
-        found = _or_none(lambda: self.client.serving_endpoints.get(name))
-        if not found:
-            self.later.append(what)
-            return
-        api, number = self.client.serving_endpoints, str(found.id)
-        inside = {
-            each.service_principal_name
-            for each in api.get_permissions(number).access_control_list or []
-        }
-        entry = serving.ServingEndpointAccessControlRequest(
-            service_principal_name=deployer.application_id,
-            permission_level=serving.ServingEndpointPermissionLevel.CAN_QUERY,
-        )
-        self.step(
-            deployer.application_id not in inside,
-            what,
-            lambda: api.update_permissions(number, access_control_list=[entry]),
-        )
-
 
 def _same(one: oauth2.OidcFederationPolicy, other: oauth2.OidcFederationPolicy) -> bool:
     return (one.issuer, one.subject) == (other.issuer, other.subject)
@@ -543,7 +521,6 @@ def run(options: argparse.Namespace) -> None:
     print(f"catalog {config.catalog}")
     work.catalog(config.catalog)
     grants(work, deployer, runner, readers, config)
-    work.endpoint(config.serving.endpoint_name, deployer)
     report(work, given)
 
 

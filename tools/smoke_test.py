@@ -40,7 +40,7 @@ def main(endpoint: str) -> None:
     try:
         found = problem(ask(WorkspaceClient(), endpoint))
     except PermissionDenied:
-        found = f"{os.environ.get('DATABRICKS_CLIENT_ID') or 'you'} may not query it: run tools/bootstrap.sh for this target again, which grants it once the endpoint is there"
+        found = f"{os.environ.get('DATABRICKS_CLIENT_ID') or 'you'} may not query it: deployment_job grants that to the bundle's variable may_query; run it again"
     except (DatabricksError, ValueError) as error:
         found = " ".join(str(error).split())[:300]
     print(f"{endpoint}: {found or 'answers with one probability'}")

@@ -6,7 +6,7 @@
 __all__ = ['Traffic', 'DeploymentFailed', 'DeploymentRefused', 'on_databricks', 'connect', 'desired_entity', 'desired_gateway',
            'PreviousConfig', 'previous_config', 'Deployer', 'wait_until_idle', 'wait_until_ready', 'create',
            'update_config', 'update_gateway', 'Deployment', 'Task', 'deploy', 'move', 'Settlement', 'settle', 'status',
-           'beside_production', 'example_customer', 'how_to_ask']
+           'beside_production', 'example_customer', 'how_to_ask', 'let_query']
 
 # %% ../../nbs/lib/serving/deploy.ipynb #a5a8fb55
 import contextlib
@@ -897,3 +897,26 @@ def how_to_ask(settings: Settings, url: str, example: dict[str, float]) -> str:
         f"-d '{json.dumps({'dataframe_records': [example]})}' {url}"
     )
     return f"Ask the endpoint:\n\n{line}{docs}\n"
+
+# %% ../../nbs/lib/serving/deploy.ipynb #c58690bb
+def let_query(
+    settings: Settings,
+    principal: str,  # application id of a service principal
+    client: WorkspaceClient | None = None,  # None: `connect`
+) -> None:
+    "Let a service principal query the endpoint of a workspace; whoever may do so already still may."
+    name, endpoints = (
+        settings.serving.endpoint_name,
+        (client or connect(settings)).serving_endpoints,
+    )
+    entry = api.ServingEndpointAccessControlRequest(
+        service_principal_name=principal,
+        permission_level=api.ServingEndpointPermissionLevel.CAN_QUERY,
+    )
+    try:
+        endpoints.update_permissions(str(endpoints.get(name).id), access_control_list=[entry])
+    except DatabricksError as error:
+        line = " ".join(str(error).split())[:300]
+        raise DeploymentFailed(
+            f"{name} serves, and {principal} may not query it: {line}; grant CAN_QUERY on it by hand"
+        ) from None

@@ -30,6 +30,7 @@ rehearsal: bool = True  # show what would happen and change nothing official; jo
 model_version: int = 0  # version to deploy; 0: the one at the alias Production
 force: bool = False  # deploy also a version that the gate has not passed
 reason: str = ""  # of a forced deployment: why; it goes on record
+may_query: str = ""  # service principal that may ask the endpoint of a workspace, too
 
 # %%
 import pandas as pd
@@ -75,6 +76,8 @@ if job.rehearsal:
 else:
     deployed = deploy.deploy(config, models, store, git_sha=job.git_sha, **asked)
     print(deployed)
+if deployed and job.may_query:
+    deploy.let_query(config, job.may_query)
 
 # %% [markdown]
 # ## The smoke test

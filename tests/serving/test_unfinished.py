@@ -73,6 +73,25 @@ def last_row(config: Settings) -> dict[str, Any]:
 STRICT = {"serving.max_endpoint_latency_ms": 0.001}  # nothing is that quick
 
 
+# --- who may ask -------------------------------------------------------------------------------------------
+
+
+def test_the_deployer_may_query_what_the_runner_has_made_and_the_runner_still_may(
+    workspace: Workspace,
+) -> None:
+    name = workspace.settings.serving.endpoint_name
+    for _ in range(2):
+        serving.let_query(workspace.settings, "the-deployer", workspace.client())
+    expected = {"the runner": "CAN_MANAGE", "the-deployer": "CAN_QUERY"}
+    assert workspace.endpoints[name]["rights"] == expected
+    workspace.failing = len(workspace.requests) + 2
+    with pytest.raises(
+        DeploymentFailed, match="an error of the workspace; grant CAN_QUERY on it by"
+    ):
+        serving.let_query(workspace.settings, "another", workspace.client())
+    assert workspace.endpoints[name]["rights"] == expected
+
+
 # --- updates that take too long ---------------------------------------------------------------------------
 
 

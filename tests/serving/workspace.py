@@ -89,6 +89,8 @@ class Workspace:
         self.settle()
         if found := re.fullmatch(r"/serving-endpoints/([^/]+)(?:/served-models/([^/]+))?/invocations", path):  # fmt: skip
             return self.invoke(found[1], found[2], body)
+        if found := re.fullmatch(r"/api/2\.0/permissions/serving-endpoints/id-of-([^/]+)", path):
+            return self.permit(method, found[1], body)
         found = re.fullmatch(r"/api/2\.0/serving-endpoints(?:/([^/]+))?(/.*)?", path)
         if found is None:
             return refused(404, "ENDPOINT_NOT_FOUND", path)
@@ -111,11 +113,27 @@ class Workspace:
             return 200, {"logs": "building the container"}
         return refused(404, "ENDPOINT_NOT_FOUND", path)
 
+    def permit(self, method: str, name: str, body: Any) -> Answer:
+        if name not in self.endpoints:
+            return refused(404, "RESOURCE_DOES_NOT_EXIST", f"endpoint {name} does not exist")
+        rights = self.endpoints[name]["rights"]
+        if method == "PUT":  # sets all of them
+            rights.clear()
+        for entry in body["access_control_list"] if method in ("PUT", "PATCH") else ():
+            who, level = entry["service_principal_name"], entry["permission_level"]
+            if set(entry) != {"service_principal_name", "permission_level"} or not who:
+                return refused(400, "INVALID_PARAMETER_VALUE", f"entry {entry}")
+            if level not in ("CAN_VIEW", "CAN_QUERY", "CAN_MANAGE"):
+                return refused(400, "INVALID_PARAMETER_VALUE", f"permission level {level}")
+            rights[who] = level
+        return 200, {"object_type": "serving-endpoint", "access_control_list": []}
+
     def create(self, body: Any) -> Answer:
         name = body["name"]
         if name in self.endpoints:
             return refused(409, "RESOURCE_ALREADY_EXISTS", f"endpoint {name} exists")
         endpoint = {"config": None, "pending": None, "ai_gateway": body.get("ai_gateway")}
+        endpoint["rights"] = {"the runner": "CAN_MANAGE"}
         if problem := self.begin(endpoint, body["config"]):
             return problem
         self.endpoints[name] = endpoint
@@ -146,7 +164,12 @@ class Workspace:
         endpoint = self.endpoints[name]
         update = "IN_PROGRESS" if endpoint["pending"] else "NOT_UPDATING"
         state = {"ready": "READY" if endpoint["config"] else "NOT_READY", "config_update": update}
-        answer = {"name": name, "state": state, "ai_gateway": endpoint["ai_gateway"]}
+        answer = {
+            "name": name,
+            "id": f"id-of-{name}",
+            "state": state,
+            "ai_gateway": endpoint["ai_gateway"],
+        }
         for key, field_name in (("config", "config"), ("pending", "pending_config")):
             if endpoint[key]:
                 routes = [
@@ -200,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    do_POST = do_PUT = do_DELETE = do_GET
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
     def log_message(self, *arguments: Any) -> None:
         pass

@@ -226,7 +226,6 @@ class Target(Workspace):
         }
         self.scopes: dict[str, Any] = {}
         self.warehouses: dict[str, Any] = {}
-        self.endpoints: dict[str, dict[str, Any]] = {}
 
     def state(self) -> Any:
         names = {
@@ -244,7 +243,6 @@ class Target(Workspace):
                 {key: value for key, value in each.items() if key != "id"}
                 for each in self.warehouses.values()
             ],
-            "endpoints": self.endpoints,
             "grants": {str(key): {who: sorted(may) for who, may in value.items()} for key, value in self.metastore["grants"].items() if value},
             "catalogs": sorted(self.metastore["catalogs"]),
         }  # fmt: skip
@@ -312,8 +310,6 @@ class Target(Workspace):
             ("/api/2.1/unity-catalog/", self._catalog),
             ("/api/2.0/sql/warehouses", self._warehouses),
             ("/api/2.0/permissions/warehouses/", self._warehouse_rights),
-            ("/api/2.0/serving-endpoints/", self._endpoint),
-            ("/api/2.0/permissions/serving-endpoints/", self._endpoint_rights),
         ):
             if path.startswith(head):
                 return admin(method, path.removeprefix(head), query, body)
@@ -483,14 +479,6 @@ class Target(Workspace):
 
     def _warehouse_rights(self, method: str, name: str, query: dict[str, str], body: Any) -> Any:
         return self._entries(self.warehouses[name]["rights"], method, body)
-
-    def _endpoint(self, method: str, name: str, query: dict[str, str], body: Any) -> Any:
-        if name not in self.endpoints:
-            raise missing(f"endpoint {name}")
-        return {"name": name, "id": f"id-of-{name}"}
-
-    def _endpoint_rights(self, method: str, name: str, query: dict[str, str], body: Any) -> Any:
-        return self._entries(self.endpoints[name.removeprefix("id-of-")], method, body)
 
     def _entries(self, rights: dict[str, str], method: str, body: Any) -> Any:
         for entry in body["access_control_list"] if method == "PATCH" else ():

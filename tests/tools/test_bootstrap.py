@@ -145,14 +145,11 @@ def test_what_the_first_deployment_makes_is_granted_afterwards(
     assert "later, once the first deployment" in first
     cloud.production.metastore["schemas"] |= {"churn_staging.ml", "churn_staging.gold"}
     cloud.production.metastore["catalogs"].add("churn_staging")
-    cloud.production.endpoints["churn-prediction-endpoint"] = {}
     second = run(cloud, capsys, "production")
     assert "later" not in second
     production = cloud.production.state()
     runner = "churn-runner-production"
     assert production["grants"]["('schema', 'churn_staging.ml')"] == {runner: ["EXECUTE", "USE_SCHEMA"]}  # fmt: skip
-    endpoint = production["endpoints"]["churn-prediction-endpoint"]
-    assert endpoint == {"churn-deployer-production": "CAN_QUERY"}
 
 
 def test_after_a_failure_at_any_question_it_is_run_again(
