@@ -582,7 +582,7 @@ def test_an_endpoint_that_may_not_be_asked_says_who_grants_it(
     with pytest.raises(SystemExit) as ended:
         smoke_test.main("here")
     assert ended.value.code == 1
-    assert "may not query it: run tools/bootstrap.sh" in capsys.readouterr().out
+    assert "may not query it: deployment_job grants that" in capsys.readouterr().out
 
 
 def test_git_has_the_drivers_and_the_checks_of_this_project(clone: Path, tmp_path: Path) -> None:
