@@ -148,6 +148,7 @@ def test_a_real_job_notebook_takes_its_values_from_widgets(tmp_path: Path) -> No
     assert json.loads(done.cells[-1].outputs[0].text) == {
         **passed,
         "delta_feature_version": 9,
+        "cause": "",
         "rebuild": False,
         "rehearsal": True,  # as in a notebook that somebody runs there by hand
     }

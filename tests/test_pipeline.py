@@ -296,7 +296,8 @@ def test_a_parameter_that_the_job_does_not_have_is_refused_in_one_line(tmp_path:
     answer = churn(tmp_path, "run", "training_job", "--param", "nonsense=1")
     assert answer.returncode == 2
     assert answer.stderr == (
-        "churn: training_job has no parameter 'nonsense'; it has git_sha, as_of, rebuild, rehearsal\n"
+        "churn: training_job has no parameter 'nonsense'; it has git_sha, as_of, rebuild, rehearsal, "
+        "cause\n"
     )
     assert not (tmp_path / ".churn").exists()
 

@@ -149,6 +149,10 @@ def last_week(events: ibis.Table, day: Day) -> ibis.Value:
     return events.count(where=events.event_ts > day.before(7))
 
 
+def years_with_us(row: ibis.Table) -> ibis.Value:
+    return row.customer_tenure_days / 365
+
+
 def add_last_week() -> None:
     DECLARED.declare(last_week, meaning="events in the last 7 days", unit="events", example=1)
 
@@ -223,8 +227,7 @@ def test_a_version_whose_feature_was_removed_is_refused_before_the_alias_moves(s
 
 def test_a_version_is_scored_by_the_former_meaning_of_a_redefined_feature(shop: Shop) -> None:
     before = shop.score()
-    shorter = replace(DECLARED["events_last_30d"], expression=last_week)
-    DECLARED["events_last_30d"] = shorter
+    DECLARED["silent_share"] = replace(DECLARED["silent_share"], expression=years_with_us)
     shop.prepare()
     pd.testing.assert_series_equal(shop.score(), before)
     number = shop.train()
@@ -237,12 +240,14 @@ def test_a_version_is_scored_by_the_former_meaning_of_a_redefined_feature(shop: 
         shop.tables, scoring.production(shop.models), JUDGED
     ).to_pandas()
     former = rows_for(shop.tables, JUDGED, registry.inputs_of(shop.models, 1)).to_pandas()
-    assert labelled.events_last_30d.sum() == former.events_last_30d.sum()
-    assert former.events_last_30d.sum() > rows_of(shop.tables, JUDGED).events_last_30d.sum()
+    assert np.isclose(labelled.silent_share.sum(), former.silent_share.sum())
+    now = rows_of(shop.tables, JUDGED)
+    assert np.allclose(now.silent_share, now.customer_tenure_days / 365)
+    assert not np.allclose(former.silent_share, former.customer_tenure_days / 365)
     tomorrow = TODAY + datetime.timedelta(days=1)
     shop.prepare(tomorrow)
     message = "version 1 of churn-prediction-gbm cannot be asked: gold.features has no snapshot of"
-    with pytest.raises(ScoringError, match=f"{message} {tomorrow} with events_last_30d as the"):
+    with pytest.raises(ScoringError, match=f"{message} {tomorrow} with silent_share as the"):
         shop.score(tomorrow)
 
 

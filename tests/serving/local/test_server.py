@@ -179,7 +179,7 @@ def changed(**changes: object) -> dict:
 
 def raw(value: str) -> bytes:
     """Two rows, the second with `value` as it stands in its first column."""
-    rest = ", ".join(["1"] * 9)
+    rest = ", ".join(["1"] * (len(FEATURES) - 1))
     columns = json.dumps(FEATURES)
     text = (
         f'{{"dataframe_split": {{"columns": {columns}, "data": [[{rest}, 1], [{value}, {rest}]]}}}}'
@@ -214,9 +214,12 @@ MALFORMED: list[tuple[object, str]] = [
     (raw("1e999"), f"row 1, column {FIRST}: Infinity; a finite number"),
     (raw("1" + "0" * 400), f"row 1, column {FIRST}: 1000"),
     ({"dataframe_split": [GOOD]}, "is not an object with columns and data"),
-    ({"dataframe_split": {"data": [[1] * 10]}}, "columns is missing"),
+    ({"dataframe_split": {"data": [[1] * len(FEATURES)]}}, "columns is missing"),
     ({"dataframe_split": {"columns": FEATURES}}, "data is missing"),
-    ({"dataframe_split": {"columns": FEATURES, "data": [[1] * 9]}}, "row 0 has 9 values for 10"),
+    (
+        {"dataframe_split": {"columns": FEATURES, "data": [[1] * 9]}},
+        f"row 0 has 9 values for {len(FEATURES)}",
+    ),
     ({"dataframe_split": {"columns": FEATURES, "data": [3]}}, "row 0: 3 is not a list of values"),
     (
         {"dataframe_split": {"columns": [*FEATURES, FIRST], "data": [[1] * 11]}},
