@@ -20,7 +20,7 @@ TOKEN = "of-this-test"
 
 COMMAND = '''
 """databricks bundle run, deployment bind, validate | jobs get-run | registered-models get, as 1.7 does them."""
-import json, os, sys, time, urllib.error, urllib.request
+import json, os, sys, urllib.error, urllib.request
 
 def ask(method, path, body=None):
     data = None if body is None else json.dumps(body).encode()
@@ -111,7 +111,6 @@ def main(words):
             sys.exit("Error: run skipped")
         if state["life_cycle_state"] == "TERMINATED":
             break
-        time.sleep(0.01)
     if state.get("result_state") in ("CANCELED", "FAILED", "TIMEDOUT"):
         sys.exit("Error: run " + state["result_state"])
 

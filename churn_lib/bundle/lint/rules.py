@@ -315,9 +315,11 @@ def _untaken(bundle: Bundle, body: dict[str, Any]) -> list[tuple[int, str]]:
             continue
         if _types(task) != ["notebook_task"] or not _is_here(task, body, where):
             return []
-        if path.suffix != ".ipynb" or _TAKES_ANY.search("\n".join(_code(path))):
+        if path.suffix != ".ipynb":
             return []
         taken |= declared_parameters(path).keys()
+        if _TAKES_ANY.search("\n".join(_code(path))):
+            return []
     if not any("notebook_task" in task for _, task in listed(body, "tasks")):
         return []
     given = [(at, str(item.get("name"))) for at, item in listed(body, "parameters")]
@@ -343,7 +345,7 @@ def task_notes(bundle: Bundle) -> Iterator[Problem]:
     for key, body in bundle.job_bodies.items():
         try:
             numbers = _untaken(bundle, body)
-        except Exception:  # a broken notebook is another finding
+        except PlanError:  # an unreadable notebook is another finding
             continue
         for number, name in numbers:
             tasks = [task for _, task in listed(body, "tasks") if "notebook_task" in task]
