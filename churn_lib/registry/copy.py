@@ -9,6 +9,7 @@ __all__ = ['copy']
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import ibis
@@ -36,6 +37,7 @@ from churn_lib.registry.promotion import (
     waiting,
 )
 from .models import PRODUCTION, Registry, basis, connect, tracking_uri
+from .transfer import transfer
 from ..settings import Settings
 from ..tables import Tables
 
@@ -84,16 +86,13 @@ def _refuse_sample(
 # %% ../../nbs/lib/registry/copy.ipynb #b7280bf0
 def _copied(
     origin: Registry,
-    version: int,  # in the origin
     destination: Registry,
+    row: dict[str, Any],  # of gold.gate_reports in the origin
 ) -> int:  # its number in the destination
-    address = f"models:/{origin.model_name}/{version}"
-    for known in reversed(destination.all()):
-        if known.status == "READY" and address in (known.source, known.tags.get("copied_from")):
-            return int(known.version)
-    number = origin.copy(version, destination)
-    destination.tag(number, {"copied_from": address})
-    return number
+    judged = partial(refuse_changed_since, origin, row)
+    copied = transfer(origin, row["model_version"], destination, judged)
+    refuse_changed_since(destination, {**row, "model_version": copied})
+    return copied
 
 # %% ../../nbs/lib/registry/copy.ipynb #5aa63ef8
 @dataclass(frozen=True)
@@ -281,7 +280,7 @@ def copy(
     task = _prepared(origin, destination, version, force)
     ours, tables = task.ours, tables_module.connect(destination)
     seen = promotion_log.recover(ours, tables, follow)
-    champion, copied = ours.version_of(PRODUCTION), _copied(task.theirs, task.number, ours)
+    champion, copied = ours.version_of(PRODUCTION), _copied(task.theirs, ours, task.row)
     if champion not in (None, copied) and not force:
         _refuse_uncompared(task, tables, champion, copied)
     _carry_evidence(tables, task, copied)

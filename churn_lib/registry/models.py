@@ -40,6 +40,7 @@ import sqlalchemy
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.entities.model_registry.model_version_search import ModelVersionSearch
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.credentials import get_default_host_creds
@@ -264,7 +265,7 @@ def use_experiment(
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
     mlflow.set_experiment(settings.experiment)
-    if uri != "databricks":
+    if "DATABRICKS_RUNTIME_VERSION" not in os.environ:  # a cluster's own variables stay
         _forget("MLFLOW_EXPERIMENT_ID")
 
 # %% ../../nbs/lib/registry/models.ipynb #2bf4cdd9
@@ -419,7 +420,12 @@ def _no_version(
 # %% ../../nbs/lib/registry/models.ipynb #5b1c0a73
 def _search(client: mlflow.MlflowClient, model_name: str) -> list[ModelVersion]:
     query = f"name = '{model_name}'"
-    page = client.search_model_versions(query)
+    try:
+        page = client.search_model_versions(query)
+    except MlflowException as error:  # Unity Catalog, when the model is not there
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return []
+        raise
     found = list(page)
     while page.token:
         page = client.search_model_versions(query, page_token=page.token)
@@ -553,7 +559,7 @@ def connect(
             found = mlflow.get_experiment_by_name(settings.experiment)
             if found is None or found.lifecycle_stage != "deleted":
                 use_experiment(settings)
-    if uri != "databricks":
+    if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
         _forget("MLFLOW_REGISTRY_URI")
     return Registry(settings.model_name)
 
@@ -564,7 +570,7 @@ def inputs_of(
 ) -> dict[str, str]:  # column to the fingerprint of its feature; empty where that is not known
     "The inputs of a version, in the order of its signature; none when it has no signature."
     with _files_of(registry, number) as address:
-        info = mlflow.models.get_model_info(address)
+        info = Model.load(address)  # without its logged model, which may be in another workspace
     known = dict((info.metadata or {}).get("features") or [])
     columns = info.signature.inputs.input_names() if info.signature else []
     return {name: known.get(name, "") for name in columns}

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -14,8 +13,7 @@ import pytest
 
 from churn_lib import registry, tables
 from churn_lib import settings as settings_module
-from churn_lib.registry import RegistryError, copy, promotion
-from churn_lib.registry.promotion import PromotionRefused
+from churn_lib.registry import RegistryError, promotion
 from churn_lib.settings import Settings
 from tests.registry.test_promotion import ROOT, judged, promote
 
@@ -49,7 +47,6 @@ class Catalog:
         self.aliases: dict[str, str] = {}
         self.tags: dict[str, str] = {}
         self.versions: dict[str, dict[str, str]] = {str(n): {} for n in range(1, versions + 1)}
-        self.others: dict[str, Catalog] = {}  # models of other catalogs, by name
 
     def version(self, number: str, complete: bool) -> dict[str, Any]:
         if number not in self.versions:
@@ -64,8 +61,6 @@ class Catalog:
         if unknown := given.keys() - FIELDS[method, path]:
             raise Refused(400, "INVALID_PARAMETER_VALUE", f"unknown field {sorted(unknown)[0]}")
         named = given.get("name") or given.get("filter", f"'{self.name}'").split("'")[1]
-        if named in self.others:
-            return self.others[named].answer(method, path, given)
         if named != self.name:
             raise Refused(404, "RESOURCE_DOES_NOT_EXIST", f"{named} does not exist")
         if path.endswith("/Me"):
@@ -199,35 +194,6 @@ def test_approval_and_listing_in_unity_catalog(workspace: tuple[Catalog, Setting
     listed = registry.versions(models)
     assert [row["version"] for row in listed] == [3, 2, 1]
     assert (listed[0]["git_sha"], listed[0]["aliases"]) == ("abc", ["Production"])
-
-
-def test_a_copy_from_staging_in_unity_catalog(
-    workspace: tuple[Catalog, Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    catalog, settings = workspace
-    staging = settings_module.load("staging", ROOT / "settings.ini")
-    staging = staging.model_copy(update={"store": settings.store})
-    theirs = catalog.others[staging.model_name] = Catalog(staging.model_name, versions=2)
-    catalog.versions.clear()
-
-    def copied(self: mlflow.MlflowClient, source: str, name: str) -> SimpleNamespace:
-        # MLflow sends the files to the cloud's own storage, which no stand-in here has
-        assert (source, name) == (f"models:/{staging.model_name}/2", settings.model_name)
-        number = str(len(catalog.versions) + 1)
-        catalog.versions[number] = dict(theirs.versions["2"])
-        return SimpleNamespace(version=number)
-
-    monkeypatch.setattr(mlflow.MlflowClient, "copy_model_version", copied)
-    holdout(staging)
-    with pytest.raises(PromotionRefused, match="has no gate report"):
-        copy.copy(staging, settings, "abc", version=2)
-    judged(tables.connect(staging), staging.model_name, 2, None)
-    promote(staging, 2)
-    assert copy.copy(staging, settings, "abc").state == "PROMOTED"
-    assert copy.copy(staging, settings, "abc").state == "KEPT"
-    assert (theirs.aliases, catalog.aliases) == ({"Production": "2"}, {"Production": "1"})
-    assert catalog.versions.keys() == {"1"}
-    assert catalog.versions["1"]["copied_from"] == f"models:/{staging.model_name}/2"
 
 
 def test_no_alias_is_an_answer_and_no_access_an_error(

@@ -293,8 +293,8 @@ class Metastore:
         found = re.fullmatch(r"\s*name\s*=\s*(['\"])([^'\"]+)\1\s*", asked.filter)
         if not found:
             raise invalid(f"Unsupported filter {asked.filter!r}")
-        model = self.models.get(found[2])
-        numbers = sorted(model.versions) if model else []
+        model = self.model(found[2])
+        numbers = sorted(model.versions)
         at = int(asked.page_token or 0)
         size = min(asked.max_results or self.page, self.page)
         shown = [self._shown_version(model, model.versions[n], False) for n in numbers[at:][:size]]

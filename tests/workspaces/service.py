@@ -117,6 +117,7 @@ class Workspace:
         rest_utils.get_workspace_client.cache_clear()  # it remembers the other workspace
         mlflow.set_tracking_uri("databricks")
         mlflow.set_registry_uri("databricks-uc")
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)  # MLflow's own note for its children
         try:
             yield self
         finally:
