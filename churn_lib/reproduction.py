@@ -16,7 +16,7 @@ import shutil
 import datetime
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from .bundle.run import ExecutionError, Kernels, execute
 from .features import ANSWER, FEATURES, FeatureError
+from .features.snapshots import changed_since_trained
 from .job_context import GitError, git, job_environment, read_values
 from .provenance import differences
 from .registry import Registry, inputs_of
@@ -274,6 +275,9 @@ class Reproduction:
     metrics: int
     difference: str  # the first one; empty when identical
     environment: list[tuple[str, str, str]]  # what differs: name, recorded, here
+    changed_rows: str = (
+        ""  # what late, corrected or deleted events have changed since; empty: nothing
+    )
 
     def sentences(self) -> list[str]:
         "The answer for a reader."
@@ -283,7 +287,9 @@ class Reproduction:
             head = f"Version {self.version} is NOT identical: {self.difference}"
         same = "The environment is the recorded one."
         lines = [f"{name}: recorded {old}, here {new}" for name, old, new in self.environment]
-        return [head, *(["What of the environment differs:", *lines] if lines else [same])]
+        rows = [f"It was made again from the rows as they were: {self.changed_rows}."]
+        environment = ["What of the environment differs:", *lines] if lines else [same]
+        return [head, *environment, *(rows if self.changed_rows else [])]
 
 # %% ../nbs/lib/reproduction.ipynb #c401da3c
 def compare(models: Registry, tables: Tables, recorded: Record, rebuilt: Record) -> Reproduction:
@@ -317,7 +323,8 @@ def reproduce(models: Registry, settings: Settings, version: int) -> Reproductio
     scratch = settings.store / "reproductions" / f"{version}-{secrets.token_hex(4)}"
     scratch.mkdir(parents=True)
     try:
-        return compare(models, tables, record, rebuild(record, settings, scratch))
+        found = compare(models, tables, record, rebuild(record, settings, scratch))
+        return replace(found, changed_rows=changed_since_trained(tables, record.tags))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

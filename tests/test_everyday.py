@@ -139,3 +139,24 @@ def test_the_monitor_tells_what_has_stopped_source_features_or_scoring(
     )
     churn(shop, "run", "scoring_job", "--param", "git_sha=both")
     assert cause(shop, today) == ""
+
+
+def test_a_late_event_has_the_snapshots_it_changes_built_again_by_the_next_scoring(
+    shop: Settings, later: dict
+) -> None:
+    store = tables.connect(shop)
+    commits = store.history("gold.features").tags
+    days = {datetime.date.fromisoformat(tags["feature_date"]) for tags in commits}
+    at = pd.Timestamp(FIRST, tz="UTC") - pd.Timedelta(hours=12)
+    raw = EVENTS.to_pandas().sort_values("event_ts")
+    late = raw.head(1).assign(event_id="late", event_ts=at)
+    store.append("bronze.events", ibis.memtable(late, schema=store.read("bronze.events").schema()))
+    horizon = datetime.timedelta(days=shop.data.horizon_days)
+    today = features.coverage(store.read("bronze.events")).today
+    changed = {day for day in days if at.date() < day <= today}
+    changed |= {day for day in days if day <= at.date() < day + horizon <= today}
+    assert FIRST in changed and FIRST - 2 * horizon not in changed and len(changed) > 2
+    churn(shop, "run", "scoring_job", "--param", "git_sha=late")
+    commits = store.history("gold.features").tags
+    built = [tags["feature_date"] for tags in commits if tags.get("git_sha") == "late"]
+    assert sorted(built) == sorted(map(str, changed))

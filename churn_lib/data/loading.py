@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ from churn_lib.data.columns import (
     stage_sql,
     unit_of,
 )
+from .deliveries import Delivery, as_tags, delivered, digest, without_known
 from .events import customer_rules, event_rules, judge, row_rules
 from ..tables import DeltaTables
-from .events import cut_off, empty_derived, sample_of
+from .events import cut_off, empty_derived, last_load, sample_of
 from ..settings import Settings
 from ..tables.base import sql_text
 from .files import Source
@@ -144,6 +145,9 @@ class _Load:
     report: Report
     now: datetime.datetime
     append: bool
+    correct: bool = False  # events that are there with other content are corrected, not set aside
+    deliveries: dict[str, Delivery] = field(default_factory=dict)  # path to the file it reads
+    left_out: list[Delivery] = field(default_factory=list)  # files that were loaded before
 
     def execute(self, sql: str, step: str) -> None:
         _execute(self.connection, sql, step, self.report)
@@ -174,11 +178,37 @@ def _customers(load: _Load, given: bool) -> ibis.Table:
         sound = events.filter(events.reason.isnull())
         found = sound.group_by("customer_id").aggregate(signup_ts=sound.event_ts.min())
     if load.append and load.store.exists("bronze.customers"):
-        found = found.union(load.store.read("bronze.customers"))
+        stored = load.store.read("bronze.customers")
+        if load.correct:
+            stored = (
+                stored.anti_join(found, "customer_id") if given else _still(load, sound, stored)
+            )
+        found = found.union(stored)
     merged = found.group_by("customer_id").aggregate(signup_ts=found.signup_ts.min())
     sql = ibis.to_sql(merged, dialect="duckdb")
     load.execute(f"CREATE TABLE stage.known_customers AS {sql}", "gathering customers")
     return load.table("known_customers")
+
+# %% ../../nbs/lib/data/loading.ipynb #2e5d8a48
+def _still(
+    load: _Load,
+    sound: ibis.Table,  # events of the file
+    customers: ibis.Table,  # as they are stored
+) -> ibis.Table:  # as they are once the events are corrected
+    # whoever signed up with an event that is corrected has signed up with the first that remains
+    events = load.store.read("bronze.events")
+    moved = events.semi_join(sound, "event_id").select("customer_id").distinct()
+    first = events.group_by("customer_id").aggregate(first_ts=events.event_ts.min())
+    derived = customers.inner_join(first, "customer_id")
+    derived = derived.filter(derived.signup_ts == derived.first_ts).select(
+        "customer_id", "signup_ts"
+    )
+    derived = derived.semi_join(moved, "customer_id")
+    left = events.anti_join(sound, "event_id").semi_join(derived, "customer_id")
+    left = left.group_by("customer_id").aggregate(signup_ts=left.event_ts.min())
+    # one whose only event was another's all along stays a customer
+    without = derived.anti_join(left, "customer_id").anti_join(sound, "customer_id")
+    return ibis.union(customers.anti_join(derived, "customer_id"), left, without)
 
 # %% ../../nbs/lib/data/loading.ipynb #8cd04367
 def _judge_events(load: _Load, customers: ibis.Table, content_key: bool, given: bool) -> None:
@@ -193,8 +223,11 @@ def _judge_events(load: _Load, customers: ibis.Table, content_key: bool, given: 
         known = known.left_join(reasons, "customer_id").drop("customer_id_right")
     else:
         known = known.mutate(customer_reason=ibis.null("string"))
-    stored = None if content_key else load.stored()
-    load.judge("events", _with_conflicts(known, stored), event_rules(load.now))
+    rows = _with_conflicts(known, None if content_key else load.stored())
+    rows = rows.mutate(corrects=rows.conflicts)
+    if load.correct:
+        rows = rows.mutate(conflicts=ibis.literal(False))
+    load.judge("events", rows, event_rules(load.now))
 
 # %% ../../nbs/lib/data/loading.ipynb #75e457c5
 def _rejected_sql(table: str, columns: list[str]) -> str:
@@ -214,7 +247,10 @@ _OPTION = {"event_ts": "--time-format", "signup_ts": "--customers-time-format"}
 def _advice(reason: str, row: str) -> str:  # what helps
     column = reason.split()[0]
     if "with other content" in reason:
-        return "give each event an event_id of its own, or --replace the events there are"
+        return (
+            "give each event an event_id of its own, say --correct where the file is right, or --replace "
+            "the events there are"
+        )
     if "quote" in reason or "unquoted" in reason or "holds a line end" in reason:
         return "close or double the quotes in the file"
     if reason.endswith("in customers"):
@@ -273,14 +309,28 @@ def _check_share(
     )
 
 # %% ../../nbs/lib/data/loading.ipynb #35e7150a
-def _new_events(load: _Load) -> ibis.Table:  # the rows to write, in the events contract
+def _good_events(load: _Load) -> ibis.Table:  # in the events contract, and whether they correct
     judged = load.table("judged_events")
     good = judged.filter(judged.reason.isnull())
-    rows = good.select(
-        "event_id", "customer_id", "event_ts", session_id=_session(good), product_id=good.product_id
+    return good.select(
+        "event_id",
+        "customer_id",
+        "event_ts",
+        session_id=_session(good),
+        product_id=good.product_id,
+        corrects=good.corrects,
     )
-    stored = load.stored()
-    return rows if stored is None else rows.anti_join(stored, "event_id")
+
+
+def _new_events(load: _Load) -> ibis.Table:  # those that are not there
+    good, stored = _good_events(load), load.stored()
+    rows = good if stored is None else good.anti_join(stored, "event_id")
+    return rows.drop("corrects")
+
+
+def _corrections(load: _Load) -> ibis.Table:  # those that are there with other content
+    good = _good_events(load)
+    return good.filter(good.corrects).drop("corrects")
 
 # %% ../../nbs/lib/data/loading.ipynb #0b439cb8
 def _brings_nothing(load: _Load, events: int) -> bool:
@@ -289,16 +339,30 @@ def _brings_nothing(load: _Load, events: int) -> bool:
     customers = load.table("known_customers").difference(load.store.read("bronze.customers"))
     return customers.count().to_pyarrow().as_py() == 0
 
+# %% ../../nbs/lib/data/loading.ipynb #c64a9ace
+def _write_events(load: _Load, corrected: int, tags: dict[str, str]) -> None:
+    stored = load.stored()
+    if not corrected or stored is None:
+        write = load.store.append if load.append else load.store.overwrite
+        write("bronze.events", _new_events(load), tags=tags)
+        return
+    corrections = _corrections(load)
+    rest = stored.anti_join(corrections, "event_id").select(corrections.columns)
+    rows = ibis.union(rest, corrections, _new_events(load))
+    tags |= {"corrected": str(corrected)}
+    load.store.overwrite("bronze.events", rows, tags=tags)
+
 # %% ../../nbs/lib/data/loading.ipynb #88d1a0e2
-def _write(load: _Load, source: str, events: int) -> str:  # the load's id
+def _write(load: _Load, source: str, events: int, corrected: int) -> str:  # the load's id
     load_id = uuid.uuid4().hex
     tags = {"load_id": load_id, "source": source, "sample": ""}
-    if not _brings_nothing(load, events):
+    if not _brings_nothing(load, events + corrected):
         load.report("writing bronze.customers", None)
         load.store.overwrite("bronze.customers", load.table("known_customers"), tags=tags)
         load.report("writing bronze.events", None)
-        write = load.store.append if load.append else load.store.overwrite
-        write("bronze.events", _new_events(load), tags=tags)
+        bad = load.table("rejected").count().to_pyarrow().as_py()
+        tags |= as_tags(load.deliveries.values(), "append" if load.append else "replace", bad)
+        _write_events(load, corrected, tags)
     rejected = load.table("rejected").mutate(
         load_id=ibis.literal(load_id), rejected_at=ibis.literal(load.now, "timestamp('UTC', 6)")
     )
@@ -323,6 +387,8 @@ class Profile:
     already_loaded: int  # events that an append found in the table
     rejected: dict[str, int]  # reason to rows that this load set aside
     replaced: str = ""  # the sample that had to go; empty when there was none
+    corrected: int = 0  # events that were there with other content, which this load replaced
+    left_out: tuple[str, ...] = ()  # files whose content was loaded before, and when
 
 # %% ../../nbs/lib/data/loading.ipynb #1ab635a2
 def _profile(load: _Load, load_id: str, already_loaded: int, loaded: int) -> Profile:
@@ -350,6 +416,7 @@ def _profile(load: _Load, load_id: str, already_loaded: int, loaded: int) -> Pro
         loaded=loaded,
         already_loaded=already_loaded,
         rejected={each["reason"]: each["rows"] for each in reasons},
+        left_out=tuple(map(str, load.left_out)),
     )
 
 # %% ../../nbs/lib/data/loading.ipynb #bd585cde
@@ -449,6 +516,50 @@ def _set_aside(load: _Load, found: dict[str, Source], content_key: bool) -> None
     parts += [f"SELECT '{table}' AS table_name, * FROM stage.broken_{table}" for table in found]
     load.execute(f"CREATE TABLE stage.rejected AS {' UNION ALL '.join(parts)}", "setting aside")
 
+# %% ../../nbs/lib/data/loading.ipynb #2ae7b3d6
+def _reading(names: dict[str, str], time_zone: str, time_format: str) -> str:
+    # how the files of events are read, for the next load
+    own = {ours: theirs for ours, theirs in names.items() if not ours.startswith("customers.")}
+    columns = " ".join(f"{ours}={theirs}" for ours, theirs in sorted(own.items()))
+    return json.dumps({"--map": columns, "--time-zone": time_zone, "--time-format": time_format})
+
+
+def _without_delivered(
+    load: _Load, found: dict[str, Source], reading: str, again: bool
+) -> dict[str, Source]:  # what has to be loaded; empty when all of it was
+    load.report("looking for files that were loaded before", None)
+    digests = {file: digest(source, file) for source in found.values() for file in source.files}
+    events, other = found["events"], [each for name, each in found.items() if name != "events"]
+    # what a crash has left half done is done again
+    known = delivered(load.store) if load.append and not cut_off(load.store) else {}
+    if not again:
+        events, load.left_out = without_known(events, digests, known, reading)
+    if not events.files and any(
+        digests[file] not in known for each in other for file in each.files
+    ):
+        events, load.left_out = (
+            found["events"],
+            [],
+        )  # new customers bring its events another judgement
+    files = [*events.files, *(file for each in other for file in each.files)]
+    load.deliveries = {file: Delivery(digests[file], Path(file).name, 0, reading) for file in files}
+    return {**found, "events": events} if events.files else {}
+
+# %% ../../nbs/lib/data/loading.ipynb #f0e21287
+def _count_rows(load: _Load) -> None:
+    # writes down how many good events each file has
+    judged = load.table("judged_events")
+    good = judged.filter(judged.reason.isnull()).source_file.value_counts(name="rows").to_pandas()
+    for file, count in good.itertuples(index=False):
+        load.deliveries[file] = replace(load.deliveries[file], rows=int(count))
+
+
+def _nothing(load: _Load) -> Profile:
+    # of a load whose files were all loaded before
+    load.execute("CREATE TABLE stage.rejected AS SELECT '' AS reason WHERE false", "comparing")
+    load_id = last_load(load.store, "bronze.events").get("load_id", "")
+    return _profile(load, load_id, sum(each.rows for each in load.left_out), 0)
+
 # %% ../../nbs/lib/data/loading.ipynb #5b504726
 def load(
     store: DeltaTables,  # where bronze.events and bronze.customers are
@@ -461,10 +572,14 @@ def load(
     time_format: str = "",  # of times in text or numbers; empty or iso for ISO 8601
     report: Report = _silent,  # called with what is going on
     customers_time_format: str | None = None,  # of the customers' file; as time_format when None
+    correct: bool = False,  # with append: events that are there get the content of the file
+    again: bool = False,  # load files, too, whose content was loaded before
 ) -> Profile:
     "Load files into the bronze tables; raises `SourceError` or `LoadError`, then nothing is written."
     if not isinstance(store, DeltaTables):
         raise LoadError("data is loaded on this machine only; on Databricks write bronze.events")
+    if correct and mode != "append":
+        raise LoadError("events are corrected where there are some: say --append --correct")
     formats = {"events": time_format, "customers": customers_time_format or time_format}
     formats = {table: "" if given == "iso" else given for table, given in formats.items()}
     for given in formats.values():
@@ -474,9 +589,13 @@ def load(
     found = {table: files.find(path) for table, path in paths.items()}
     now = datetime.datetime.now(datetime.UTC)
     lock = store.exclusive_lock(lambda: report("waiting for another load", None))
+    reading = _reading(names, time_zone, formats["events"])
     with lock, _staging(store) as connection:
         _check_mode(store, mode)
-        going = _Load(store, connection, report, now, append=mode == "append")
+        going = _Load(store, connection, report, now, mode == "append", correct)
+        found = _without_delivered(going, found, reading, again)
+        if not found:
+            return _nothing(going)
         content_key = _stage(going, found, names, time_zone, formats)
         return _judge_and_write(going, found, content_key, settings.data.max_rejected_share, events)
 
@@ -489,6 +608,11 @@ def _judge_and_write(
     path: str,  # of the events
 ) -> Profile:
     given = "customers" in found
+    if load.correct and content_key:
+        raise LoadError(
+            "--correct needs event_id in the file: without one an event is known by its content, and another "
+            "content is another event"
+        )
     _judge_events(load, _customers(load, given), content_key, given)
     _set_aside(load, found, content_key)
     for table in sorted(found):  # customers first: without them their events are bad, too
@@ -496,6 +620,9 @@ def _judge_and_write(
     judged = load.table("judged_events")
     good = judged.filter(judged.reason.isnull()).count().to_pyarrow().as_py()
     new = _new_events(load).count().to_pyarrow().as_py()
+    corrected = _corrections(load).count().to_pyarrow().as_py()
+    _count_rows(load)
     sample = empty_derived(load.store, "")
-    load_id = _write(load, Path(path).name, new)
-    return replace(_profile(load, load_id, good - new, new), replaced=sample)
+    load_id = _write(load, Path(path).name, new, corrected)
+    already = good - new - corrected + sum(each.rows for each in load.left_out)
+    return replace(_profile(load, load_id, already, new), replaced=sample, corrected=corrected)

@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'Inputs', 'LEAK', 'snapshot', 'Snapshot', 'build', 'recorded_fingerprints', 'other_meaning', 'version_with',
-           'rows_for', 'undeclared', 'refuse_removed', 'up_to_date', 'check_labels', 'drop_uncovered',
-           'single_column_roc_auc', 'check_leakage']
+           'rows_for', 'undeclared', 'refuse_removed', 'up_to_date', 'changed_since_built', 'changed_since_trained',
+           'check_labels', 'drop_uncovered', 'single_column_roc_auc', 'check_leakage']
 
 # %% ../../nbs/lib/features/snapshots.ipynb #92264337
 import datetime
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 
 import ibis
 import pandas as pd
 
+from .changes import Contents, differences, read_contents
 from churn_lib.features.declaration import (
     Day,
     Declarations,
@@ -104,6 +105,7 @@ class Snapshot:
     labelled: bool  # whether its horizon has passed
     built: bool  # False: nothing it comes from has changed, it stayed as it was
     version: int  # of the table, after this snapshot
+    reason: str = ""  # why it was built
 
 # %% ../../nbs/lib/features/snapshots.ipynb #735fce02
 def _origin(
@@ -141,6 +143,81 @@ def _with_former(
     gone = {name: ibis.null(kind) for name, kind in dict(types).items() if name not in rows.columns}
     return rows.mutate(**gone) if gone else rows
 
+# %% ../../nbs/lib/features/snapshots.ipynb #e0cfa422
+def _horizon(day: datetime.date, as_of: datetime.date, settings: Settings) -> int | None:
+    # of the labels; None: it has not passed
+    days = settings.data.horizon_days
+    return days if day + datetime.timedelta(days=days) <= as_of else None
+
+
+class _Rows:
+    # what the bronze tables hold, read when it is first asked for
+    def __init__(self, tables: Tables, bronze: Mapping[str, int], since: datetime.date):
+        self.tables, self.since = tables, since
+        self.bronze = {name: int(version) for name, version in bronze.items()}
+        self.known: dict[tuple[int, ...], Contents | None] = {}
+
+    def read(self, bronze: Mapping[str, int]) -> Contents:
+        events, customers = (self.tables.read(name, bronze[name]) for name in _RAW)
+        return read_contents(events, customers, self.since)
+
+    def at(self, bronze: Mapping[str, int]) -> Contents | None:  # None: the versions are gone
+        key = tuple(bronze[name] for name in _RAW)
+        if key not in self.known:
+            self.known[key] = None
+            with suppress(
+                Exception
+            ):  # files of former versions may be deleted, as each engine says
+                self.known[key] = self.read(bronze)
+        return self.known[key]
+
+    def now(self) -> Contents:
+        key = tuple(self.bronze[name] for name in _RAW)
+        if self.known.get(key) is None:
+            self.known[key] = self.read(self.bronze)
+        return self.known[key]  # type: ignore[return-value]
+
+
+_RAW = ("bronze.events", "bronze.customers")
+
+# %% ../../nbs/lib/features/snapshots.ipynb #b06f0a61
+def _changed(
+    rows: _Rows,
+    day: datetime.date,
+    tags: Mapping[str, str],  # of the commit that built its snapshot
+    horizon_days: int | None,  # of its labels; None: it has none
+) -> str | None:  # what has changed since, in words; None: it cannot be known
+    same = all(tags.get(name) == str(version) for name, version in rows.bronze.items())
+    if same:
+        return ""
+    if "content" in tags:
+        former = json.loads(tags["content"])
+    else:
+        bronze = {name: int(tags[name]) for name in _RAW if name in tags}
+        past = rows.at(bronze) if len(bronze) == len(_RAW) else None
+        if past is None:
+            return None
+        former = past.of(day, horizon_days)
+    return differences(former, rows.now().of(day, horizon_days))
+
+# %% ../../nbs/lib/features/snapshots.ipynb #09ba0541
+def _reason(
+    rows: _Rows,
+    origin: Mapping[str, str],  # what the snapshot would come from
+    tags: Mapping[str, str],  # of the commit that built it; empty: none did
+    horizon_days: int | None,  # of its labels; None: it has none
+) -> str:  # why it has to be built; empty: it need not be
+    if "definition" not in tags:
+        return "new"
+    if tags.get("horizon_days") != origin["horizon_days"]:
+        return f"data.horizon_days is {origin['horizon_days']} now"
+    if tags["definition"] != origin["definition"]:
+        came = horizon_days and "labels" not in json.loads(tags.get("content", '{"labels": ""}'))
+        return "its labels have come" if came else "features, settings or labels have changed"
+    day = datetime.date.fromisoformat(origin["feature_date"])
+    changed = _changed(rows, day, tags, horizon_days)
+    return "the events it was built from are gone" if changed is None else changed
+
 # %% ../../nbs/lib/features/snapshots.ipynb #1f167bdf
 def _alone(tables: Tables) -> AbstractContextManager[None]:
     # two runs may compute other features: the rows of one would go among those of the other
@@ -149,7 +226,7 @@ def _alone(tables: Tables) -> AbstractContextManager[None]:
 
     return tables.exclusive_lock(waiting) if isinstance(tables, DeltaTables) else nullcontext()
 
-
+# %% ../../nbs/lib/features/snapshots.ipynb #a63386c5
 def build(
     tables: Tables,  # the tables of a catalog
     bronze: dict[str, int],  # bronze.events and bronze.customers with the version to read
@@ -163,20 +240,24 @@ def build(
     "Bring the snapshots of `days` up to date in `gold.features`; a new feature is a new column."
     with _alone(tables):
         raw = {name: tables.read(name, version) for name, version in bronze.items()}
-        events, customers = raw["bronze.events"], raw["bronze.customers"]
         last, former = _last_built(tables), _former(tables)
+        content = _Rows(tables, bronze, min(days, default=as_of))
+        events, customers = (raw[name] for name in _RAW)
         known_by = json.dumps(fingerprints(DECLARED, events, customers))
         tags = {"git_sha": git_sha, "fingerprints": known_by}
         tags |= {"left_out": left_out} if left_out else {}
         for day in days:
             origin = _origin(raw, bronze, day, as_of, settings)
-            labelled = day + datetime.timedelta(days=settings.data.horizon_days) <= as_of
-            if not rebuild and origin.items() <= last.get(str(day), {}).items():
-                yield Snapshot(day, labelled, False, tables.version(TABLE))
+            horizon = _horizon(day, as_of, settings)
+            reason = _reason(content, origin, last.get(str(day), {}), horizon)
+            reason = reason or "rebuild" * rebuild
+            if not reason:
+                yield Snapshot(day, horizon is not None, False, tables.version(TABLE))
                 continue
+            origin["content"] = json.dumps(content.now().of(day, horizon))
             rows = _with_former(snapshot(events, customers, day, as_of, settings), former)
             version = tables.overwrite(TABLE, rows, {"feature_date": day}, {**origin, **tags})
-            yield Snapshot(day, labelled, True, version)
+            yield Snapshot(day, horizon is not None, True, version, reason)
 
 # %% ../../nbs/lib/features/snapshots.ipynb #90ea867a
 def recorded_fingerprints(
@@ -279,12 +360,66 @@ def up_to_date(
 ) -> list[datetime.date]:  # of `days`, those that `build` would leave as they are
     "The days whose partition comes from these events, by the definition that this code has."
     raw = {name: tables.read(name, version) for name, version in bronze.items()}
-    last = _last_built(tables)
-    return [
-        day
-        for day in days
-        if _origin(raw, bronze, day, as_of, settings).items() <= last.get(str(day), {}).items()
-    ]
+    last, content = _last_built(tables), _Rows(tables, bronze, min(days, default=as_of))
+
+    def unchanged(day: datetime.date) -> bool:
+        origin, horizon = _origin(raw, bronze, day, as_of, settings), _horizon(day, as_of, settings)
+        return not _reason(content, origin, last.get(str(day), {}), horizon)
+
+    return [day for day in days if unchanged(day)]
+
+# %% ../../nbs/lib/features/snapshots.ipynb #2dad361c
+def _labelled_days(tables: Tables, version: int | None) -> set[str]:
+    rows = tables.read(TABLE, version)
+    days = rows.filter(rows[LABEL].notnull()).select("feature_date").distinct()
+    return {str(day) for day in days.feature_date.to_pyarrow().to_pylist()}
+
+
+def changed_since_built(
+    tables: Tables,  # the tables of a catalog
+    bronze: Mapping[str, int],  # bronze.events and bronze.customers with the version to read
+    version: int | None = None,  # of gold.features; the latest when None
+    days: Iterable[datetime.date] | None = None,  # feature dates; None: all that the table has
+) -> dict[datetime.date, str]:  # oldest first; what has changed, in words
+    "The snapshots that late, corrected or deleted events have changed since they were built."
+    built = {
+        day: tags for day, tags in _last_built(tables, version).items() if "definition" in tags
+    }
+    wanted = sorted({datetime.date.fromisoformat(day) for day in built})
+    wanted = [day for day in wanted if days is None or day in set(days)]
+    if not wanted:
+        return {}
+    content, labelled = _Rows(tables, bronze, wanted[0]), _labelled_days(tables, version)
+    found = {}
+    for day in wanted:
+        tags = built[str(day)]
+        horizon = (
+            int(tags["horizon_days"]) if str(day) in labelled and "horizon_days" in tags else None
+        )
+        if changed := _changed(content, day, tags, horizon):
+            found[day] = changed
+    return found
+
+# %% ../../nbs/lib/features/snapshots.ipynb #c57babd5
+def changed_since_trained(
+    tables: Tables,  # the tables of a catalog
+    tags: Mapping[str, str],  # of a version
+) -> str:  # a sentence; empty when nothing has changed, or the rows are another environment's
+    "Which of the rows that a version was trained and judged on would be others now."
+    needed = ("delta_feature_version", "training_feature_dates", "holdout_feature_date")
+    if "copied_from" in tags or any(name not in tags for name in needed):
+        return ""
+    dates = [*tags["training_feature_dates"].split(","), tags["holdout_feature_date"]]
+    days = [datetime.date.fromisoformat(day) for day in dates if day]
+    bronze = {name: tables.version(name) for name in _RAW}
+    changed = changed_since_built(tables, bronze, int(tags["delta_feature_version"]), days)
+    if not changed:
+        return ""
+    newest = max(changed)
+    return (
+        f"{len(changed)} of {len(set(days))} snapshots that it was trained and judged on have changed since, "
+        f"that of {newest} by {changed[newest]}: a new training sees them as they are now"
+    )
 
 # %% ../../nbs/lib/features/snapshots.ipynb #762f84dc
 def check_labels(

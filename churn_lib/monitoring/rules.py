@@ -32,7 +32,7 @@ from .drift import judge_columns
 from .integrity import describe_broken
 from ..features import LABEL, coverage, resolve_as_of
 from ..features.dates import Coverage
-from ..features.snapshots import recorded_fingerprints
+from ..features.snapshots import changed_since_trained, recorded_fingerprints
 from .metrics import Refresher, read_metrics, refresh, whole
 from churn_lib.monitoring.windows import (
     COLUMN_CHECKS,
@@ -489,6 +489,15 @@ def read_verdict(
         tuple(read_effects(tables, name, day)),
     )
 
+# %% ../../nbs/lib/monitoring/rules.ipynb #5e3c544a
+def _changed_rows(tables: Tables, registry: Registry, version: int) -> str:
+    # what late, corrected or deleted events have done to the rows of a version; no reason for an alert
+    try:
+        changed = changed_since_trained(tables, registry.version(version).tags) if version else ""
+    except RegistryError:  # it was deleted
+        return ""
+    return f"version {version}: {changed}" if changed else ""
+
 # %% ../../nbs/lib/monitoring/rules.ipynb #b1e91948
 def monitor(
     tables: Tables,
@@ -515,7 +524,12 @@ def monitor(
     m, n = rule.alert_violations, rule.alert_windows
     alerts.update(tables, found.signals, name, found.model_version, m, n, git_sha)
     unsent = alerts.notify(tables, name, git_sha) if notify else []
-    problems = [covered.strays, *refresher.problems, *unsent]
+    problems = [
+        covered.strays,
+        *refresher.problems,
+        *unsent,
+        _changed_rows(tables, registry, version),
+    ]
     return read_verdict(tables, registry, settings, as_of, refresher, problems, answers)
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #a87e0aee

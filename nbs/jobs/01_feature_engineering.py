@@ -102,15 +102,27 @@ days
 
 # %% [markdown]
 # Each snapshot replaces its partition whole: a second run ends with the same rows, not with twice as
-# many. One whose bronze versions, settings and code have not changed since it was built stays as it is.
+# many. One whose events, settings and code have not changed since it was built stays as it is.
 
 # %%
 built = []
 options = (job.git_sha, job.rebuild, covered.strays)
 for each in snapshots.build(store, bronze, days, today, config, *options):
     built.append(each)
-    print(f"{each.feature_date}: {'built' if each.built else 'unchanged, not built again'}")
-version = built[-1].version
+    print(
+        f"{each.feature_date}: {f'built ({each.reason})' if each.built else 'unchanged, not built again'}"
+    )
+
+# %% [markdown]
+# Other snapshots of the table, such as those of the days that were scored: [events that came late, were corrected or
+# deleted](../how-to/correct_your_data.ipynb) change the ones after them, and these are built again, no others.
+
+# %%
+changed = snapshots.changed_since_built(store, bronze)
+again = [day for day in changed if day not in days]
+for each in snapshots.build(store, bronze, again, covered.today, config, *options[:1]):
+    print(f"{each.feature_date}: built again ({changed[each.feature_date]})")
+version = store.version("gold.features")
 pd.DataFrame(built)
 
 # %% [markdown]
