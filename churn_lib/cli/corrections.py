@@ -27,7 +27,7 @@ def _store(target: str) -> Any:  # the tables of a target, which have events
         raise ChurnError(f"{target} has no events yet: `churn data load` loads yours")
     return store
 
-
+# %% ../../nbs/lib/cli/corrections.ipynb #922fa65c
 @app.command()
 def status(target: Target = "local", as_json: AsJson = False) -> None:
     "Show which files the events come from, and which snapshots they have changed."

@@ -54,7 +54,7 @@ def as_tags(
     kept = [[each.digest, each.name, each.rows, each.reading] for each in deliveries]
     return {"mode": mode, "deliveries": json.dumps(kept), "rejected": str(rejected)}
 
-
+# %% ../../nbs/lib/data/deliveries.ipynb #334f5d0d
 def delivered(tables: Tables) -> dict[str, Delivery]:  # by digest; the newest of each
     "The files that the events of today come from."
     found: dict[str, Delivery] = {}
@@ -74,7 +74,7 @@ def delivered(tables: Tables) -> dict[str, Delivery]:  # by digest; the newest o
             break
     return found
 
-
+# %% ../../nbs/lib/data/deliveries.ipynb #9291db8e
 def _load_ids(tables: Tables, name: str) -> set[str]:
     tags = tables.history(name).tags if tables.exists(name) else []
     return {each["load_id"] for each in tags if "load_id" in each}
@@ -91,7 +91,7 @@ def _read_otherwise(file: str, known: Delivery, reading: str) -> LoadError:
         "twice; use the former options, --replace the events, or say --again"
     )
 
-
+# %% ../../nbs/lib/data/deliveries.ipynb #1e5eecd2
 def without_known(
     source: Source,  # the files of a load
     digests: Mapping[str, str],  # of each of its files

@@ -321,13 +321,13 @@ def _good_events(load: _Load) -> ibis.Table:  # in the events contract, and whet
         corrects=good.corrects,
     )
 
-
+# %% ../../nbs/lib/data/loading.ipynb #1812ce1c
 def _new_events(load: _Load) -> ibis.Table:  # those that are not there
     good, stored = _good_events(load), load.stored()
     rows = good if stored is None else good.anti_join(stored, "event_id")
     return rows.drop("corrects")
 
-
+# %% ../../nbs/lib/data/loading.ipynb #df2b7a5e
 def _corrections(load: _Load) -> ibis.Table:  # those that are there with other content
     good = _good_events(load)
     return good.filter(good.corrects).drop("corrects")
@@ -523,7 +523,7 @@ def _reading(names: dict[str, str], time_zone: str, time_format: str) -> str:
     columns = " ".join(f"{ours}={theirs}" for ours, theirs in sorted(own.items()))
     return json.dumps({"--map": columns, "--time-zone": time_zone, "--time-format": time_format})
 
-
+# %% ../../nbs/lib/data/loading.ipynb #970aa177
 def _without_delivered(
     load: _Load, found: dict[str, Source], reading: str, again: bool
 ) -> dict[str, Source]:  # what has to be loaded; empty when all of it was
@@ -553,7 +553,7 @@ def _count_rows(load: _Load) -> None:
     for file, count in good.itertuples(index=False):
         load.deliveries[file] = replace(load.deliveries[file], rows=int(count))
 
-
+# %% ../../nbs/lib/data/loading.ipynb #ad8ec030
 def _nothing(load: _Load) -> Profile:
     # of a load whose files were all loaded before
     load.execute("CREATE TABLE stage.rejected AS SELECT '' AS reason WHERE false", "comparing")

@@ -36,7 +36,7 @@ def _names(tables: Tables) -> list[str]:  # of the tables, bronze.events and bro
     names = [name for name in tables.names() if name not in BRONZE]
     return [*names, *(name for name in BRONZE if tables.exists(name))]
 
-
+# %% ../../nbs/lib/data/removal.ipynb #956ad2fc
 def find(
     tables: Tables,  # the tables of a catalog
     customers: Iterable[str],  # their ids
@@ -58,7 +58,7 @@ def _alone(tables: Tables) -> AbstractContextManager[None]:
         return nullcontext()
     return tables.exclusive_lock(lambda: print("waiting for another load"))
 
-
+# %% ../../nbs/lib/data/removal.ipynb #d4bfa35f
 def forget(
     tables: Tables,  # the tables of a catalog
     customers: Iterable[str],  # their ids

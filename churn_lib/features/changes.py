@@ -59,7 +59,7 @@ class Contents:
         later = (known > number) & (known <= number + horizon_days)
         return {**found, "labels": _digits(self.events[there & later])}
 
-
+# %% ../../nbs/lib/features/changes.ipynb #7f7ba25c
 def _digits(rows: pd.DataFrame) -> str:
     total = rows[["rows", "one", "two"]].to_numpy().sum(axis=0, dtype=np.int64)
     return f"{total[0]}:{total[1]:x}.{total[2]:x}"
@@ -71,7 +71,7 @@ def _summed(rows: ibis.Table, keys: list[str]) -> pd.DataFrame:  # keys: days; r
     found = rows.group_by(keys).aggregate(rows=rows.count(), **sums).to_pandas()
     return found.astype("int64")
 
-
+# %% ../../nbs/lib/features/changes.ipynb #74079228
 def read_contents(
     events: ibis.Table,  # bronze.events
     customers: ibis.Table,  # bronze.customers
@@ -105,7 +105,7 @@ def _difference(former: str, now: str, what: str, where: str) -> str:
         return f"corrected {what}s {where}"
     return f"{abs(more):,} {'more' if more > 0 else 'fewer'} {what}{'s' * (abs(more) > 1)} {where}"
 
-
+# %% ../../nbs/lib/features/changes.ipynb #3da410c4
 _PLACES = {
     "events": ("event", "before it"),
     "labels": ("event", "in its label horizon"),

@@ -149,7 +149,7 @@ def _horizon(day: datetime.date, as_of: datetime.date, settings: Settings) -> in
     days = settings.data.horizon_days
     return days if day + datetime.timedelta(days=days) <= as_of else None
 
-
+# %% ../../nbs/lib/features/snapshots.ipynb #1b6757b2
 class _Rows:
     # what the bronze tables hold, read when it is first asked for
     def __init__(self, tables: Tables, bronze: Mapping[str, int], since: datetime.date):
@@ -374,7 +374,7 @@ def _labelled_days(tables: Tables, version: int | None) -> set[str]:
     days = rows.filter(rows[LABEL].notnull()).select("feature_date").distinct()
     return {str(day) for day in days.feature_date.to_pyarrow().to_pylist()}
 
-
+# %% ../../nbs/lib/features/snapshots.ipynb #21408e00
 def changed_since_built(
     tables: Tables,  # the tables of a catalog
     bronze: Mapping[str, int],  # bronze.events and bronze.customers with the version to read
