@@ -315,7 +315,7 @@ def _judged(inbound: BinaryIO, outbound: BinaryIO) -> None:
         # loading asks for a tracking store, and would make a database: a folder is made at once
         mlflow.set_tracking_uri(scratch.as_uri())
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-        loaded = mlflow.pyfunc.load_model(str(model))
+        loaded = mlflow.pyfunc.load_model(str(model), suppress_warnings=True)
     except BaseException as error:
         _send(outbound, failure(error))
         return

@@ -487,7 +487,7 @@ def load_unchanged(registry: Registry, tables: Tables, version: int) -> PyFuncMo
     "Fetch a version once, compare it, load it; raises `VersionChanged`, and what loading raises."
     files = registry.download(version)
     refuse_changed(registry, tables, version, files)
-    return mlflow.pyfunc.load_model(str(files))
+    return mlflow.pyfunc.load_model(str(files), suppress_warnings=True)
 
 # %% ../../nbs/lib/registry/evidence.ipynb #d430dfb0
 class AnswersChanged(ChurnError):

@@ -519,7 +519,8 @@ class Registry(_Versions):
     def load(self, number: int) -> PyFuncModel:
         "The version `number` as MLflow serves it; raises `RegistryError` when its files are gone."
         with _files_of(self, number) as address:
-            return mlflow.pyfunc.load_model(address)
+            # looking for other versions of libraries takes MLflow a second; scikit-learn warns by itself
+            return mlflow.pyfunc.load_model(address, suppress_warnings=True)
 
     def download(self, number: int, folder: Path | None = None) -> Path:
         "The files of the version `number`: in `folder`, or where MLflow puts them to load them."
