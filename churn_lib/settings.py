@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ModelCheck', 'Names', 'ComparisonCheck', 'GateCheck', 'Share', 'PositiveShare', 'Margin', 'Positive', 'Days',
            'ShippedEstimator', 'Estimator', 'Parameters', 'Group', 'Data', 'Training', 'Scoring', 'Bounds', 'Plausible',
-           'Gate', 'Limits', 'Monitoring', 'Endpoint', 'Serving', 'Settings', 'all_keys', 'present_name', 'ChurnError',
-           'SettingsError', 'find_settings', 'unfit_for_tables', 'targets', 'load', 'reference', 'explain', 'commented',
-           'setting_line', 'with_values', 'write_values', 'snapshot', 'named_as_now', 'fingerprint']
+           'Gate', 'Limits', 'Monitoring', 'Endpoint', 'Serving', 'Records', 'Keep', 'Settings', 'all_keys',
+           'present_name', 'ChurnError', 'SettingsError', 'find_settings', 'unfit_for_tables', 'targets', 'load',
+           'reference', 'explain', 'commented', 'setting_line', 'with_values', 'write_values', 'snapshot',
+           'named_as_now', 'fingerprint']
 
 # %% ../nbs/lib/settings.ipynb #57695ca8
 import configparser
@@ -401,6 +402,47 @@ class Serving(Endpoint):
         "Seconds to wait for the endpoint to be ready"
     )
 
+# %% ../nbs/lib/settings.ipynb #4e782277
+class Records(Group):
+    "What jobs write down."
+
+    predictions_days: Days = _key(
+        "Days of predictions before the newest ones; those whose labels are still to come stay"
+    )
+    snapshots_days: Days = _key(
+        "Days of snapshots in gold.features before the newest; those that a training reads stay"
+    )
+    monitoring_days: Days = _key(
+        "Days of monitoring before the newest window; as long as the predictions in any case"
+    )
+    requests_days: Days = _key("Days of requests and answers of the endpoint")
+    gate_answers_days: Days = _key(
+        "Days of the answers in gold.gate_answers; those that a version is compared with stay"
+    )
+    rejected_days: Days = _key("Days of rows in bronze.rejected")
+    table_versions_days: Days = _key(
+        "Days for which old versions of a table can be read; those that a model was trained on stay"
+    )
+
+# %% ../nbs/lib/settings.ipynb #aed8ccf4
+class Keep(Records):
+    "For how long `churn maintain` keeps what is no longer needed."
+
+    versions_days: Days = _key(
+        "Days of registered versions that no alias leads to and nobody can roll back to"
+    )
+    rollback_versions: Annotated[int, Field(ge=1, le=1000)] = _key(
+        "Versions that were at Production last, so many; they stay, and can be rolled back to"
+    )
+    runs_days: Days = _key("Days of MLflow runs and their files; those of versions stay")
+    trials_days: Days = _key("Days of runs that `churn try` and `churn tune` have logged")
+    reports_days: Days = _key(
+        "Days of executed notebooks on a laptop; the last success of each task stays"
+    )
+    server_log_mb: Annotated[int, Field(ge=1)] = _key(
+        "Megabytes of the log of the local model server from which its beginning goes"
+    )
+
 # %% ../nbs/lib/settings.ipynb #8badea39
 class Settings(Group):
     "The settings of one target."
@@ -426,6 +468,7 @@ class Settings(Group):
     gate: Gate
     monitoring: Monitoring
     serving: Serving
+    keep: Keep
 
     def updated(
         self,

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import settings as settings_module
-from . import bundle, corrections, experiments, jobs, models, monitoring, serving
+from . import bundle, corrections, data, experiments, jobs, models, monitoring, serving
 from .console import AsJson, Target, print_json, print_table, steady_streams
 from ..job_context import bypass_proxies, forget_variables
 from ..settings import ChurnError
@@ -46,6 +46,7 @@ for command in (
 ):
     app.command()(command)
 app.command("try")(experiments.try_idea)
+app.command("maintain")(data.maintain_all)
 app.add_typer(corrections.app, name="data")  # with the commands of `data`
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(monitoring.app, name="monitor")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Events', 'Customers', 'Columns', 'Append', 'Replace', 'Correct', 'Again', 'TimeZone', 'TimeFormat',
            'CustomersTimeFormat', 'Drifts', 'ReplaceAny', 'print_changed', 'changed_snapshots', 'load', 'maintain',
-           'simulate']
+           'maintain_all', 'simulate']
 
 # %% ../../nbs/lib/cli/data.ipynb #8eb20477
 import contextlib
@@ -30,13 +30,13 @@ from rich.table import Column, Table
 
 from .. import settings as settings_module
 from .console import AsJson, Target, print_json, print_table
-from ..job_context import parse
+from ..job_context import parse, running_commit
 from ..settings import ChurnError
 
 if TYPE_CHECKING:  # Ibis takes seconds to import
     from churn_lib.data.loading import Profile
     from churn_lib.data.simulation import Population, Simulated
-    from churn_lib.tables import DeltaTables
+    from churn_lib.tables import DeltaTables, Tables
 
 # %% ../../nbs/lib/cli/data.ipynb #3feb4d11
 app = typer.Typer(help="Raw events: load your own, keep the tables small.", no_args_is_help=True)
@@ -207,16 +207,12 @@ def load(
     print_json({**answer, "files_left_out": profile.left_out, "changed_snapshots": days})
 
 # %% ../../nbs/lib/cli/data.ipynb #dc6c2f66
-def _held_versions(settings: settings_module.Settings) -> dict[str, set[int]]:
-    # table to the versions that registered models were made from
-    from churn_lib import registry  # MLflow takes seconds to import
+def _held_versions(settings: settings_module.Settings, store: "Tables") -> dict[str, set[int]]:
+    # table to the versions that are read by number
+    from churn_lib import maintenance, registry  # MLflow takes seconds to import
 
-    held: dict[str, set[int]] = {}
-    for row in registry.versions(registry.connect(settings)):
-        for column, table in registry.models.TABLE_VERSIONS.items():
-            if row.get(column) not in (None, ""):
-                held.setdefault(table, set()).add(int(row[column]))
-    return held
+    models = registry.connect(settings)
+    return maintenance.held_versions(maintenance.Upkeep(settings, store, models))
 
 # %% ../../nbs/lib/cli/data.ipynb #25f45f16
 @app.command()
@@ -227,14 +223,14 @@ def maintain(
     target: Target = "local",
     as_json: AsJson = False,
 ) -> None:
-    "Compact the tables and delete files that no version to be kept needs."
+    "Compact the tables and delete files that no version to be kept needs; `churn maintain` does more."
     from churn_lib import tables  # Ibis takes seconds to import
 
     settings = settings_module.load(target)
     store = tables.connect(settings)
     if not (names := store.names()):
         raise ChurnError(f"{target} has no tables yet: `churn pipeline` makes them")
-    held = _held_versions(settings)
+    held = _held_versions(settings, store)
     rows: list[dict[str, Any]] = []
     with _steps(Console(stderr=True, force_jupyter=False)) as report:
         for name in names:
@@ -251,6 +247,38 @@ def maintain(
     titles = ("table", "version", "kept for models")
     title = f"versions of the last {keep_days} days stay readable"
     print_table(Console(), titles, cells, title, fold=("kept for models",), boxed=True)
+
+# %% ../../nbs/lib/cli/data.ipynb #9853b09a
+def maintain_all(
+    target: Target = "local",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go, remove nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    "Remove what no version, label, alert or record needs any more; `keep` in settings.ini says when."
+    from churn_lib import maintenance, registry, tables  # Ibis and MLflow take seconds to import
+
+    settings = settings_module.load(target)
+    if not (store := tables.connect(settings)).names():
+        raise ChurnError(f"{target} has no tables yet: `churn pipeline` makes them")
+    with _steps(Console(stderr=True, force_jupyter=False)) as report:
+        report("maintenance", None)
+        models, commit = registry.connect(settings), running_commit()
+        found = maintenance.maintain(settings, store, models, dry_run, commit)
+    if as_json:
+        return print_json({"dry_run": dry_run, "removed": [asdict(each) for each in found]})
+    amounts = [(f"{each.removed:,} {each.unit}", f"{each.kept:,}", each.why) for each in found]
+    rows = [(each.what, *cells, each.setting) for each, cells in zip(found, amounts, strict=True)]
+    titles = (
+        "what",
+        "would go" if dry_run else "removed",
+        "kept",
+        "older ones that stay",
+        "setting",
+    )
+    title = escape(f"maintenance of {target}")
+    print_table(Console(), titles, rows, title, fold=(titles[3], "setting"), boxed=True)
 
 # %% ../../nbs/lib/cli/data.ipynb #1e31bbc9
 def _local_tables(target: str) -> "DeltaTables":  # where a simulation goes

@@ -83,7 +83,14 @@ class Tables(ReadableTables, Protocol):
         """Append when the table `name` is still at `version`, else raise `TableChanged` and add nothing;
         a column that only the new rows have is added to the table."""
 
-    def compact(self, name: str) -> int:
+    def delete(self, name: str, where: str, tags: Tags = None) -> int:
+        "Delete the rows of the table `name` that an SQL condition holds for, in one atomic commit."
+
+    def compact(
+        self,
+        name: str,
+        files: int = 2,  # of one partition, from which it is worth the work
+    ) -> int:
         "Rewrite many small files of the table `name` as few large ones; its rows stay the same."
 
     def retain(
@@ -91,6 +98,7 @@ class Tables(ReadableTables, Protocol):
         name: str,
         days: float,  # versions younger than this stay readable
         keep: Collection[int] = (),  # so do these, whatever their age
+        forget: bool = False,  # older commits leave the history, too
     ) -> None:
         "Delete the files of the table `name` that no version to be kept needs."
 

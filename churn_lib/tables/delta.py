@@ -8,9 +8,11 @@ __all__ = ['Partition', 'delta_files', 'quiet_duckdb', 'DeltaTables', 'on_databr
 # %% ../../nbs/lib/tables/delta.ipynb #bc49bbfe
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from functools import reduce
@@ -262,7 +264,7 @@ _OWN = ("version", "timestamp", "operation", "operationParameters", "operationMe
 def _history(table: DeltaTable) -> pd.DataFrame:
     # version, timestamp, operation, tags; newest first
     commits = table.history()
-    known = {*_OWN, "engineInfo", "clientVersion"}
+    known = {*_OWN, "engineInfo", "clientVersion", "readVersion"}
     tags = [{name: value for name, value in own.items() if name not in known} for own in commits]
     frame = pd.DataFrame({name: [commit[name] for commit in commits] for name in _OWN[:3]})
     frame["timestamp"] = pd.to_datetime(frame["timestamp"], unit="ms", utc=True)
@@ -343,8 +345,79 @@ class _DeltaWriter(_DeltaReader):
 
         return self._commit(name, commit)
 
+# %% ../../nbs/lib/tables/delta.ipynb #d9dfd0d9
+def _most_files(table: DeltaTable) -> int:  # of one partition
+    count: dict[str, int] = {}
+    for uri in table.file_uris():
+        folder = uri.rpartition("/")[0]
+        count[folder] = count.get(folder, 0) + 1
+    return max(count.values(), default=0)
+
+# %% ../../nbs/lib/tables/delta.ipynb #16583b22
+_DELETED, _LOGGED = "delta.deletedFileRetentionDuration", "delta.logRetentionDuration"
+
+
+def _remember(path: Path, name: str, days: float, forget: bool) -> None:
+    interval = f"interval {math.ceil(max(days, 1))} days"
+    wanted = {_DELETED: interval} | ({_LOGGED: interval} if forget else {})
+
+    def commit() -> None:
+        table = _open(path, name)
+        known = table.metadata().configuration
+        if any(known.get(key) != value for key, value in wanted.items()):
+            table.alter.set_table_properties(wanted)
+
+    retry_on_conflict(commit, _contended, name)
+
+# %% ../../nbs/lib/tables/delta.ipynb #e8cfd46e
+def _is_there(path: Path, files: list[str]) -> bool:
+    # what a vacuum would delete has files that went before, and one of nothing would be two commits
+    return any((path / name).is_file() for each in files for name in (each, unquote(each)))
+
+
+def _forget_commits(path: Path, name: str, days: float) -> None:
+    before = time.time() - days * 86_400
+    if not any(each.stat().st_mtime < before for each in (path / "_delta_log").glob("*.json")):
+        return
+    table = _open(path, name)
+    table.create_checkpoint()  # what the table is has to be read without them
+    table.cleanup_metadata()
+
+# %% ../../nbs/lib/tables/delta.ipynb #94d1e251
+class _DeltaUpkeep(_DeltaWriter):
+    def delete(self, name: str, where: str, tags: Tags = None) -> int:
+        def commit(path: Path) -> int:
+            table = _open(path, name)
+            table.delete(where, commit_properties=CommitProperties(custom_metadata=tags or {}))
+            return table.version()
+
+        return self._commit(name, commit)
+
+    def compact(self, name: str, files: int = 2) -> int:
+        def commit(path: Path) -> int:
+            table = _open(path, name)
+            if _most_files(table) >= files:
+                table.optimize.compact()
+            return table.version()
+
+        return self._commit(name, commit)
+
+    def retain(
+        self, name: str, days: float, keep: Collection[int] = (), forget: bool = False
+    ) -> None:
+        _remember(self.path(name), name, days, forget)
+        table = _open(self.path(name), name)
+        known = [version for version in sorted(keep) if version <= table.version()]
+        how: dict[str, Any] = {"retention_hours": max(0, int(days * 24))}
+        how |= {"enforce_retention_duration": False, "keep_versions": known or None}
+        how["full"] = days >= 1  # what killed writers have left, too, and nobody who still writes
+        if _is_there(self.path(name), table.vacuum(dry_run=True, **how)):
+            table.vacuum(dry_run=False, **how)
+        if forget:
+            _forget_commits(self.path(name), name, max(days, 1))
+
 # %% ../../nbs/lib/tables/delta.ipynb #9fb7ae99
-class DeltaTables(_DeltaWriter, Tables):
+class DeltaTables(_DeltaUpkeep, Tables):
     "The Delta tables of one catalog in a folder tree, queried by DuckDB."
 
     def append_if_unchanged(
@@ -361,22 +434,6 @@ class DeltaTables(_DeltaWriter, Tables):
             if not _contended(error):
                 raise
             raise changed from None
-
-    def compact(self, name: str) -> int:
-        def commit(path: Path) -> int:
-            table = _open(path, name)
-            table.optimize.compact()
-            return table.version()
-
-        return self._commit(name, commit)
-
-    def retain(self, name: str, days: float, keep: Collection[int] = ()) -> None:
-        _open(self.path(name), name).vacuum(
-            retention_hours=int(days * 24),
-            dry_run=False,
-            enforce_retention_duration=False,
-            keep_versions=sorted(keep) or None,
-        )
 
 # %% ../../nbs/lib/tables/delta.ipynb #a9bbd9a0
 def on_databricks() -> bool:
@@ -422,8 +479,21 @@ class _InMemory:
         self._written.setdefault(name, {})[number] = made
         return number
 
+# %% ../../nbs/lib/tables/delta.ipynb #33627051
+class _Refusing:
+    def delete(self, name: str, where: str, tags: Tags = None) -> int:
+        raise TableError("a rehearsal does not delete rows; run `churn maintain`")
+
+    def compact(self, name: str, files: int = 2) -> int:
+        raise TableError("a rehearsal does not compact tables; run `churn maintain`")
+
+    def retain(
+        self, name: str, days: float, keep: Collection[int] = (), forget: bool = False
+    ) -> None:
+        raise TableError("a rehearsal does not retain tables; run `churn maintain`")
+
 # %% ../../nbs/lib/tables/delta.ipynb #059f0c5d
-class RehearsalTables(_InMemory, Tables):
+class RehearsalTables(_InMemory, _Refusing, Tables):
     "Tables whose writes stay in this process; there is no commit that could keep their tags."
 
     def __getattr__(self, name: str) -> Any:
@@ -454,12 +524,6 @@ class RehearsalTables(_InMemory, Tables):
         if version != (self.version(name) if self.exists(name) else -1):
             raise TableChanged(f"{name} is no longer at version {version}")
         return self.append(name, rows)
-
-    def compact(self, name: str) -> int:
-        raise TableError("a rehearsal does not compact tables; run `churn data maintain`")
-
-    def retain(self, name: str, days: float, keep: Collection[int] = ()) -> None:
-        raise TableError("a rehearsal does not retain tables; run `churn data maintain`")
 
 # %% ../../nbs/lib/tables/delta.ipynb #2d943777
 def connect(

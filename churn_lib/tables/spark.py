@@ -323,6 +323,18 @@ def _keep_deleted(tables: _SparkReader, name: str, duration: str) -> None:
     sql = f"ALTER TABLE {tables.full_name(name)} SET TBLPROPERTIES ({properties})"
     retry_on_conflict(lambda: tables.spark.sql(sql), _contended, name)
 
+
+def _let_go(tables: _SparkReader, name: str, days: float) -> None:
+    # the platform, or any VACUUM, deletes by these; a table that has them is not written to
+    interval = f"interval {math.ceil(days)} days"
+    wanted = {_DELETED: interval, "delta.logRetentionDuration": interval}
+    rows = tables.spark.sql(f"SHOW TBLPROPERTIES {tables.full_name(name)}").collect()
+    if wanted.items() <= {row["key"]: row["value"] for row in rows}.items():
+        return
+    properties = ", ".join(f"'{key}' = '{value}'" for key, value in wanted.items())
+    sql = f"ALTER TABLE {tables.full_name(name)} SET TBLPROPERTIES ({properties})"
+    retry_on_conflict(lambda: tables.spark.sql(sql), _contended, name)
+
 # %% ../../nbs/lib/tables/spark.ipynb #445fe497
 def _append_if_unchanged(
     tables: _SparkReader, name: str, rows: ibis.Table, version: int, tags: Tags
@@ -348,8 +360,37 @@ def _append_if_unchanged(
         raise changed
     return _made(tables, name, mark)
 
+# %% ../../nbs/lib/tables/spark.ipynb #4837b275
+class _SparkUpkeep(_SparkReader):
+    def delete(self, name: str, where: str, tags: Tags = None) -> int:
+        self.version(name)
+        sql = f"DELETE FROM {self.full_name(name)} WHERE {where}"
+        with _keeping(self.spark, json.dumps(tags or {})):
+            retry_on_conflict(lambda: self.spark.sql(sql), _contended, name)
+        return self.version(name)
+
+    def compact(self, name: str, files: int = 2) -> int:
+        self.version(name)
+        sql = f"OPTIMIZE {self.full_name(name)}"
+        retry_on_conflict(lambda: self.spark.sql(sql), _contended, name)
+        return self.version(name)
+
+    def retain(
+        self, name: str, days: float, keep: Collection[int] = (), forget: bool = False
+    ) -> None:
+        if forget:
+            return _let_go(self, name, days)
+        commits = _commits(self, name)
+        now = self.spark.sql("SELECT unix_micros(current_timestamp()) AS now").collect()[0]["now"]
+        age = _age_to_keep(commits, now, days, keep)
+        _keep_deleted(self, name, f"interval {age} milliseconds")
+        try:
+            self.spark.sql(f"VACUUM {self.full_name(name)}")
+        finally:
+            _keep_deleted(self, name, _FOR_EVER)
+
 # %% ../../nbs/lib/tables/spark.ipynb #e77b00cd
-class SparkTables(_SparkReader, Tables):
+class SparkTables(_SparkUpkeep, Tables):
     "The Delta tables of one catalog, read and written by Spark."
 
     def overwrite(
@@ -364,19 +405,3 @@ class SparkTables(_SparkReader, Tables):
         self, name: str, rows: ibis.Table, version: int, tags: Tags = None
     ) -> int:
         return _append_if_unchanged(self, name, rows, version, tags)
-
-    def compact(self, name: str) -> int:
-        self.version(name)
-        sql = f"OPTIMIZE {self.full_name(name)}"
-        retry_on_conflict(lambda: self.spark.sql(sql), _contended, name)
-        return self.version(name)
-
-    def retain(self, name: str, days: float, keep: Collection[int] = ()) -> None:
-        commits = _commits(self, name)
-        now = self.spark.sql("SELECT unix_micros(current_timestamp()) AS now").collect()[0]["now"]
-        age = _age_to_keep(commits, now, days, keep)
-        _keep_deleted(self, name, f"interval {age} milliseconds")
-        try:
-            self.spark.sql(f"VACUUM {self.full_name(name)}")
-        finally:
-            _keep_deleted(self, name, _FOR_EVER)

@@ -57,7 +57,9 @@ def test_every_job_can_be_planned(target: str, key: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("BUNDLE_VAR_deployer", "somebody")  # may query what deployment_job makes
     plan = make_plan(loaded(target), key, {"git_sha": "abc"})
     assert plan.parameters["git_sha"] == "abc"
-    assert ("as_of" in plan.parameters) == (key != "promotion_job")  # which computes nothing
+    assert ("as_of" in plan.parameters) == (
+        key not in ("promotion_job", "maintenance_job")
+    )  # which compute nothing
     assert plan.parameters["rehearsal"] == "false"
     rehearsed = make_plan(loaded(target), key, {"git_sha": "abc", "rehearsal": "true"})
     nested = [step.job.parameters["rehearsal"] for step in rehearsed.steps if step.job]

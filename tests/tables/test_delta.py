@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +243,62 @@ def test_a_lock_keeps_others_out_and_a_killed_process_gives_it_back(tmp_path: Pa
             holder.kill()
     with exclusive_lock(lock, lambda: waited.append(2), 30):
         assert waited == [1]
+
+
+def _parquet(path: Path) -> set[str]:
+    return {file.name for file in path.rglob("*.parquet") if "_delta_log" not in file.parts}
+
+
+def test_retention_deletes_what_a_checkpoint_has_forgotten_and_killed_writers_have_left(
+    tmp_path: Path,
+) -> None:
+    store = DeltaTables(tmp_path)
+    for number in range(4):
+        store.overwrite("gold.t", ibis.memtable({"n": [number]}))
+    path, month = store.path("gold.t"), time.time() - 40 * 86_400
+    old, young = path / "part-old.parquet", path / "part-young.parquet"
+    for file in (old, young):
+        file.write_bytes(b"of a killed writer")
+    for file in (*path.glob("part-0*.parquet"), old):
+        os.utime(file, (month, month))
+    before = _parquet(path)
+    store.retain("gold.t", days=30, keep=[1, 99])
+    assert before - _parquet(path) == {old.name}  # the others were replaced a moment ago
+    assert store.read("gold.t", 2).n.sum().to_pyarrow().as_py() == 2
+    store.retain("gold.t", days=0, keep=[1])
+    assert len(_parquet(path)) == 3  # of version 1 and the newest, and what is still being written
+    assert store.read("gold.t", 1).n.sum().to_pyarrow().as_py() == 1
+    version = store.version("gold.t")
+    store.retain("gold.t", days=0, keep=[1])
+    assert store.version("gold.t") == version
+
+
+def test_commits_are_forgotten_where_nobody_asks_for_them(tmp_path: Path) -> None:
+    store = DeltaTables(tmp_path)
+    for number in range(30):
+        store.append("gold.log", ibis.memtable({"n": [number]}))
+    log = store.path("gold.log") / "_delta_log"
+    for file in log.iterdir():
+        os.utime(file, (time.time() - 40 * 86_400,) * 2)
+    store.retain("gold.log", days=30, forget=True)
+    assert len(list(log.glob("*.json"))) < 5
+    store.append("gold.log", ibis.memtable({"n": [30]}))
+    assert store.read("gold.log").n.sum().to_pyarrow().as_py() == sum(range(31))
+    assert not store.history("gold.log").empty
+
+
+def test_deleting_waits_for_no_writer_and_loses_nothing(tmp_path: Path) -> None:
+    store = DeltaTables(tmp_path)
+    store.append("gold.t", ibis.memtable({"n": [0, -1, -2]}))
+
+    def append(number: int) -> None:
+        DeltaTables(tmp_path).append("gold.t", ibis.memtable({"n": [number]}))
+
+    with ThreadPoolExecutor() as pool:
+        writing = [pool.submit(append, number) for number in range(1, 11)]
+        for below in (-1, 0):
+            store.delete("gold.t", f"n < {below}", {"why": "too old"})
+        for each in writing:
+            each.result()
+    assert sorted(store.read("gold.t").n.to_pyarrow().to_pylist()) == list(range(11))
+    assert {"why": "too old"} in list(store.history("gold.t").tags)

@@ -151,6 +151,32 @@ def test_compaction_leaves_fewer_files_and_the_same_rows(store: Tables) -> None:
     assert held(store, "gold.t", 1) == given[:2]
 
 
+def test_rows_are_deleted_by_a_condition_and_stay_in_older_versions(store: Tables) -> None:
+    for day in (MONDAY, TUESDAY):
+        given = rows(row(str(day), number=1, feature_date=day))
+        store.overwrite("gold.t", given, {"feature_date": day})
+    before = store.version("gold.t")
+    after = store.delete("gold.t", f"feature_date < '{TUESDAY}'", {"why": "too old"})
+    assert after > before and store.version("gold.t") == after
+    assert [each["feature_date"] for each in held(store, "gold.t")] == [TUESDAY]
+    assert len(held(store, "gold.t", before)) == 2
+    assert store.history("gold.t").tags.iloc[0] == {"why": "too old"}
+
+
+def test_a_table_whose_history_nobody_asks_for_lets_the_platform_delete_it(
+    spark_tables: SparkTables,
+) -> None:
+    spark_tables.append("gold.t", rows(row("a", number=1)))
+    spark_tables.retain("gold.t", days=30, forget=True)
+    version = spark_tables.version("gold.t")
+    found = spark_tables.spark.sql("SHOW TBLPROPERTIES gold.t").collect()
+    properties = {each["key"]: each["value"] for each in found}
+    for name in ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration"):
+        assert properties[name] == "interval 30 days"
+    spark_tables.retain("gold.t", days=30, forget=True)
+    assert spark_tables.version("gold.t") == version  # written once
+
+
 def test_retention_drops_old_versions_but_none_it_is_told_to_keep(
     store: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
