@@ -390,6 +390,10 @@ def training_rows(case: Case) -> Measured:
         return None, None, False, _SILENT
     problem = case.candidate.training_problem
     sentence = problem or "gold.features has each of them, with a label and not held out"
+    if origin := case.candidate.copied_from:
+        sentence = (
+            problem or f"a copy of {origin}, whose gate held them against its own gold.features"
+        )
     return float(len(rows)), None, not problem, sentence
 
 # %% ../../nbs/lib/gate/checks.ipynb #a283250f

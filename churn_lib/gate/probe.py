@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..registry import Registry  # before mlflow: it sets its environment
+from ..registry import Registry, table_version  # before mlflow: it sets its environment
 
 import ibis
 import mlflow
@@ -34,6 +34,7 @@ from ..registry.evidence import version_contents
 from ..registry.models import Basis
 from ..settings import Settings
 from ..tables import Tables, TableError
+from ..training.carried import read_carried
 from ..training.record import read_training_rows
 
 # %% ../../nbs/lib/gate/probe.ipynb #215c96c3
@@ -250,6 +251,7 @@ class Evidence(Answers):
     size_mb: float | None = None  # megabytes of its files
     training_rows: pd.DataFrame | None = None  # customer_id and feature_date
     training_problem: str = ""  # what speaks against them as gold.features has them
+    copied_from: str = ""  # where its gold.features is; empty: here
     alias: str = ""  # alias it was found at, empty when it was asked for by number
     contents: dict[str, str] = field(default_factory=dict)  # part of the version to its digest
     report_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # of the report to come
@@ -370,8 +372,9 @@ def training_problem_of(
 ) -> str:  # empty when nothing speaks against them
     "What speaks against the training rows of a version, by the feature table that it names."
     known = registry.version(number)
-    named = known.tags.get("delta_feature_version", "")
-    version = int(named) if named.isdecimal() else judged
+    if "copied_from" in known.tags:  # its table is in its origin, whose gate has looked
+        return ""
+    version = judged if (named := table_version(known)) is None else named
     rows, least = read_training_rows(known.run_id), settings.gate.min_training_share
     try:
         return training_problem(rows, tables.read("gold.features", version), least)
@@ -530,10 +533,13 @@ def examine(
     version = registry.version(number)
     known: dict[str, Any] = {"alias": alias, "basis": basis}
     known |= {"training_rows": read_training_rows(version.run_id), **given}
+    known["copied_from"] = version.tags.get("copied_from", "")
     with tempfile.TemporaryDirectory() as folder:  # a model may read its files later: keep them
         try:
             files = _fetch(registry, number, folder)
             known["contents"] = version_contents(registry, number, files)
+            if known["training_rows"] is None and (carried := read_carried(files)):
+                known["training_rows"] = carried.training_rows(holdout["customer_id"])
             described = Model.load(str(files))
             threshold, found = _described(described, version.tags.get("decision_threshold"))
             known |= {**found, "size_mb": _megabytes(files)}

@@ -16,6 +16,8 @@ from typing import Any
 
 import ibis
 import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+
 from . import requests
 from churn_lib.monitoring.drift import (
     Distribution,
@@ -45,8 +47,9 @@ from churn_lib.monitoring.quality import (
     calibrate,
     measure_quality,
 )
-from ..registry import Registry, RegistryError, inputs_of
+from ..registry import Registry, RegistryError, inputs_of, table_version
 from ..registry.evidence import recorded_answers
+from ..training.carried import carried_by
 from ..settings import ChurnError, Settings
 from ..tables import Tables
 
@@ -213,13 +216,16 @@ def version_inputs(
     return known or {name: "" for name in FEATURES if name in rows.columns}
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #af26b4ae
+_KEYS = ["customer_id", "feature_date"]
+
+
 def _answered(
-    labelled: ibis.Table,  # of gold.features
+    labelled: pd.DataFrame,  # feature_date, features, label
     features: list[str],  # the model's inputs
     model: Any,
     threshold: float,
 ) -> pd.DataFrame:
-    rows = labelled.select("feature_date", *features, LABEL).to_pandas()
+    rows = labelled[["feature_date", *features, LABEL]]
     probability = model.predict(rows[features].astype("float64"))
     decided = (probability >= threshold).astype(int)
     return rows.assign(**{ANSWER: probability, DECISION: decided})
@@ -256,29 +262,70 @@ def _movements(
     return movements
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #4e865e30
-def read_baseline(
+def _rows_of_the_table(
     tables: Tables,
     registry: Registry,
-    number: int,  # model version
-) -> Baseline:
-    "What version `number` was trained and judged on, as the gate recorded it; raises `MonitoringError`."
-    tags = registry.version(number).tags
+    version: ModelVersion,
+) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:  # inputs, training rows, holdout rows
+    tags, number = version.tags, int(version.version)
     needed = ("delta_feature_version", "training_feature_dates", "holdout_feature_date")
     if missing := [name for name in needed if name not in tags]:
         raise MonitoringError(
             f"version {number} has no tag {missing[0]}: it was not made by training_job, "
             "so there is nothing to compare with"
         )
-    rows = tables.read("gold.features", int(tags["delta_feature_version"]))
+    rows = tables.read("gold.features", table_version(version))
     features = list(version_inputs(registry, number, rows))
     days = [datetime.date.fromisoformat(day) for day in tags["training_feature_dates"].split(",")]
     last = datetime.date.fromisoformat(tags["holdout_feature_date"])
-    threshold, model = float(tags.get("decision_threshold", 0.5)), registry.load(number)
-    training = _answered(training_rows(rows, days), features, model, threshold)
-    recorded = recorded_answers(registry, tables, number)
+    columns = ["feature_date", *features, LABEL]
+    both = training_rows(rows, days), holdout_rows(rows, last)
+    training, holdout = (part.select(*columns).to_pandas() for part in both)
+    return features, training, holdout
+
+# %% ../../nbs/lib/monitoring/windows.ipynb #8102eb18
+def _rows_without_a_table(
+    version: ModelVersion,
+    recorded: pd.DataFrame | None,  # as `registry.evidence.recorded_answers` gives it
+) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:  # as `_rows_of_the_table`
+    if recorded is None or recorded[LABEL].isna().all():
+        raise MonitoringError(
+            f"version {version.version} is a copy of {version.tags['copied_from']}, made before versions "
+            "carried what they were trained on: there is nothing to compare with until a new one is copied"
+        )
+    rows = recorded[recorded[LABEL].notna()].reset_index(drop=True)
+    features = [name for name in rows if name not in (*_KEYS, LABEL, ANSWER)]
+    return features, rows, rows
+
+
+def _rows_of(
+    tables: Tables,
+    registry: Registry,
+    version: ModelVersion,
+    recorded: pd.DataFrame | None,
+) -> tuple[list[str], pd.DataFrame, pd.DataFrame]:  # as `_rows_of_the_table`
+    if carried := carried_by(registry, int(version.version)):
+        return carried.features, carried.training, carried.holdout
+    if "copied_from" in version.tags:
+        return _rows_without_a_table(version, recorded)
+    return _rows_of_the_table(tables, registry, version)
+
+# %% ../../nbs/lib/monitoring/windows.ipynb #c542baf4
+def read_baseline(
+    tables: Tables,
+    registry: Registry,
+    number: int,  # model version
+) -> Baseline:
+    "What version `number` was trained and judged on, as the gate recorded it; raises `MonitoringError`."
+    version, recorded = registry.version(number), recorded_answers(registry, tables, number)
+    features, trained, held = _rows_of(tables, registry, version, recorded)
+    threshold = float(version.tags.get("decision_threshold", 0.5))
+    model = registry.load(number)
+    training = _answered(trained, features, model, threshold)
     if recorded is None or recorded[LABEL].isna().all() or {*features} - {*recorded.columns}:
-        holdout = _answered(holdout_rows(rows, last), features, model, threshold)
+        holdout = _answered(held, features, model, threshold)
     else:
+        last = pd.Timestamp(held["feature_date"].iloc[0]).date()
         holdout = _recorded(recorded, last, threshold)
     return make_baseline(number, training, holdout, threshold, features)
 
@@ -321,9 +368,6 @@ def make_baseline(
     )
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #1cf88c8b
-_KEYS = ["customer_id", "feature_date"]
-
-
 def _labels(
     tables: Tables,
     day: datetime.date,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRODUCTION', 'Registry', 'RegistryError', 'STAGING', 'basis', 'connect', 'explain', 'inputs_of', 'needed_inputs',
-           'tracking_uri', 'use_experiment', 'versions', 'versions_table', 'workspace']
+           'table_version', 'tracking_uri', 'use_experiment', 'versions', 'versions_table', 'workspace']
 
 # %% ../../nbs/lib/registry/index.ipynb #4fcd52ce
 from churn_lib.registry.models import (
@@ -17,6 +17,7 @@ from churn_lib.registry.models import (
     explain,
     inputs_of,
     needed_inputs,
+    table_version,
     tracking_uri,
     use_experiment,
     versions,
@@ -34,6 +35,7 @@ _all_ = [
     "explain",
     "inputs_of",
     "needed_inputs",
+    "table_version",
     "tracking_uri",
     "use_experiment",
     "versions",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGING', 'PRODUCTION', 'PREVIOUS', 'REMOVED', 'TABLE_VERSIONS', 'RegistryError', 'StoreError', 'explain',
            'explained', 'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect', 'inputs_of',
-           'needed_inputs', 'Basis', 'basis', 'versions', 'versions_table', 'missing']
+           'needed_inputs', 'Basis', 'basis', 'table_version', 'versions', 'versions_table', 'missing']
 
 # %% ../../nbs/lib/registry/models.ipynb #9919f137
 import json
@@ -683,6 +683,16 @@ TABLE_VERSIONS = {
     "delta_bronze_customers_version": "bronze.customers",
 }
 _HEADLINES = ("roc_auc", "best_single_column_roc_auc", "f1_score", "precision")
+
+
+def table_version(
+    version: ModelVersion,
+    table: str = "gold.features",
+) -> int | None:  # None: it does not say, or it is a copy and the table is that of its origin
+    "The version of a table of this environment that a version was made from."
+    names = {each: tag for tag, each in TABLE_VERSIONS.items()}
+    named = version.tags.get(names[table], "")
+    return int(named) if named.isdecimal() and "copied_from" not in version.tags else None
 
 
 def _row(

@@ -18,12 +18,20 @@ import pandas as pd
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.errors import BadRequest, DatabricksError
 
-from ..features import FEATURES, FeatureError, holdout_rows, newest_snapshot, rows_for
+from churn_lib.features import (
+    ANSWER,
+    FEATURES,
+    FeatureError,
+    holdout_rows,
+    newest_snapshot,
+    rows_for,
+)
 from ..pages import Section, fragment, table
-from ..registry import Registry, inputs_of
+from ..registry import Registry, inputs_of, table_version
 from ..registry.evidence import TOLERANCE, recorded_answers, recorded_sample
 from ..settings import ChurnError, Settings
 from ..tables import Tables
+from ..training.carried import carried_by
 
 # %% ../../nbs/lib/serving/smoke_test.ipynb #8710052c
 class SmokeTestFailed(ChurnError):
@@ -41,7 +49,7 @@ class Sample:
 
 
 def holdout_sample(registry: Registry, store: Tables, version: int, settings: Settings) -> Sample:
-    "Held-out customers with the answers that the gate recorded, or else those of the registered model."
+    "Held-out customers with answers that were recorded, or else those of the registered model."
     most = settings.serving.smoke_rows
     inputs = inputs_of(registry, version) or dict.fromkeys(FEATURES, "")
     recorded = recorded_answers(registry, store, version)
@@ -50,11 +58,30 @@ def holdout_sample(registry: Registry, store: Tables, version: int, settings: Se
         if len(known):
             rows, expected = recorded_sample(known, most)
             return Sample(rows[list(inputs)], expected, TOLERANCE, "the gate recorded")
+    if sample := _carried_sample(registry, version, inputs, most):
+        return sample
     rows = _unrecorded_rows(registry, store, version, inputs, most)
     answers = registry.load(version).predict(rows)
     return Sample(rows, np.asarray(answers, dtype=float).reshape(-1))
 
 # %% ../../nbs/lib/serving/smoke_test.ipynb #1f59b1d1
+def _carried_sample(
+    registry: Registry,
+    version: int,
+    inputs: Mapping[str, str],  # column to fingerprint
+    most: int,  # rows
+) -> Sample | None:  # None: it was made before versions carried anything
+    carried = carried_by(registry, version)
+    if carried is None or not inputs.keys() <= {*carried.features}:
+        return None
+    rows = carried.holdout.dropna(subset=list(inputs)).head(most).reset_index(drop=True)
+    if rows.empty:
+        return None
+    return Sample(
+        rows[list(inputs)], rows[ANSWER].to_numpy(float), TOLERANCE, "its training recorded"
+    )
+
+
 def _unrecorded_rows(
     registry: Registry,
     store: Tables,
@@ -62,9 +89,9 @@ def _unrecorded_rows(
     inputs: Mapping[str, str],  # column to fingerprint
     most: int,  # rows
 ) -> pd.DataFrame:
-    tags = registry.version(version).tags
-    number, day = tags.get("delta_feature_version"), tags.get("holdout_feature_date")
-    at = int(number) if number else None
+    known = registry.version(version)
+    at, day = table_version(known), known.tags.get("holdout_feature_date")
+    day = None if "copied_from" in known.tags else day
     features = store.read("gold.features", at)
     judged_on = datetime.date.fromisoformat(day) if day else newest_snapshot(features)
     try:

@@ -140,6 +140,9 @@ def read_record(
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
+    origin = version.tags.get("copied_from")
+    reason = f"it is a copy of {origin}, whose run is there" if origin else ""
     raise TrainingError(
-        f"version {number} of {registry.model_name} has no run: it was deleted, or registered by hand"
+        f"version {number} of {registry.model_name} has no run: "
+        + (reason or "it was deleted, or registered by hand")
     )

@@ -21,6 +21,7 @@ import churn_lib
 from .. import model as model_module
 from .. import settings as settings_module  # registry before mlflow: it sets its environment
 from ..registry import STAGING, Registry, use_experiment
+from ..registry.promotion import OWN_CUSTOMERS
 
 import ibis
 import mlflow
@@ -48,6 +49,7 @@ from churn_lib.features import (
 )
 from ..features.slices import sliced_features
 from ..features.snapshots import recorded_fingerprints
+from .carried import log_carried
 from .estimators import estimator_of
 from .metrics import classification_metrics, contact_metrics, measure
 from .packing import packed
@@ -315,6 +317,14 @@ def source(
     return Source(address, bronze, tags.get("left_out", ""), sample, known_by)
 
 # %% ../../nbs/lib/training/train.ipynb #3c290f22
+def _refuse_sample(origin: Source | None, settings: Settings) -> None:
+    if origin and origin.sample and settings.target in OWN_CUSTOMERS:
+        raise TrainingError(
+            f"bronze.events of {settings.target} is the sample {origin.sample}, and {settings.target} is for "
+            "your own customers: load their events there (`churn data load`), then run training_job again"
+        )
+
+
 def _inputs(data: DataSet, origin: Source | None) -> dict[str, str]:
     # feature to fingerprint; empty where the snapshots are older than fingerprints
     known = [origin.fingerprints.get(str(day), {}) for day in data.days] if origin else [{}]
@@ -425,6 +435,11 @@ def _log_origin(
         with new_artifact("uncommitted.patch") as path:
             path.write_bytes(tree.patch)  # bytes: a patch has the line ends of its files
 
+
+# tags that go into the files of the version
+_CARRIED = ["as_of", "horizon_days", "holdout_share", "data_sample", "training_feature_dates"]
+_CARRIED += ["holdout_feature_date"]
+
 # %% ../../nbs/lib/training/train.ipynb #4b8f8326
 def train(
     data: DataSet,
@@ -434,6 +449,7 @@ def train(
     rehearsal: bool = False,  # mark the run as one that no version comes of
 ) -> Trained:
     "Fit on the training rows, measure on the holdout and log all of it as one MLflow run."
+    _refuse_sample(origin, settings)
     estimator = estimator_of(settings)  # before there is a run: none is left without a model
     use_experiment(settings)
     tree = checkout(Path.cwd())
@@ -460,6 +476,8 @@ def train(
             mlflow.log_figure(figure, name)
         _log_predictions(model, data.holdout, sliced_features(settings.gate.extra_slices))
         model_uri = _log_model(model, data.training, inputs)
+        facts = {**{name: tags[name] for name in _CARRIED if name in tags}, "metrics": measured}
+        log_carried(model_uri, model, data.training, data.holdout, FEATURES, facts)
     return Trained(model, run.info.run_id, model_uri, tags, measured, plots)
 
 # %% ../../nbs/lib/training/train.ipynb #3c18ab06

@@ -59,6 +59,7 @@ moves = promotion_log.read(store, models.model_name)
 if not job.rehearsal:
     moves = promotion_log.recover(models, store)  # finishes a move that a crash has cut short
 candidate_version = models.candidate(job.model_version)
+promotion.refuse_sample(models, store, candidate_version, config)
 champion_version = models.version_of(registry.PRODUCTION)
 best_version = gate.best_so_far(store, models, champion_version)
 compared = {

@@ -4,6 +4,7 @@ import datetime
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from churn_lib.registry.models import Basis
 from churn_lib.registry.promotion import GateFailed, PromotionRefused
 from churn_lib.scoring import call_list
 from churn_lib.settings import Settings
+from churn_lib.testing import shop_tables
+from churn_lib.training import TrainingError, train
 from tests.conftest import run_job
 from tests.gate.cases import evidence, good, make_holdout
 
@@ -281,7 +284,7 @@ def bare_version(config: Settings, **tags: str) -> registry.Registry:
 
 
 @pytest.mark.parametrize("tags", [{"data_sample": "CDNOW"}, {"delta_bronze_events_version": "0"}])
-def test_a_version_of_a_sample_is_neither_copied_nor_deployed_where_customers_are(
+def test_a_version_of_a_sample_is_neither_copied_nor_promoted_nor_deployed_in_production(
     tags: dict[str, str], tmp_path: Path
 ) -> None:
     changes = {"store": tmp_path, "model_name": "here"}
@@ -294,12 +297,29 @@ def test_a_version_of_a_sample_is_neither_copied_nor_deployed_where_customers_ar
     assert registry.connect(there).numbers() == []
     store = tables.connect(here)
     assert promotion.objection(models, store, 1, here) == ""
-    for target in ("staging", "production"):
-        shared = here.model_copy(update={"target": target})
-        message = promotion.objection(models, store, 1, shared)
-        assert message == (
-            f"version 1 was trained on the sample CDNOW, and {target} is for your own customers"
-        )
+    for target in ("dev", "staging"):
+        trying = here.model_copy(update={"target": target})
+        assert promotion.objection(models, store, 1, trying) == ""
+    production = here.model_copy(update={"target": "production"})
+    reason = "version 1 was trained on the sample CDNOW, and production is for your own customers"
+    assert promotion.objection(models, store, 1, production).startswith(f"{reason}: load their")
+    with pytest.raises(PromotionRefused, match=reason):
+        promotion.promote(models, store, 1, production, "abc")
+    assert models.aliases() == {}
+
+
+def test_production_trains_on_no_sample(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"store": tmp_path})
+    store = shop_tables(config, 2_000)
+    version = store.version("gold.features")
+    data = train.read_data_set(store.read("gold.features", version), version, config)
+    origin = replace(train.source(store, version, config), sample="simulation")
+    here = config.model_copy(update={"target": "production"})
+    with pytest.raises(
+        TrainingError, match=r"bronze\.events of production is the sample simulation"
+    ):
+        train.train(data, here, "abc", origin)
+    assert not (tmp_path / "mlflow.db").exists()  # there is no run
 
 
 def test_simulated_events_are_a_sample_and_replace_cdnow_unasked(tmp_path: Path) -> None:

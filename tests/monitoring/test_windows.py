@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import ibis
+import mlflow
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from churn_lib import features, registry, settings
+from churn_lib import features, registry, settings, testing
 from churn_lib import tables as tables_module
 from churn_lib.data import events
 from churn_lib.monitoring import (
@@ -33,6 +34,7 @@ from churn_lib.registry import promotion_log
 from churn_lib.serving.local import process
 from churn_lib.tables import DeltaTables
 from churn_lib.tables.spark import SparkTables
+from churn_lib.training import SIGNATURE
 from churn_lib.training import train as training
 
 ROOT = Path(__file__).parents[2]
@@ -486,7 +488,8 @@ def test_a_broken_column_and_a_drop_of_volume_are_found_and_start_no_training(
 
 def test_a_version_of_unknown_origin_is_watched_as_far_as_possible(trained: Shop) -> None:
     source = trained.models.client.get_model_version(trained.settings.model_name, "1").source
-    foreign = trained.models.register(source, {})
+    model = mlflow.sklearn.load_model(source)
+    foreign = testing.register_version(trained.models, model, signature=SIGNATURE)
     trained.models.set_alias(registry.PRODUCTION, foreign)
     trained.score(END)
     found = trained.monitor(END)
