@@ -3661,6 +3661,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'churn_lib.settings.Monitoring': ('lib/settings.html#monitoring', 'churn_lib/settings.py'),
                                     'churn_lib.settings.Monitoring._reachable': ( 'lib/settings.html#monitoring._reachable',
                                                                                   'churn_lib/settings.py'),
+                                    'churn_lib.settings.Place': ('lib/settings.html#place', 'churn_lib/settings.py'),
                                     'churn_lib.settings.Plausible': ('lib/settings.html#plausible', 'churn_lib/settings.py'),
                                     'churn_lib.settings.Records': ('lib/settings.html#records', 'churn_lib/settings.py'),
                                     'churn_lib.settings.Scoring': ('lib/settings.html#scoring', 'churn_lib/settings.py'),

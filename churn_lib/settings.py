@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ModelCheck', 'Names', 'ComparisonCheck', 'GateCheck', 'Share', 'PositiveShare', 'Margin', 'Positive', 'Days',
            'ShippedEstimator', 'Estimator', 'Parameters', 'Group', 'Data', 'Training', 'Scoring', 'Bounds', 'Plausible',
-           'Gate', 'Limits', 'Monitoring', 'Endpoint', 'Serving', 'Records', 'Keep', 'Settings', 'all_keys',
+           'Gate', 'Limits', 'Monitoring', 'Endpoint', 'Serving', 'Records', 'Keep', 'Place', 'Settings', 'all_keys',
            'present_name', 'ChurnError', 'SettingsError', 'find_settings', 'unfit_for_tables', 'targets', 'load',
            'reference', 'explain', 'commented', 'setting_line', 'with_values', 'write_values', 'snapshot',
            'named_as_now', 'fingerprint']
@@ -444,8 +444,8 @@ class Keep(Records):
     )
 
 # %% ../nbs/lib/settings.ipynb #8badea39
-class Settings(Group):
-    "The settings of one target."
+class Place(Group):
+    "Where a target keeps things, and how a version comes there."
 
     target: str = _key("Section of settings.ini")
     root: Path = _key("Folder that holds settings.ini")
@@ -462,6 +462,16 @@ class Settings(Group):
     experiment: Annotated[str, Field(min_length=1)] = _key(
         "MLflow experiment; on Databricks a workspace path whose folder exists"
     )
+    promotion: Literal["copy", "retrain"] = _key(
+        "How a version comes here when main goes on: copy (the version that staging has judged), or "
+        "retrain (this environment trains and judges on its own data). See "
+        "nbs/explanations/copy_or_retrain.ipynb"
+    )
+
+# %% ../nbs/lib/settings.ipynb #08f651c4
+class Settings(Place):
+    "The settings of one target."
+
     data: Data
     training: Training
     scoring: Scoring

@@ -187,6 +187,9 @@ SCRIPTS = {
         "databricks jobs list-runs": "does not ask what an earlier deployment has left running",
         "--active-only": "waits for runs that have ended",
     },
+    "tools/promotion.sh": {
+        '*) fail "promotion = $promotion': "lets a promotion pass that no step knows",
+    },
     "tools/production_version.sh": {
         "for pause in": "gives up at the first question that fails",
     },
@@ -293,8 +296,24 @@ PRODUCTION = (
     "tools/wait_for_runs.sh production promotion_job deployment_job",
     f"{RUN} production promotion_job action=settle",
     "tools/production_version.sh production",
+    "tools/promotion.sh production",
     f"{RUN} production promotion_job action=copy",
+    f"{RUN} production training_job",
+    f"{RUN} production validation_job",
     f"{RUN} production deployment_job",
+)
+# the setting `promotion` to what is done with it alone, and the conditions that say so
+WAYS = {
+    "copy": (f"{RUN} production promotion_job action=copy",),
+    "retrain": (f"{RUN} production training_job", f"{RUN} production validation_job"),
+}
+WHEN = (
+    "${{{{ steps.how.outputs.promotion == '{0}' }}}}",
+    "and(succeeded(), eq(variables['promotion'], '{0}'))",
+)
+SAYS = (
+    'echo "promotion=$promotion" >> "$GITHUB_OUTPUT"',
+    "##vso[task.setvariable variable=promotion]$promotion",
 )
 BACK = ("rollback", "settle")  # what has moved; what has not, and may wait for an update
 LOSSES = r"for name in \$\{?ALLOWED_LOSSES.*--allow"
@@ -314,8 +333,23 @@ def _softened(job: dict[str, Any]) -> Iterator[str]:
         if re.search(r"\|\|\s*(true|:)|set \+", body) or re.search(r"[|;&]", "".join(acting)):
             yield f"swallows an error in {body.splitlines()[0]!r}"
         condition = str(step.get("if") or step.get("condition") or "")
-        if condition and acting and "rollback" not in body:
+        ways = [
+            way
+            for way, own in WAYS.items()
+            if any(_is(line, each) for line in acting for each in own)
+        ]
+        wanted = [form.format(way) for way in ways for form in WHEN]
+        if condition and acting and "rollback" not in body and condition not in wanted:
             yield f"does {body.splitlines()[0]!r} only if {condition}"
+        if ways and not condition:
+            yield f"does {body.splitlines()[0]!r} whatever promotion is"
+
+
+def _says_how(job: dict[str, Any]) -> Iterator[str]:
+    for step in steps(job):
+        body = str(step.get("run") or step.get("bash") or "")
+        if "tools/promotion.sh" in body and not any(each in body for each in SAYS):
+            yield "asks for promotion and tells no step"
 
 
 def _allows_losses(job: dict[str, Any]) -> Iterator[str]:
@@ -358,7 +392,8 @@ def github_gate(root: Path) -> Iterator[str]:
         if (job.get("concurrency") or {}).get("cancel-in-progress") != "false":
             yield f"{name}: {key} can be cancelled half-way"
         yield from (
-            f"{name}: {key} {problem}" for problem in (*_softened(job), *_allows_losses(job))
+            f"{name}: {key} {problem}"
+            for problem in (*_softened(job), *_allows_losses(job), *_says_how(job))
         )
     production = jobs.get("production", {})
     if production.get("needs") not in ("staging", ["staging"]):
@@ -390,7 +425,7 @@ def azure_gate(root: Path) -> Iterator[str]:
             yield f"{AZURE}: {key} lacks {missing}, or has it too early"
         if f'"environment": "{key}"' not in json.dumps(stage):
             yield f"{AZURE}: {key} is not in the environment {key}, whose approvals guard it"
-        problems = (*_softened(stage), *_allows_losses(stage))
+        problems = (*_softened(stage), *_allows_losses(stage), *_says_how(stage))
         yield from (f"{AZURE}: {key} {problem}" for problem in problems)
     if stages.get("production", {}).get("dependsOn") != "staging":
         yield f"{AZURE}: production does not wait for staging"

@@ -97,6 +97,7 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.scripts, "tools/run_job.sh", ' >>"$GITHUB_STEP_SUMMARY"', "", "summary of GitHub"),
         (workflows.scripts, "tools/run_job.sh", "##vso[task.uploadsummary]", "", "summary of Azure DevOps"),
         (workflows.scripts, "tools/run_job.sh", "tail -n 1", "head -n 1", "head ends a pipe early"),
+        (workflows.scripts, "tools/promotion.sh", "*) fail", "*) true #", "lets a promotion pass"),
         (workflows.scripts, "tools/production_version.sh", "for pause in 5 15 0", "for again in 0", "first question that fails"),
         (workflows.scripts, "tools/newest_commit.sh", 'if [ "$newest" != "$1" ]', "if false", "does not compare it with the commit"),
         (workflows.scripts, "tools/newest_commit.sh", "git ls-remote --exit-code origin refs/heads/main", "git rev-parse HEAD", "does not ask which commit"),
@@ -200,6 +201,17 @@ GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation
         (AZURE, "promotion_job action=settle", "promotion_job action=show", "production lacks tools/production_version.sh production, or has it too early"),
         (AZURE, "wait_for_runs.sh production promotion_job deployment_job", "wait_for_runs.sh production deployment_job", "production lacks tools/wait_for_runs.sh"),
         (AZURE, "promotion_job action=rollback", "promotion_job action=show", "production does not go back"),
+        (CD, "promotion=$(tools/promotion.sh production)", "promotion=copy", "production lacks tools/promotion.sh production"),
+        (CD, 'echo "promotion=$promotion"', 'echo "$promotion"', "asks for promotion and tells no step"),
+        (CD, "promotion == 'copy'", "promotion == 'retrain'", "only if ${{ steps.how.outputs.promotion == 'retrain' }}"),
+        (CD, "        if: ${{ steps.how.outputs.promotion == 'copy' }}\n", "", "whatever promotion is"),
+        (CD, 'production training_job "git_sha=$GIT_SHA"', 'production scoring_job "git_sha=$GIT_SHA"', "production lacks tools/run_job.sh production training_job"),
+        (CD, 'production validation_job "git_sha=$GIT_SHA"', 'production scoring_job "git_sha=$GIT_SHA"', "production lacks tools/run_job.sh production validation_job"),
+        (AZURE, "promotion=$(tools/promotion.sh production)", "promotion=copy", "production lacks tools/promotion.sh production"),
+        (AZURE, "variable=promotion]", "variable=other]", "asks for promotion and tells no step"),
+        (AZURE, "eq(variables['promotion'], 'copy')", "ne(variables['promotion'], 'retrain')", "only if and(succeeded(), ne("),
+        (AZURE, "                  condition: and(succeeded(), eq(variables['promotion'], 'copy'))\n", "", "whatever promotion is"),
+        (AZURE, "run_job.sh production validation_job", "run_job.sh production scoring_job", "production lacks tools/run_job.sh production validation_job"),
         (AZURE, 'sh "$BUILD_SOURCEVERSION"', 'sh "$BUILD_SOURCEVERSION" || true', "production swallows an error"),
     ],
 )  # fmt: skip
@@ -256,6 +268,48 @@ def test_after_a_failure_what_has_moved_goes_back_and_what_has_not_is_settled(
     subprocess.run(command, cwd=tmp_path, env=known, check=True, capture_output=True)
     _, asked = (tmp_path / "tools/asked").read_text().splitlines()
     assert asked.startswith(f"production promotion_job action={action} git_sha=abc")
+
+
+@pytest.mark.parametrize(
+    ("promotion", "code"), [("copy", 0), ("retrain", 0), ("both", 1), (None, 1)]
+)
+def test_ci_knows_how_a_version_comes_into_production(
+    tmp_path: Path, promotion: str | None, code: int
+) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    shutil.copy(ROOT / "tools/promotion.sh", tmp_path / "tools")
+    known = {} if promotion is None else {"promotion": promotion}
+    stand_in(tmp_path / ".venv/bin", "churn", f"echo '{json.dumps(known)}'")
+    command = ["bash", str(tmp_path / "tools/promotion.sh"), "production"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stdout.strip() == (promotion if code == 0 else "")
+    assert (tmp_path / ".venv/bin/asked").read_text() == "settings --target production --json\n"
+    if code:
+        assert done.stderr.startswith("promotion.sh: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [CD, AZURE])
+@pytest.mark.parametrize(
+    ("promotion", "jobs"),
+    [("copy", ["promotion_job"]), ("retrain", ["training_job", "validation_job"])],
+)
+def test_one_way_into_production_runs_and_the_other_does_not(
+    name: str, promotion: str, jobs: list[str]
+) -> None:
+    """Between the question what serves and the deployment, by the conditions of the steps."""
+    content = workflows.read(ROOT / name)
+    parts = content["jobs"] if name == CD else {each["stage"]: each for each in content["stages"]}
+    each_way = [form.format(promotion) for form in workflows.WHEN]
+    ran = []
+    for step in workflows.steps(parts["production"]):
+        body = step.get("run") or step.get("bash") or ""
+        condition = step.get("if") or step.get("condition")
+        if "fail" in (condition or "") or (condition and condition not in each_way):
+            continue
+        ran += re.findall(r"run_job\.sh production (\w+)", body)
+    assert ran == ["promotion_job", *jobs, "deployment_job"]  # the first one settles
 
 
 def test_what_the_checks_run_is_all_there_is() -> None:
