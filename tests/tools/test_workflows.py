@@ -90,7 +90,7 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.shell, "tools/run_job.sh", '"$job"', "$job", "SC2086"),
         (workflows.shell, CD, 'echo "version=$version"', 'echo "version=$(tools/production_version.sh production)"', "SC2312"),
         (workflows.shell, AZURE, 'if [ "${now:-none}"', 'if [ "$(tools/production_version.sh production)"', "SC2312"),
-        (workflows.shell, AZURE, 'install_databricks_cli.sh "$(databricksCli)"', 'install_databricks_cli.sh "$(databricks version)"', "SC2312"),
+        (workflows.shell, AZURE, "install_databricks_cli.sh\n", 'install_databricks_cli.sh "$(databricks version)"\n', "SC2312"),
         (workflows.scripts, "tools/run_job.sh", "databricks jobs get-run", "databricks jobs list-runs", "does not ask for the state"),
         (workflows.scripts, "tools/run_job.sh", '!= "TERMINATED SUCCESS"', '= "TERMINATED FAILED"', "takes a run for a success"),
         (workflows.scripts, "tools/run_job.sh", '("--$pair")', '("$pair")', "joined"),
@@ -136,7 +136,11 @@ def test_pins_and_gate_hold_in_the_workflows_as_they_are() -> None:
         (workflows.variables, CD, "BUNDLE_VAR_readers", "BUNDLE_VAR_reader", "does not know BUNDLE_VAR_readers"),
         (workflows.variables, "databricks.yml", "variables:\n  catalog:", "variables:\n  fresh: {}\n  catalog:", "BUNDLE_VAR_fresh, which databricks.yml leaves open"),
         (workflows.cli_versions, CD, "version: 1.7.0", "version: 0.200.0", "CLI 0.200.0"),
-        (workflows.cli_versions, AZURE, "value: 1.7.0", "value: 3.0.0", "CLI 3.0.0"),
+        (workflows.cli_versions, AZURE, "tools/install_databricks_cli.sh", "tools/other.sh", "does not install the Databricks CLI"),
+        (workflows.cli_versions, CD, "# v1.7.0", "# v1.6.0", "CLI 1.6.0"),
+        (workflows.cli_versions, "tools/install_databricks_cli.sh", "setup-cli v1.7.0", "setup-cli v1.8.0", "CLI 1.8.0"),
+        (workflows.cli_versions, CI, "setup-cli@bc7e6aab", "setup-cli@ac7e6aab", "pin several commits of setup-cli"),
+        (workflows.cli_versions, "databricks.yml", ">= 1.7.0", ">= 1.8.0", "policy.py: names Databricks CLI 1.7.0"),
         (workflows.cli_versions, "databricks.yml", ">= 1.7.0", ">= 1.8.0", "CLI 1.7.0"),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
@@ -183,6 +187,10 @@ GATE = '      - name: the gate\n        run: tools/run_job.sh staging validation
         (CD, "  production:\n    name", "  shortcut:\n    name", "staging and production alone deploy"),
         (CD, "          .venv/bin/churn bundle guard plan.json", "          true", "staging lacks"),
         (CI, STEP, "      - run: databricks bundle deploy -t production\n", "changes a workspace besides cd.yml"),
+        (CD, "databricks bundle deploy --target production --plan plan.json", "databricks bundle deploy --target production", "production lacks databricks bundle deploy --target production --plan plan.json"),
+        (CD, "tools/prepare_plan.sh production plan.json", "tools/prepare_plan.sh staging plan.json", "production lacks tools/prepare_plan.sh production plan.json"),
+        (AZURE, "databricks bundle deploy --target staging --plan plan.json", "databricks bundle deploy --target staging", "staging lacks databricks bundle deploy --target staging --plan plan.json"),
+        (AZURE, "tools/prepare_plan.sh production plan.json", "true", "production lacks tools/prepare_plan.sh production plan.json"),
         (AZURE, "    dependsOn: staging\n", "    dependsOn: checks\n", "production does not wait"),
         (AZURE, "tools/run_job.sh staging validation_job", "echo", "staging lacks tools/run_job.sh staging validation_job"),
         (AZURE, "and(succeeded(), eq", "and(always(), eq", "for checks that passed"),
@@ -235,7 +243,7 @@ def test_production_is_not_changed_before_the_newest_commit_was_asked_for(projec
     text = (project / CD).read_text()
     step = text[text.index("      - name: this is main's newest commit\n") :]
     step = step[: step.index(NEWEST) + len(NEWEST)]
-    deploy = "      - run: databricks bundle deploy --target production\n"
+    deploy = "        run: databricks bundle deploy --target production --plan plan.json\n"
     (project / CD).write_text(text.replace(step, "").replace(deploy, deploy + step))
     assert any("or has it too early" in line for line in workflows.github_gate(project))
 
@@ -327,6 +335,7 @@ CLOUD = (
     "smoke_test",
     "comment.sh",
     "install_databricks_cli",
+    "prepare_plan",
     "alert_issues",
     "newest_commit.sh",
     "wait_for_runs.sh",
