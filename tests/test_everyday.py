@@ -141,6 +141,23 @@ def test_the_monitor_tells_what_has_stopped_source_features_or_scoring(
     assert cause(shop, today) == ""
 
 
+def test_a_past_day_is_scored_once_by_the_backfill_of_the_job_and_known_as_such(
+    shop: Settings, later: dict
+) -> None:
+    day = FIRST + datetime.timedelta(days=10)
+    given = ["--param", f"as_of={day}", "--param", "backfill=true"]
+    found = values(churn(shop, "run", "scoring_job", *given))["score_customers"]
+    assert (found["feature_date"], found["to_call"], found["control"]) == (str(day), 0, 0)
+    store = tables.connect(shop)
+    table = store.read("gold.predictions")
+    rows = table.filter(table.feature_date == day).to_pandas()
+    assert len(rows) == found["customers"] > 0 and rows.backfilled.all()
+    version = store.version("gold.predictions")
+    again = values(churn(shop, "run", "scoring_job", *given))["score_customers"]
+    assert again["customers"] == found["customers"]
+    assert store.version("gold.predictions") == version
+
+
 def test_a_late_event_has_the_snapshots_it_changes_built_again_by_the_next_scoring(
     shop: Settings, later: dict
 ) -> None:

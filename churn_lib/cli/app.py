@@ -18,7 +18,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from .. import settings as settings_module
-from . import bundle, corrections, data, experiments, jobs, models, monitoring, serving
+from churn_lib.cli import (
+    backfill,
+    bundle,
+    corrections,
+    data,
+    experiments,
+    jobs,
+    models,
+    monitoring,
+    serving,
+)
 from .console import AsJson, Target, print_json, print_table, steady_streams
 from ..job_context import bypass_proxies, forget_variables
 from ..settings import ChurnError
@@ -39,6 +49,7 @@ for command in (
     models.approve,
     models.copy,
     models.reproduce,
+    backfill.backfill,
     experiments.compare,
     experiments.tune,
     serving.serve,

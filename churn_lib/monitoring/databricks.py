@@ -41,7 +41,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 from ..features import ANSWER, LABEL
 from .metrics import Refresher
 from .rules import Verdict
-from .windows import Window
+from .windows import Window, in_time
 from ..registry import workspace
 from ..settings import ChurnError, Settings
 from ..tables import Tables
@@ -258,8 +258,8 @@ def write_tables(
 ) -> None:
     "Replace the profiled rows of these windows, and the baseline."
     tables, tags = refresher.tables, {"git_sha": refresher.git_sha}
-    for start in sorted({window.start for window in windows}):
-        same = [each for each in refresher.all if each.start == start]
+    for start in sorted({window.start for window in in_time(windows)}):
+        same = [each for each in in_time(refresher.all) if each.start == start]
         seen = [(refresher.observed(each), each.model_version) for each in same]
         parts = [as_profiled(each.rows, number, each.features) for each, number in seen]
         _replace(tables, PROFILED, pd.concat(parts), start, False, tags)

@@ -462,7 +462,8 @@ class Refresher:
 
     def previous(self, window: Window) -> Window | None:
         "The window before, of the same version."
-        same = [each for each in self.all if each.model_version == window.model_version]
+        kind = window.model_version, window.backfilled
+        same = [each for each in self.all if (each.model_version, each.backfilled) == kind]
         return max((each for each in same if each.start < window.start), default=None)
 
 # %% ../../nbs/lib/monitoring/metrics.ipynb #43e2254e

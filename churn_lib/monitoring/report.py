@@ -35,6 +35,7 @@ from churn_lib.monitoring.windows import (
     OUTCOMES,
     PROFILE_METRICS,
     Baseline,
+    in_time,
 )
 from ..pages import Section, mark, table
 from ..settings import Settings
@@ -341,7 +342,12 @@ class Report:
                 read_metrics(tables, n) for n in (DRIFT_METRICS, PROFILE_METRICS, COLUMN_CHECKS)
             )
         )
-        self.windows = [each for each in self.refresher.all if each.model_version == version]
+        own = [each for each in self.refresher.all if each.model_version == version]
+        self.windows = in_time(own)
+        late = {each.start for each in own if each.backfilled}
+        self.drift, self.profiles, self.checks = (
+            rows[~rows.window_date.isin(late)] for rows in (self.drift, self.profiles, self.checks)
+        )
         self.baseline = self.refresher.baseline(version) if self.windows else None
 
     def newest(self, rows: pd.DataFrame) -> pd.DataFrame:

@@ -39,6 +39,7 @@ from churn_lib.monitoring.windows import (
     DRIFT_METRICS,
     PROFILE_METRICS,
     Window,
+    in_time,
     windows,
 )
 from ..registry import PRODUCTION, Registry, RegistryError
@@ -324,6 +325,14 @@ class Verdict:
             "contact_effect": to_jsonable_python([as_row(each) for each in self.effects]),
         }
 
+# %% ../../nbs/lib/monitoring/rules.ipynb #4dd7d8c5
+def _without(
+    rows: pd.DataFrame,  # metrics
+    late: set[tuple[datetime.date, int]],  # start and version of backfilled windows
+) -> pd.DataFrame:
+    pairs = zip(rows.window_date, rows.model_version, strict=True)
+    return rows[np.array([pair not in late for pair in pairs], dtype=bool)]
+
 # %% ../../nbs/lib/monitoring/rules.ipynb #b42802f0
 def signals(
     tables: Tables,
@@ -333,18 +342,20 @@ def signals(
     made: Sequence[Window],  # with predictions
 ) -> list[Signal]:
     "Every cause, from the tables."
+    late = {(each.start, each.model_version) for each in made if each.backfilled}
+    made = in_time(made)
     newest = max(made, key=lambda each: each.days[-1], default=None)
     # one caller's requests are no measure for a whole shop's batch, nor the other way round
     same_kind = {each.start for each in made if newest and each.online == newest.online}
     every, drift = (
-        rows[rows.window_date.isin(same_kind)]
+        _without(rows[rows.window_date.isin(same_kind)], late)
         for rows in (whole(read_metrics(tables, n)) for n in (PROFILE_METRICS, DRIFT_METRICS))
     )
     drift, mine, checks = (
         rows[rows.model_version == version]
         for rows in (drift, every, read_metrics(tables, COLUMN_CHECKS))
     )
-    checks = checks[checks.window_date.isin(same_kind)]
+    checks = _without(checks[checks.window_date.isin(same_kind)], late)
     totals = mine[mine.column_name == ":table"]
     found = [
         no_data_signal(
@@ -461,18 +472,18 @@ def read_verdict(
     name, strays = settings.model_name, ""
     if refresher is None:
         covered = coverage(tables.read("bronze.events"))
-        day, strays = today(covered, as_of, settings), covered.strays
-    else:
-        day = refresher.today
+        strays = covered.strays
+    day = refresher.today if refresher else today(covered, as_of, settings)
     production = registry.version_of(PRODUCTION)
     made = refresher.all if refresher else windows(tables, settings, day, production)
-    version = _predicts_now(made, production)
+    version = _predicts_now(in_time(made), production)
     asked = answers_signal(tables, registry, version, day) if answers is None else answers
     found = [asked, *signals(tables, settings, day, version, made)]
     rule = settings.monitoring
     causes = alerts.firing(found, rule.alert_violations, rule.alert_windows)
     is_open, quality = alerts.open_alerts(tables, name), _known_quality(found)
-    notes = [*_ceased(made), *_others(made, version, production), strays, _unrecorded(asked)]
+    judged = in_time(made)
+    notes = [*_ceased(judged), *_others(judged, version, production), strays, _unrecorded(asked)]
     return Verdict(
         alerts.verdict([each.cause for each in causes]),
         _sentence(causes, quality, is_open),
@@ -513,7 +524,7 @@ def monitor(
     # a label counts only if the events of its whole horizon have come
     known = min(day, covered.today)
     refresher = Refresher(tables, registry, settings, day, known, git_sha)
-    version = _predicts_now(refresher.all, registry.version_of(PRODUCTION))
+    version = _predicts_now(in_time(refresher.all), registry.version_of(PRODUCTION))
     answers = answers_signal(tables, registry, version, day)
     if answers.violations != (True,):  # what it says of itself is worth nothing
         refresh(refresher)

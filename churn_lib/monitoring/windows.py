@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PREDICTIONS', 'DRIFT_METRICS', 'PROFILE_METRICS', 'COLUMN_CHECKS', 'DECISION', 'OUTCOMES', 'MonitoringError',
-           'is_numeric', 'features_in', 'Window', 'bounds', 'windows', 'Baseline', 'version_inputs', 'read_baseline',
-           'baseline_distributions', 'make_baseline', 'read_rows']
+           'is_numeric', 'features_in', 'Window', 'bounds', 'windows', 'in_time', 'Baseline', 'version_inputs',
+           'read_baseline', 'baseline_distributions', 'make_baseline', 'read_rows']
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #658d1ef3
 import datetime
@@ -85,6 +85,7 @@ class Window:
     model_version: int
     days: tuple[datetime.date, ...] = ()  # feature dates with predictions
     online: bool = False  # whether they are answers of an endpoint
+    backfilled: bool = False  # whether they were made after their days had passed
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #348cdb75
 def bounds(
@@ -105,14 +106,22 @@ def _scored_days(
     tables: Tables,
     settings: Settings,  # model_name
     as_of: datetime.date,
-) -> list[tuple[int, datetime.date]]:  # model version and feature date
+) -> dict[
+    bool, list[tuple[int, datetime.date]]
+]:  # model version and feature date; True: backfilled
+    days: dict[bool, list[tuple[int, datetime.date]]] = {False: [], True: []}
     if not tables.exists(PREDICTIONS):
-        return []
+        return days
     made = tables.read(PREDICTIONS)
+    late = ibis.literal(False)
+    if "backfilled" in made.columns:
+        late = made.backfilled.fill_null(False)
+    made = made.mutate(late=late)
     made = made.filter(made.model_name == settings.model_name, made.feature_date <= as_of)
-    found = made.select("model_version", "feature_date").distinct().to_pandas()
-    rows = found.itertuples(index=False)
-    return [(int(version), pd.Timestamp(moment).date()) for version, moment in rows]
+    found = made.select("model_version", "feature_date", "late").distinct().to_pandas()
+    for version, moment, late_ in found.itertuples(index=False):
+        days[bool(late_)].append((int(version), pd.Timestamp(moment).date()))
+    return days
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #2b1ab3ae
 def windows(
@@ -123,29 +132,40 @@ def windows(
 ) -> list[Window]:  # oldest first
     "The windows that have predictions; where these have ceased, those with answers of an endpoint."
     scored = _scored_days(tables, settings, as_of)
-    last = max((day for _, day in scored), default=datetime.date.min)
-    found = _in_windows(scored, False, settings)
+    last = max((day for _, day in scored[False]), default=datetime.date.min)
+    found = _in_windows(scored[False], settings)
+    # no window mixes what was predicted in time with what was predicted later
+    own = {(each.start, each.model_version) for each in found}
+    late = _in_windows(scored[True], settings, backfilled=True)
+    found += [each for each in late if (each.start, each.model_version) not in own]
     if (as_of - last).days <= settings.monitoring.max_days_without_predictions:
-        return found
+        return sorted(found)
     log = requests.read(tables, settings, as_of)
     answered = [] if log is None else requests.answered_days(log, production)
-    online = _in_windows(answered, True, settings)
-    return found + [each for each in online if each.start > last]
+    online = _in_windows(answered, settings, online=True)
+    taken = {(each.start, each.model_version) for each in found}
+    kept = [each for each in online if (each.start, each.model_version) not in taken]
+    return sorted(found) + [each for each in kept if each.start > last]
 
-
+# %% ../../nbs/lib/monitoring/windows.ipynb #ba1e2ce3
 def _in_windows(
     found: list[tuple[int, datetime.date]],  # model version and day
-    online: bool,
     settings: Settings,  # monitoring.granularity
+    **kind: bool,  # online or backfilled
 ) -> list[Window]:  # oldest first
     days: dict[tuple[datetime.date, datetime.date, int], list[datetime.date]] = {}
     for version, day in found:
         start, end = bounds(day, settings.monitoring.granularity)
         days.setdefault((start, end, version), []).append(day)
     return sorted(
-        Window(start, end, version, tuple(sorted(listed)), online)
+        Window(start, end, version, tuple(sorted(listed)), **kind)
         for (start, end, version), listed in days.items()
     )
+
+
+def in_time(found: Sequence[Window]) -> list[Window]:
+    "The windows that the monitor judges by: not those whose predictions were made later."
+    return [each for each in found if not each.backfilled]
 
 # %% ../../nbs/lib/monitoring/windows.ipynb #0089b164
 _WATCHABLE = 0.75  # of the largest effect a column can have: a limit beyond it sees next to nothing

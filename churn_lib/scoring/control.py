@@ -44,4 +44,8 @@ def held_back(
     predictions: ibis.Table,  # of gold.predictions
 ) -> ibis.expr.types.BooleanColumn:
     "Which customers are listed and not to be called."
-    return (predictions.decision == 1) & ~on_call_list(predictions)
+    held = (predictions.decision == 1) & ~on_call_list(predictions)
+    if "control_share" not in predictions.columns:
+        return held
+    # of a day that was scored later nobody was called, and nobody held back
+    return held & (predictions.control_share.fill_null(1.0) > 0)

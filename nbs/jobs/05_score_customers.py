@@ -26,6 +26,9 @@ from typing import Optional
 git_sha: str = ""  # commit the scores are tied to; empty: what is checked out
 as_of: Optional[date] = None  # snapshot to score, YYYY-MM-DD; empty: the newest in the table
 target: str = "local"  # section of settings.ini
+backfill: bool = (
+    False  # as_of has passed: known as made later, and left out where it is there already
+)
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
 # %%
@@ -76,13 +79,19 @@ snapshot = scoring.read_snapshot(store, job.as_of, scorer)
 snapshot
 
 # %%
-scored = scoring.score(
+there = scoring.already_scored(store, snapshot.feature_date, scorer) if job.backfill else None
+if there:
+    print(
+        f"{there.feature_date} was scored by version {there.model_version} already: it stays as it is"
+    )
+scored = there or scoring.score(
     store,
     snapshot,
     scorer,
     job.git_sha,
     progress=lambda done, total: print(f"{done:,} of {total:,} customers"),
     control_share=config.scoring.control_share,
+    backfilled=job.backfill,
 )
 scored
 

@@ -22,7 +22,7 @@ from churn_lib.bundle.files import place_of, read_sources
 from churn_lib.bundle.lint import LintFinding, changes, losses, policy
 from churn_lib.bundle.lint.check import LOSSES, check
 from churn_lib.bundle.lint.rules import cron_problem
-from churn_lib.bundle.resolve import choose_compute
+from churn_lib.bundle.resolve import choose_compute, choose_trigger
 from churn_lib.cli.bundle import app
 from tests.conftest import Project, notebook
 
@@ -986,6 +986,27 @@ def test_the_mutator_gives_the_cli_the_job_that_is_checked_here() -> None:
     assert light["tasks"][0]["environment_key"] == "light"
     assert not {"job_cluster_key", "libraries"} & light["tasks"][0].keys()
     assert "environment_key" not in light["tasks"][1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "kept"),
+    [({}, "schedule"), ({"scoring_trigger": "table_update"}, "trigger")],
+)
+def test_the_cli_starts_a_job_by_one_thing(variables: dict[str, str], kept: str) -> None:
+    watched = {"table_update": {"table_names": ["shop.bronze.events"]}}
+    daily = {"quartz_cron_expression": "0 0 4 * * ?", "timezone_id": "UTC"}
+    target = DeployedBundle(target="dev", variables=variables)
+    for own in (
+        {"schedule": daily, "trigger": watched},
+        {kept: {"schedule": daily, "trigger": watched}[kept]},
+    ):
+        job = Job.from_dict({"name": "scoring", "tasks": [{"task_key": "a"}], **own})
+        found = choose_trigger.function(target, job).as_dict()
+        assert found.keys() & {"schedule", "trigger"} == {kept}
+    # a job that somebody starts by a schedule and something else is for the lint to name
+    both = {"schedule": daily, "trigger": {"periodic": {"interval": 1, "unit": "DAYS"}}}
+    job = Job.from_dict({"name": "other", "tasks": [{"task_key": "a"}], **both})
+    assert {"schedule", "trigger"} <= choose_trigger.function(target, job).as_dict().keys()
 
 
 # --- schedules and lines, on random input -----------------------------------------------------------

@@ -138,6 +138,33 @@ def test_one_variable_puts_every_job_on_serverless_compute(
         assert (clusters, environments) == (compute == "classic", compute == "serverless")
 
 
+@pytest.mark.parametrize("trigger", ["schedule", "table_update"])
+@pytest.mark.parametrize("target", ["dev", "production"])
+def test_one_variable_starts_scoring_when_events_have_come(
+    trigger: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUNDLE_VAR_scoring_trigger", trigger)
+    assert check(ROOT, target) == []
+    jobs = bundle.load(target, ROOT).config["resources"]["jobs"]
+    body, catalog = jobs["scoring_job"], {"dev": "churn_dev"}.get(target, f"churn_{target}")
+    assert ("schedule" in body, "trigger" in body) == (
+        trigger == "schedule",
+        trigger == "table_update",
+    )
+    if trigger == "table_update":
+        watched = body["trigger"]["table_update"]
+        assert watched["table_names"] == [f"{catalog}.bronze.events"]
+        assert watched["condition"] == "ANY_UPDATED"
+    assert "schedule" in jobs["monitoring_job"]  # it has no choice
+    Job.from_dict({name: part for name, part in body.items() if name != "id"})
+
+
+def test_another_value_of_the_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUNDLE_VAR_scoring_trigger", "hourly")
+    (finding,) = check(ROOT, "production")
+    assert "variable scoring_trigger = 'hourly': use schedule or table_update" in finding.message
+
+
 def test_what_holds_state_is_kept_from_loss_and_out_of_development() -> None:
     kinds = ("schemas", "volumes", "registered_models", "experiments", "secret_scopes")
     for target in ("staging", "production"):

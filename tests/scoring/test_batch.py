@@ -148,6 +148,7 @@ def test_the_table_holds_what_others_read_from_it(
         "reasons": "array<struct<feature: string, value: float64, contribution: float64>>",
         "scored_at": "timestamp('UTC', 6)",
         "git_sha": "string",
+        "backfilled": "boolean",
     }
     rows = table.to_pandas()
     assert set(rows.git_sha) == {"abc"}
