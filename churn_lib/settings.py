@@ -6,19 +6,21 @@
 __all__ = ['ModelCheck', 'Names', 'ComparisonCheck', 'GateCheck', 'Share', 'PositiveShare', 'Margin', 'Positive', 'Days',
            'ShippedEstimator', 'Estimator', 'Parameters', 'Group', 'Data', 'Training', 'Scoring', 'Bounds', 'Plausible',
            'Gate', 'Limits', 'Monitoring', 'Endpoint', 'Serving', 'Records', 'Keep', 'Place', 'Settings', 'all_keys',
-           'present_name', 'ChurnError', 'SettingsError', 'find_settings', 'unfit_for_tables', 'targets', 'load',
-           'reference', 'explain', 'commented', 'setting_line', 'with_values', 'write_values', 'snapshot',
-           'named_as_now', 'fingerprint']
+           'present_name', 'ChurnError', 'SettingsError', 'find_settings', 'unfit_for_tables', 'targets', 'short_name',
+           'current_user', 'load', 'reference', 'explain', 'commented', 'setting_line', 'with_values', 'write_values',
+           'snapshot', 'named_as_now', 'fingerprint']
 
 # %% ../nbs/lib/settings.ipynb #57695ca8
 import configparser
 import difflib
+import getpass
 import hashlib
 import json
 import os
 import re
 import shutil
 import textwrap
+import unicodedata
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -610,41 +612,101 @@ def targets(
     "The targets that `settings.ini` knows, in the order of the file."
     return _sections(path or find_settings()).sections()
 
+# %% ../nbs/lib/settings.ipynb #5345a405
+_LONGEST = 30  # characters: the name of an endpoint has 63
+
+
+def short_name(
+    user: str,  # an address, or the name of a service principal
+) -> str:  # small letters, digits and underscores
+    "A user's name as a part of the names of catalogs, models, experiments and endpoints."
+    local = user.partition("@")[0].lower()
+    plain = re.sub(r"[\W_]+", "_", local).strip("_")
+    letters = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
+    if letters == plain and len(plain) <= _LONGEST:
+        return plain
+    digits = hashlib.sha256(plain.encode()).hexdigest()[:6]
+    return f"{letters[: _LONGEST - 7].strip('_') or 'user'}_{digits}"
+
+# %% ../nbs/lib/settings.ipynb #b8f7524e
+_PRINCIPAL = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"  # a service principal's user name
+
+
+def current_user() -> str:
+    "Who works here, as the names of what is theirs have it."
+    if named := os.environ.get("CHURN_USER"):
+        return short_name(named)
+    if "DATABRICKS_RUNTIME_VERSION" in os.environ:
+        from databricks.sdk import WorkspaceClient  # takes a second to import
+
+        me = WorkspaceClient().current_user.me()
+        shown = me.display_name if re.fullmatch(_PRINCIPAL, me.user_name or "") else ""
+        return short_name(shown or me.user_name or "")
+    try:
+        return short_name(getpass.getuser())
+    except (KeyError, OSError):  # a container whose user has no name
+        return f"uid_{os.getuid()}"
+
+# %% ../nbs/lib/settings.ipynb #662cadc4
+def _written(path: Path, section: str) -> dict[str, str]:  # key to value, as the file has them
+    parser = _sections(path)
+    if section not in parser:
+        known = ", ".join(parser.sections()) or "none"
+        raise SettingsError(f"{path} has no section [{section}]; it has {known}")
+    values = dict(parser[section])
+    for name in values:
+        present = present_name(name)
+        if present != name:
+            fix = (
+                f"is {present} now; rename it"
+                if present
+                else "is not a setting; correct the name or remove it"
+            )
+            raise SettingsError(f"{path} [{section}] {name} {fix}")
+    return values
+
+# %% ../nbs/lib/settings.ipynb #2a32ec5c
+def _personal(
+    values: dict[str, str],
+    user: str,  # whose; empty: who works here
+    place: str,  # file and section, for the message
+) -> dict[str, str]:
+    own = [name for name, value in values.items() if "{user}" in value]
+    if user and not own:
+        raise SettingsError(f"{place} has nothing of one user: leave @{user} away")
+    if not own:
+        return values
+    name = short_name(user) if user else current_user()
+    if not name:
+        raise SettingsError(
+            f"{place} {own[0]} needs a user with a letter or a digit: set CHURN_USER"
+        )
+    return values | {key: values[key].replace("{user}", name) for key in own}
+
 # %% ../nbs/lib/settings.ipynb #ad1e560d
 def load(
-    target: str = "local",  # a section of settings.ini
+    target: str = "local",  # a section of settings.ini; dev@NAME for what NAME has in it
     path: Path | None = None,  # settings.ini; found as `find_settings` does when None
 ) -> Settings:  # frozen and checked
     "The settings of `target`; raises `SettingsError` naming file, section, key and value."
     path = path or find_settings()
-    parser = _sections(path)
-    if target not in parser:
-        known = ", ".join(parser.sections()) or "none"
-        raise SettingsError(f"{path} has no section [{target}]; it has {known}")
-    values: dict[str, str] = dict(parser[target])
-    for name in values:
-        if (present := present_name(name)) is None:
-            problem = "is not a setting; correct the name or remove it"
-        elif present != name:
-            problem = f"is {present} now; rename it"
-        else:
-            continue
-        raise SettingsError(f"{path} [{target}] {name} {problem}")
+    section, _, user = target.partition("@")
+    values = _personal(_written(path, section), user, f"{path} [{section}]")
     if "store" in values:
         # resolved: a symlink to the project leads to the same store under the same name
         store = (path.parent / Path(values["store"]).expanduser()).resolve()
         if found := unfit_for_tables(store):
             raise SettingsError(
-                f"{path.name} [{target}] store = {str(store)!r}: no Delta table can be kept below "
+                f"{path.name} [{section}] store = {str(store)!r}: no Delta table can be kept below "
                 f"a folder with {found!r} in its name; rename the folder or set another store"
             )
         values["store"] = str(store)
     try:
         groups: dict[str, Any] = {name.rpartition(".")[0]: {} for name in all_keys() if "." in name}
-        made = groups | _grouped(values) | {"target": target, "root": path.parent}
+        made = groups | _grouped(values) | {"target": section, "root": path.parent}
         return Settings.model_validate(made)
     except ValidationError as error:
-        raise SettingsError(_problems(path, target, error)) from None
+        raise SettingsError(_problems(path, section, error)) from None
 
 # %% ../nbs/lib/settings.ipynb #64b6d998
 def _allowed(field: FieldInfo) -> str:  # what values it takes, in words

@@ -2,6 +2,8 @@
 
 import json
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from churn_lib import settings
+from churn_lib.settings import SettingsError, load, short_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -261,3 +264,115 @@ def test_a_value_that_is_refused_leaves_the_file_as_it_was(ini: Path) -> None:
         settings.write_values(ini, "local", {"nothing.here": 2})
     assert ini.read_text() == text
     assert [path.name for path in ini.parent.iterdir()] == ["settings.ini"]
+
+
+# --- what each developer has of their own ----------------------------------------------------------------
+
+WRITTEN = ("catalog", "model_name", "experiment", "serving.endpoint_name")
+
+
+def written(target: str = "dev") -> dict[str, str]:
+    """What a target writes to on Databricks, by key."""
+    return {
+        key: value for key, value in load(target, ROOT / "settings.ini").flat() if key in WRITTEN
+    }
+
+
+def test_two_developers_and_a_pull_request_share_nothing_that_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CHURN_USER", "jane.doe@example.com")
+    jane, change = written(), written("dev@pr_17")
+    monkeypatch.setenv("CHURN_USER", "john.doe@example.com")
+    john = written()
+    assert len(jane) == len(WRITTEN)
+    for key in WRITTEN:
+        assert len({jane[key], john[key], change[key]}) == 3, key
+    assert written("dev@pr_17") == change  # whoever deploys it
+    assert jane["model_name"].startswith(f"{jane['catalog']}.")
+
+
+@pytest.mark.parametrize("target", ["local", "staging", "production"])
+def test_other_targets_are_the_same_for_all(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHURN_USER", "jane")
+    jane = written(target)
+    monkeypatch.setenv("CHURN_USER", "john")
+    assert written(target) == jane
+    with pytest.raises(SettingsError, match=f"{target}] has nothing of one user: leave @jane away"):
+        load(f"{target}@jane", ROOT / "settings.ini")
+
+
+@pytest.mark.parametrize(
+    ("user", "name"),
+    [  # the first ones as the CLI's own tests have them
+        ("test.user.1234@example.com", "test_user_1234"),
+        ("test$.user@example.com", "test_user"),
+        ("first+tag@email.com", "first_tag"),
+        ("email@sub.domain.com", "email"),
+        ('"_quoted"@domain.com', "quoted"),
+        ("name-o'mally@website.org", "name_o_mally"),
+        ("user(1986)@mail.com", "user_1986"),
+        ("JANE.DOE@EXAMPLE.COM", "jane_doe"),
+        ("a--b..c", "a_b_c"),
+    ],
+)
+def test_a_name_is_made_legal_as_a_bundle_makes_it(user: str, name: str) -> None:
+    assert short_name(user) == name
+
+
+@pytest.mark.parametrize(
+    "user",
+    ["jöhn.dœ@x.org", "日本@x.org", "a" * 80, "9" * 31, "aaaaaaaa-bbbb-4ccc-dddd-eeeeeeeeeeee"],
+)
+def test_what_a_catalog_or_an_endpoint_cannot_hold_is_told_apart_by_digits(
+    user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHURN_USER", user)
+    one = written()
+    assert re.fullmatch("[a-z0-9_]{1,30}", short_name(user))
+    monkeypatch.setenv("CHURN_USER", f"{user.partition('@')[0]}ä")
+    assert not {*one.values()} & {*written().values()}
+
+
+@pytest.mark.parametrize("user", ["@example.com", "..."])
+def test_a_user_without_a_name_is_refused(user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHURN_USER", user)
+    with pytest.raises(
+        SettingsError, match="needs a user with a letter or a digit: set CHURN_USER"
+    ):
+        written()
+
+
+def test_on_databricks_the_user_is_who_the_job_runs_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = me if "Me" in self.path else {}
+            asked.append({"path": self.path})
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.delenv("CHURN_USER", raising=False)
+        monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.0")
+        monkeypatch.setenv("DATABRICKS_HOST", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("DATABRICKS_TOKEN", "none")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        me = {"userName": "jane.doe@example.com", "displayName": "Jane"}
+        assert written()["catalog"] == "churn_dev_jane_doe"
+        principal = "aaaaaaaa-bbbb-4ccc-dddd-eeeeeeeeeeee"
+        me = {"userName": principal, "displayName": "ci runner"}
+        assert written()["catalog"] == "churn_dev_ci_runner"
+        before = len(asked)
+        written("staging")
+        assert len(asked) == before  # who has nothing of their own is not asked for
+        server.shutdown()

@@ -29,6 +29,7 @@ from churn_lib.bundle.files import (
     read_sources,
 )
 from ..job_context import GitError, git, git_sha
+from ..settings import current_user
 
 # %% ../../nbs/lib/bundle/resolve.ipynb #74b3a445
 def _variables(content: dict[str, Any]) -> dict[str, Any]:  # name to value, of those that have one
@@ -105,7 +106,8 @@ _PATHS = ("artifact_path", "file_path", "resource_path", "root_path", "state_pat
 def _context(content: dict[str, Any], root: Path, target: str) -> dict[str, Any]:
     # the bundle with everything a reference may name
     user = os.environ.get("USER") or "local"
-    names = {"current_user": dict.fromkeys(_USER, user), **dict.fromkeys(_WORKSPACE, "")}
+    own = {**dict.fromkeys(_USER, user), "short_name": current_user()}  # as in settings.ini
+    names = {"current_user": own, **dict.fromkeys(_WORKSPACE, "")}
     known = {"target": target, "environment": target, "git": _git(root)}
     return {
         **content,

@@ -254,3 +254,20 @@ def test_readers_at_the_top_of_this_bundle_are_found(tmp_path: Path) -> None:
         each for each in check(tmp_path) if "READ on every secret of key_vault" in each.message
     ]
     assert found.path.name == "databricks.yml" and set(found.targets) == {"staging", "production"}
+
+
+@pytest.mark.parametrize("section", ["dev", "dev@pr_17"])
+def test_every_job_of_a_pull_request_reads_its_own_section(
+    section: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if section != "dev":
+        monkeypatch.setenv("BUNDLE_VAR_section", section)
+    found = bundle.load("dev", ROOT)
+    named = [
+        task.spec("notebook_task")["base_parameters"]["target"]
+        for key in found.job_keys
+        for task in found.job(key).tasks
+        if task.kinds == ["notebook_task"]
+    ]
+    assert len(named) >= 9 and {*named} == {section}
+    assert str(found.config["workspace"]["root_path"]).endswith(f"/{section}")
