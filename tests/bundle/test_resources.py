@@ -146,7 +146,7 @@ def test_one_variable_starts_scoring_when_events_have_come(
     monkeypatch.setenv("BUNDLE_VAR_scoring_trigger", trigger)
     assert check(ROOT, target) == []
     jobs = bundle.load(target, ROOT).config["resources"]["jobs"]
-    body, catalog = jobs["scoring_job"], {"dev": "churn_dev"}.get(target, f"churn_{target}")
+    body, catalog = jobs["scoring_job"], settings.load(target, ROOT / "settings.ini").catalog
     assert ("schedule" in body, "trigger" in body) == (
         trigger == "schedule",
         trigger == "table_update",
