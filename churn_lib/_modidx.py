@@ -2780,6 +2780,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'churn_lib/registry/models.py'),
                                            'churn_lib.registry.models._shown': ( 'lib/registry/models.html#_shown',
                                                                                  'churn_lib/registry/models.py'),
+                                           'churn_lib.registry.models._tagged_metrics': ( 'lib/registry/models.html#_tagged_metrics',
+                                                                                          'churn_lib/registry/models.py'),
                                            'churn_lib.registry.models.basis': ( 'lib/registry/models.html#basis',
                                                                                 'churn_lib/registry/models.py'),
                                            'churn_lib.registry.models.connect': ( 'lib/registry/models.html#connect',

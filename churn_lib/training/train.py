@@ -21,6 +21,7 @@ import churn_lib
 from .. import model as model_module
 from .. import settings as settings_module  # registry before mlflow: it sets its environment
 from ..registry import STAGING, Registry, use_experiment
+from ..registry.models import HEADLINES
 from ..registry.promotion import OWN_CUSTOMERS
 
 import ibis
@@ -488,6 +489,8 @@ def register(
 ) -> int:  # number of the new version
     "Make the trained model a version, tagged with its origin, and the candidate: alias Staging."
     tags = {"decision_threshold": repr(trained.model.decision_threshold)}
+    # seen on the page of the model, and left to a copy, which has no run
+    tags |= {name: f"{trained.metrics[name]:.6f}" for name in HEADLINES if name in trained.metrics}
     tags |= {"retrained_for": cause} if cause else {}
     number = registry.register(trained.model_uri, {**trained.tags, **tags})
     registry.set_alias(STAGING, number)

@@ -113,6 +113,17 @@ def test_production_judges_a_copy_on_its_own_customers(
     assert '"name": "leakage_customers"' in row["report"] and row["champion_version"] == 1
 
 
+def test_a_copy_is_listed_with_its_metrics_and_no_number_of_the_other_table(copied: Place) -> None:
+    origin, here, staging, production, _ = copied
+    with staging.signed_in():
+        (theirs,) = registry.versions(registry.connect(origin))
+    with production.signed_in():
+        (ours,) = registry.versions(registry.connect(here))
+    assert theirs["delta_feature_version"] is not None and ours["delta_feature_version"] is None
+    assert ours["roc_auc"] == pytest.approx(theirs["roc_auc"], abs=1e-6)
+    assert ours["data_sample"] == theirs["data_sample"] and ours["aliases"] == ["Production"]
+
+
 def test_what_only_its_origin_can_do_says_so(copied: Place) -> None:
     _, here, _, production, _ = copied
     with production.signed_in():
