@@ -1,11 +1,12 @@
 """The jobs one after the other with their tables on a real Spark, as they run on Databricks."""
 
+import datetime
 from pathlib import Path
 
 import ibis
 import pytest
 
-from churn_lib import registry, settings, tables
+from churn_lib import maintenance, registry, settings, tables
 from churn_lib.data import events
 from churn_lib.tables import RehearsalTables
 from churn_lib.tables.spark import SparkTables
@@ -40,3 +41,38 @@ def test_the_jobs_lead_from_events_to_a_watched_model(
     rehearsed = run_job("05_score_customers", tmp_path, monkeypatch, rehearsal=True)
     assert rehearsed == {**scored, "predictions_version": written + 1}
     assert spark_tables.version("gold.predictions") == written
+
+
+def test_maintenance_removes_on_spark_what_it_removes_on_a_laptop(
+    spark_tables: SparkTables, tmp_path: Path
+) -> None:
+    config = settings.load().updated({"store": tmp_path, "monitoring.granularity": "1 day"})
+    models, today = registry.connect(config), datetime.date(2025, 6, 24)
+    days = [today - datetime.timedelta(days=each) for each in (0, 100, 700)]
+    for day in days:
+        date = ibis.literal(day)
+        scored = ibis.memtable({"customer_id": ["a", "b"], "model_name": [config.model_name] * 2})
+        scored = scored.mutate(model_version=ibis.literal(1), feature_date=date)
+        partition = {"feature_date": day, "model_version": 1}
+        spark_tables.overwrite("gold.predictions", scored, partition, {"feature_date": str(day)})
+        row = ibis.memtable({"customer_id": ["a"]}).mutate(feature_date=date)
+        spark_tables.overwrite(
+            "gold.features", row, {"feature_date": day}, {"feature_date": str(day)}
+        )
+        metrics = ibis.memtable({"column_name": [":table"]}).mutate(window_date=date)
+        spark_tables.overwrite("gold.profile_metrics", metrics, {"window_date": day})
+    asked = ibis.memtable({"request": ["{}", "{}"]})
+    old = maintenance.days_ago(100).date()
+    spark_tables.append(
+        "gold.churn_prediction_payload", asked.mutate(request_date=ibis.literal(old))
+    )
+    config = config.updated({"keep.monitoring_days": 400})
+    found = {each.what: each for each in maintenance.maintain(config, spark_tables, models)}
+    assert (found["predictions"].removed, found["predictions"].kept) == (2, 4)
+    assert (found["snapshots"].removed, found["snapshots"].kept) == (1, 2)
+    assert (found["monitoring"].removed, found["monitoring"].kept) == (1, 2)
+    assert (found["requests"].removed, found["requests"].kept) == (2, 0)
+    again = maintenance.maintain(config, spark_tables, models)
+    assert not any(each.removed for each in again)
+    left = spark_tables.read("gold.features").feature_date.to_pyarrow().to_pylist()
+    assert sorted(left) == sorted(days[:2])
