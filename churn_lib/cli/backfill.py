@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,9 +22,6 @@ from rich.table import Column
 from .. import job_context
 from .console import AsJson, Target, open_stores, print_json, print_table
 from ..settings import ChurnError, Settings
-
-if TYPE_CHECKING:  # Ibis takes seconds to import
-    from churn_lib.scoring import Scorer
 
 # %% ../../nbs/lib/cli/backfill.ipynb #a88fedde
 _DAYS = {"d": 1, "w": 7}
@@ -105,7 +102,11 @@ class Past:
     git_sha: str
 
 # %% ../../nbs/lib/cli/backfill.ipynb #fdca4e78
-def backfill_day(past: Past, day: datetime.date, scorer: "Scorer") -> Backfilled:
+def backfill_day(
+    past: Past,
+    day: datetime.date,
+    scorer: Any,  # the version that answers, as `scoring.scorer_of` gives it
+) -> Backfilled:
     "Build and score one day, unless that was done; killed in between, it is done again."
     from churn_lib import scoring
     from churn_lib.features import snapshots
@@ -133,7 +134,7 @@ def backfill_days(past: Past, days: dict[datetime.date, int]) -> Iterator[Backfi
     "Each day when it is done; days: to the version that scores them."
     from churn_lib import scoring
 
-    scorers: dict[int, Scorer] = {}
+    scorers: dict[int, scoring.Scorer] = {}
     for day, version in days.items():
         if version not in scorers:
             scorers = {
