@@ -1,7 +1,7 @@
 # `make help` lists what there is. Everything installs itself into .venv first, once.
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check lint types notebooks bundle workflows examples docs pytest test-times coverage lab prepare lock clean
+.PHONY: help run test check lint types notebooks bundle workflows examples docs pytest test-times rehearsal coverage lab prepare lock clean
 .DELETE_ON_ERROR:
 
 VENV := .venv
@@ -100,6 +100,9 @@ pytest: $(VENV)/.dev-installed ## Run the tests, or some of them: make pytest T=
 
 test-times: $(VENV)/.dev-installed ## Run the tests and list the slowest twenty
 	@$(BIN)/python -m pytest -q $(PARALLEL) --durations 20
+
+rehearsal: $(VENV)/.dev-installed ## Live 120 days in two environments, and write their table for the documentation
+	@$(BIN)/python -m tests.days
 
 coverage: $(VENV)/.dev-installed ## Run the tests and say which share of the lines and branches they reach
 	@mkdir -p .cache/coverage && $(BIN)/coverage erase

@@ -42,6 +42,7 @@ ON_SPARK = (
 # a process takes whole files: the long ones come first, so that none is left alone at the end
 LONG_FIRST = (
     *ON_SPARK,
+    "test_days.py",
     "tutorials/test_ship_a_change.py",
     "test_pipeline.py",
     "serving/test_deploy.py",

@@ -4,26 +4,30 @@
 # usage: prepare_plan.sh TARGET PLAN
 set -euo pipefail
 target=$1 plan=$2
-
-known=$(jq --raw-output '.lineage // ""' "$plan") # each by itself: a failure ends the step
-if [ -z "$known" ]; then
-  now=$(databricks bundle plan --target "$target" --output json)
-  since=$(jq --raw-output '.lineage // ""' <<<"$now")
-  if [ -n "$since" ]; then
-    echo "$target was deployed for the first time since $plan was made: start this run again" >&2
-    exit 1
-  fi
-fi
-
-wheels=$(jq --raw-output '[.. | strings | select(test("/artifacts/\\.internal/[^/]+\\.whl$"))] | unique[]' "$plan")
-if [ -z "$wheels" ]; then
-  echo "$plan names no wheel below artifacts/.internal: was it made for another bundle?" >&2
+fail() {
+  echo "prepare_plan.sh: $*" >&2
   exit 1
+}
+
+# of a plan on standard input: its state's lineage, empty before the first deployment
+lineage() {
+  python3 -c 'import json, sys; print(json.load(sys.stdin).get("lineage") or "")' 2>/dev/null
+}
+
+known=$(lineage <"$plan") || fail "$plan is not readable as JSON: make it with databricks bundle plan --output json"
+if [ -z "$known" ]; then
+  now=$(databricks bundle plan --target "$target" --output json) || fail "what is deployed to $target is not known"
+  since=$(lineage <<<"$now") || fail "no plan: ${now:0:200}"
+  [ -z "$since" ] || fail "$target was deployed for the first time since $plan was made: start this run again"
 fi
+
+wheels=$(python3 -c '
+import re, sys
+found = re.findall("\"([^\"]*/artifacts/\\.internal/[^/\"]+\\.whl)\"", sys.stdin.read())
+print("\n".join(sorted(set(found))))' <"$plan")
+[ -n "$wheels" ] || fail "$plan names no wheel below artifacts/.internal: was it made for another bundle?"
 while read -r path; do
-  if [ ! -f "dist/${path##*/}" ]; then
-    echo "$plan wants ${path##*/}, which is not in dist: make the wheel and the plan of one commit" >&2
-    exit 1
-  fi
+  [ -f "dist/${path##*/}" ] ||
+    fail "$plan wants ${path##*/}, which is not in dist: make the wheel and the plan of one commit"
   databricks workspace import-dir dist "${path%/*}" --overwrite
 done <<<"$wheels"

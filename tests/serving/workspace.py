@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 from databricks.sdk import WorkspaceClient
+from mlflow.utils.proto_json_utils import dataframe_from_parsed_json
 
 from churn_lib import registry
 from churn_lib.settings import Settings
@@ -40,7 +41,7 @@ class Workspace:
     endpoints: dict[str, dict[str, Any]] = field(default_factory=dict)
     server: ThreadingHTTPServer = field(init=False)
     lock: threading.RLock = field(default_factory=threading.RLock)
-    models: dict[str, Any] = field(default_factory=dict)  # what a version's number stands for
+    models: dict[tuple[str, str], Any] = field(default_factory=dict)  # by name and version
 
     def __enter__(self) -> "Workspace":
         handler = type("Handler", (_Handler,), {"workspace": self})
@@ -188,14 +189,25 @@ class Workspace:
         shares = config["shares"]
         entity = entity or random.choices([*shares], weights=[*shares.values()])[0]
         number = served[entity]["entity_version"]
-        if number not in self.models:
-            self.models[number] = registry.connect(self.settings).load(int(number))
-        rows = pd.DataFrame(**body["dataframe_split"])
+        model = (served[entity]["entity_name"], number)
+        if model not in self.models:
+            self.models[model] = self.load(*model)
         try:
-            predictions = self.models[number].predict(rows)
+            predictions = self.models[model].predict(rows_of(body, self.models[model]))
         except Exception as error:
             return refused(400, "BAD_REQUEST", str(error))
         return 200, {"predictions": list(map(float, predictions)), "served": entity}
+
+    def load(self, name: str, number: str) -> Any:
+        """The model that an entity serves."""
+        return registry.connect(self.settings).load(int(number))
+
+
+def rows_of(body: dict[str, Any], model: Any) -> pd.DataFrame:
+    """The rows of a request, in the types of the model's signature, as MLflow's scoring server reads them."""
+    (form,) = {"dataframe_records", "dataframe_split"} & body.keys()
+    orient, schema = form.removeprefix("dataframe_"), model.metadata.get_input_schema()
+    return dataframe_from_parsed_json(body[form], orient, schema)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,0 +1,117 @@
+"""Two weeks of two environments, day by day; `make rehearsal` lives 120 of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from churn_lib import tables
+from tests.days import checks, script
+from tests.days.delivery import value_of
+from tests.days.rehearsal import Day, Rehearsal
+
+pytestmark = pytest.mark.timeout(3_600)
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Rehearsal, list[Day]]]:
+    """The two weeks, and what was looked at on each evening."""
+    days: list[Day] = []
+    for row, rehearsal in script.live(script.short(), tmp_path_factory.mktemp("days") / "days"):
+        days.append(row)
+        if len(days) == 15:
+            yield rehearsal, days
+
+
+def test_on_each_evening_scores_aliases_endpoints_and_records_agree(
+    lived: tuple[Rehearsal, list[Day]],
+) -> None:
+    _, days = lived
+    assert {day.day: day.wrong for day in days if day.wrong} == {}
+
+
+def test_each_cause_has_its_alert_in_time_and_each_alert_its_cause(
+    lived: tuple[Rehearsal, list[Day]],
+) -> None:
+    _, days = lived
+    assert list(script.unexplained(days, script.short().causes)) == []
+    # and without a script none of them has one
+    assert any("without a cause" in each for each in script.unexplained(days, []))
+
+
+def test_the_script_was_played_whole(lived: tuple[Rehearsal, list[Day]]) -> None:
+    _, days = lived
+    text = "\n".join(each for day in days for each in day.happened)
+    for part in (
+        "first commit goes to production",
+        "a commit that adds a feature goes to production",
+        "makes the model worse stops in staging at “the gate”",
+        "rollback of production",
+        "is killed at write",
+        "are started again",
+    ):
+        assert part in text, text
+    # a killed task is tried again by the job itself
+    assert [each for day in days for each in day.failed] == []
+
+
+def test_what_is_wrong_is_found(lived: tuple[Rehearsal, list[Day]]) -> None:
+    rehearsal, _ = lived
+    place, endpoints = rehearsal.production, rehearsal.endpoints["production"]
+    model = place.workspace.metastore.models[place.settings.model_name]
+    assert [
+        *checks.agreement(place, endpoints),
+        *checks.scores(place),
+        *checks.orphans(place),
+    ] == []
+    at = model.aliases["Production"]
+    model.aliases["Production"] = at + 1 if at + 1 in model.versions else at - 1
+    found = "\n".join(checks.agreement(place, endpoints))
+    assert "the promotion log at" in found and "the endpoint serves" in found
+    assert any("have no score" in each for each in checks.scores(place))
+    model.aliases["Production"] = at
+    model.versions[at].status = "PENDING_REGISTRATION"
+    (place.settings.store / "tables" / place.settings.catalog / "gold" / "x.part").touch()
+    assert len([*checks.orphans(place)]) == 2
+    store = tables.connect(place.settings)
+    predictions = store.read("gold.predictions")
+    newest = predictions.feature_date.max().to_pyarrow().as_py()
+    rows = predictions.filter(predictions.feature_date == newest).mutate(churn_probability=1.5)
+    store.append("gold.predictions", rows)
+    found = "\n".join(checks.scores(place))
+    assert "scored twice" in found and "no probability" in found
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("github.sha", "abc"),
+        ("steps.before.outputs.version", "3"),
+        ("steps.none.outputs.version", ""),
+        ("failure() && steps.before.outcome == 'success'", True),
+        ("success() && steps.before.outcome == 'success'", False),
+        ("success() || always()", True),
+        ("!success()", True),
+        ("steps.before.outcome != 'success'", False),
+        ("needs.staging.outputs.model_version == ''", False),
+    ],
+)
+def test_expressions_of_a_workflow_mean_what_they_mean_on_github(
+    expression: str, value: object
+) -> None:
+    context = {
+        "github": {"sha": "abc"},
+        "steps": {"before": {"outcome": "success", "outputs": {"version": "3"}}},
+        "needs": {"staging": {"outputs": {"model_version": "7"}}},
+        "failure": True,
+        "success": False,
+        "always": True,
+        "cancelled": False,
+    }
+    assert value_of(expression, context) == value
+
+
+def test_on_some_mornings_no_file_has_come(tmp_path: Path) -> None:
+    source = script.short().source
+    whole = [source.files(morning, tmp_path) for morning in range(source.days + 2)]
+    assert whole[0] and sum(each is None for each in whole) >= len(source.stopped)
