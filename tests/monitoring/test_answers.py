@@ -191,7 +191,7 @@ def test_a_version_from_before_answers_were_recorded_works_and_says_so(unrecorde
     assert remark in card(found, shop.settings)._repr_html_()
     assert batch.production(shop.models, shop.settings, shop.tables).version == shop.version
     sample = holdout_sample(shop.models, shop.tables, shop.version, shop.settings)
-    assert sample.origin == "the registered model does"
+    assert sample.origin == "its training recorded"
     assert (shop.model.predict(sample.rows) == sample.expected).all()
 
 

@@ -388,6 +388,7 @@ def run_step(clone: Path, body: str, **environment: str) -> subprocess.Completed
         "GIT_SHA": "0" * 40,
         "PULL_REQUEST": "7",
         "GITHUB_STEP_SUMMARY": str(clone.parent / "summary.md"),
+        "GITHUB_OUTPUT": str(clone.parent / "output"),
         "CHURN_SETTINGS": str(clone / "settings.ini"),
         **environment,
     }
