@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from churn_lib import tables
-from tests.days import checks, script
+from tests.days import checks, report, script
 from tests.days.delivery import value_of
 from tests.days.rehearsal import Day, Rehearsal
 
@@ -61,6 +61,15 @@ def test_the_script_was_played_whole(lived: tuple[Rehearsal, list[Day]]) -> None
         assert part in text, text
     # a killed task is tried again by the job itself
     assert [each for day in days for each in day.failed] == []
+
+
+def test_the_table_has_a_row_for_each_day(lived: tuple[Rehearsal, list[Day]]) -> None:
+    rehearsal, days = lived
+    made = report.table(rehearsal)
+    assert list(made.day) == [day.day for day in days]
+    scored = made[made.day.isin([1, 2, 14])]
+    assert scored.mean_probability.between(0, 1).all()
+    assert made.production_version.iloc[-1] == 1 and made.megabytes.iloc[-1] > 1
 
 
 def test_what_is_wrong_is_found(lived: tuple[Rehearsal, list[Day]]) -> None:

@@ -83,15 +83,26 @@ def disk(place: Environment) -> int:
 
 def quality(place: Environment) -> pd.DataFrame:
     """ROC-AUC of each day's scores: measured once the labels have come, estimated before."""
-    rows = tables.connect(place.settings).read("gold.profile_metrics").to_pandas()
+    store, names = (
+        tables.connect(place.settings),
+        ["measured_roc_auc_score", "estimated_roc_auc_score"],
+    )
+    if not store.exists("gold.profile_metrics"):  # before the first monitoring
+        return pd.DataFrame(columns=[name.removesuffix("_score") for name in names], dtype=float)
+    rows = store.read("gold.profile_metrics").to_pandas()
     rows = rows[(rows.column_name == ":table") & rows.slice_key.isna()]
     newest = rows.sort_values("as_of").groupby("window_date").last()
-    names = ["measured_roc_auc_score", "estimated_roc_auc_score"]
-    return newest[names].astype("float64").rename(columns=lambda name: name.removesuffix("_score"))
+    values = (
+        newest[names].map(lambda each: each["value"] if each else float("nan")).astype("float64")
+    )
+    return values.rename(columns=lambda name: name.removesuffix("_score"))
 
 
 def probabilities(place: Environment) -> pd.Series:
     """Mean probability of each day's scores, as the last scoring of the day has them."""
-    rows = tables.connect(place.settings).read("gold.predictions")
+    store = tables.connect(place.settings)
+    if not store.exists("gold.predictions"):
+        return pd.Series(dtype=float)
+    rows = store.read("gold.predictions")
     made = rows.group_by("feature_date", "model_version").agg(mean=rows.churn_probability.mean())
     return made.order_by("model_version").to_pandas().groupby("feature_date")["mean"].last()

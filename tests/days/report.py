@@ -12,7 +12,7 @@ def row(day: Day) -> dict[str, object]:
     """A day as a row of the table."""
     return {
         "day": day.day,
-        "date": world.date(day.day),
+        "date": str(world.date(day.day)),
         "events": day.events,
         "happened": "; ".join(day.happened),
         "jobs_that_failed": "; ".join(each.split(": ")[1] for each in day.failed),
@@ -29,6 +29,8 @@ def table(rehearsal: Rehearsal) -> pd.DataFrame:
     rows = pd.DataFrame(map(row, rehearsal.days))
     known = checks.quality(rehearsal.production).round(4)
     means = checks.probabilities(rehearsal.production).round(4).rename("mean_probability")
+    for each in (known, means):
+        each.index = pd.to_datetime(each.index).strftime("%Y-%m-%d")
     whole = rows.join(known, on="date").join(means, on="date")
     versions = [name for name in whole.columns if name.endswith("_version")]
     return whole.astype(dict.fromkeys(versions, "Int64"))
