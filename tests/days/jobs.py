@@ -92,14 +92,11 @@ class Jobs:
 
     def work(self, number: int, job: str, parameters: dict[str, str]) -> None:
         """Run a job to its end."""
-        state, message = "FAILED", ""
+        state, message = "FAILED", "the run could not begin"
         try:
             done = self.place.run(job, **parameters)
             state = done.state
             message = "; ".join(each.error for each in done.tasks if each.error)
-        except Exception as error:
-            message = f"{type(error).__name__}: {error}"
-            raise
         finally:
             ended = {"life_cycle_state": "TERMINATED", "result_state": state}
             self.runs[number] |= {**ended, "state_message": message}

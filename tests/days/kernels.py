@@ -100,7 +100,7 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
         return {"error": "", "writes": writes.count}
     except ChurnError as error:
         return {"error": f"{type(error).__name__}: {error}", "writes": writes.count}
-    except Exception:
+    except Exception:  # whatever a cell raises is how its task ends, as papermill has it
         return {"error": traceback.format_exc(limit=-12), "writes": writes.count}
 
 
