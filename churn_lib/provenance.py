@@ -42,7 +42,7 @@ def _patch(top: Path) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder) / "index"
         if (top / index).exists():
-            shutil.copy(top / index, scratch)
+            shutil.copy2(top / index, scratch)  # with its time: git compares it with a file's
         place = {"GIT_INDEX_FILE": str(scratch)}
         git(top, "add", "--intent-to-add", "--all", "--", *paths, **place)
         return git(top, "diff", *options, *prefixes, "HEAD", "--", *paths, **place)

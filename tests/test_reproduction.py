@@ -164,6 +164,20 @@ def test_the_patch_leaves_secrets_and_large_new_files_out(tmp_path: Path) -> Non
     assert (clone / "small.bin").read_bytes() == bytes(range(256))
 
 
+def test_a_change_in_the_moment_of_the_commit_is_in_the_patch(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "config", "core.trustctime", "false")  # what a coarse clock does by itself
+    changed = tmp_path / "a.py"
+    moment = (10**18, 10**18)  # git compares seconds: a copy of the index in a later one hides it
+    changed.write_text("old\n")
+    os.utime(changed, ns=moment)
+    commit(tmp_path)
+    changed.write_text("new\n")
+    for each in (changed, tmp_path / ".git/index"):
+        os.utime(each, ns=moment)
+    assert b"+new" in checkout(tmp_path).patch
+
+
 def test_a_version_is_judged_on_new_days_by_the_features_of_its_own_commit(
     project: Path, tmp_path: Path
 ) -> None:
