@@ -149,6 +149,23 @@ def test_the_run_says_what_it_was_made_from(cdnow: tuple[Path, dict]) -> None:
         assert where["path"].endswith("/gold/features")
 
 
+def test_the_logged_model_has_the_metrics_and_names_the_rows_they_were_measured_on(
+    cdnow: tuple[Path, dict],
+) -> None:
+    models = connect(cdnow[0])
+    handed_over = values(cdnow[1]["jobs"][0])
+    run = mlflow.get_run(handed_over["run_id"])
+    logged = mlflow.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert models.version(1).source == f"models:/{logged.model_id}"
+    found = {each.key: each for each in logged.metrics}
+    assert found["roc_auc"].value == run.data.metrics["roc_auc"]
+    assert found["roc_auc"].dataset_name == "gold.features holdout"
+    assert found["decision_threshold"].dataset_name == "gold.features training"
+    inputs = {each.dataset.name: each.dataset.digest for each in run.inputs.dataset_inputs}
+    assert all(inputs[each.dataset_name] == each.dataset_digest for each in logged.metrics)
+    assert "max_leaf_nodes" in logged.params
+
+
 def test_the_model_card_carries_intervals_slices_and_the_verdict(cdnow: tuple[Path, dict]) -> None:
     models = connect(cdnow[0])
     version = models.version(1)

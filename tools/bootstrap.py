@@ -2,7 +2,8 @@
 
 `tools/bootstrap.sh --target staging ...` is the administrator's part of the guide "Deploy to Azure". Each
 step looks first and makes only what is missing: the script can be run again after a failure, and is run
-again after the first deployment, for the grants on what that has made. `--dry-run` looks and makes nothing.
+again after the first deployment, for the grants on what that has made and for what Unity Catalog keeps of it
+(primary key, anomaly detection, deployment job). `--dry-run` looks and makes nothing.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 import yaml
 from databricks.sdk import AccountClient, WorkspaceClient
 from databricks.sdk.errors import DatabricksError, NotFound
-from databricks.sdk.service import iam, oauth2, sql, workspace
+from databricks.sdk.service import dataquality, iam, oauth2, sql, workspace
 
 from churn_lib import bundle, settings
 
@@ -364,6 +365,65 @@ class Bootstrap:
             )
         return number or f"<id of {WAREHOUSE}>"
 
+    # --- what Unity Catalog keeps of it --------------------------------------------------------------
+
+    def watch(self, schema: str) -> None:
+        """Let the platform notice tables of the schema that are no longer written to, or lack rows."""
+        found, what = _or_none(lambda: self.client.schemas.get(schema)), f"anomaly detection on {schema}"  # fmt: skip
+        if found is None:
+            self.later.append(what)
+            return
+        api, number = self.client.data_quality, str(found.schema_id)
+        monitor = dataquality.Monitor(
+            "schema", number, anomaly_detection_config=dataquality.AnomalyDetectionConfig()
+        )
+        known = _or_none(lambda: api.get_monitor("schema", number))
+        self.step(known is None, what, lambda: api.create_monitor(monitor))
+
+    def primary_key(self, table: str, columns: tuple[str, ...], day: str, warehouse: str) -> None:
+        """Declare what a row of the table is; Databricks does not enforce it, lineage and lookups use it."""
+        what = f"primary key of {table}: {', '.join((*columns, day))}"
+        found = _or_none(lambda: self.client.tables.get(table))
+        if found is None:
+            self.later.append(what)
+            return
+        there = any(each.primary_key_constraint for each in found.table_constraints or [])
+        alter = f"ALTER TABLE {'.'.join(f'`{part}`' for part in table.split('.'))}"
+        key = ", ".join([*(f"`{each}`" for each in columns), f"`{day}` TIMESERIES"])
+        statements = [f"{alter} ALTER COLUMN `{each}` SET NOT NULL" for each in (*columns, day)]
+        statements += [f"{alter} ADD CONSTRAINT `primary_key` PRIMARY KEY ({key})"]
+
+        def make() -> None:
+            for statement in statements:
+                self._execute(statement, warehouse)
+
+        self.step(not there, what, make)
+
+    def _execute(self, statement: str, warehouse: str) -> None:
+        api, cancel = self.client.statement_execution, sql.ExecuteStatementRequestOnWaitTimeout.CANCEL  # fmt: skip
+        done = api.execute_statement(
+            statement, warehouse, wait_timeout="50s", on_wait_timeout=cancel
+        )
+        state = done.status.state if done.status else None
+        if state != sql.StatementState.SUCCEEDED:
+            error = done.status.error if done.status else None
+            reason = error.message if error else f"it ended {state.value if state else 'unknown'}"
+            raise Refused(f"{statement}: {_line(str(reason))}; run it again when it is put right")
+
+    def judge_every_version(self, model: str, job: str) -> None:
+        """Link the job to the model: Unity Catalog starts it for each version, and shows it on its page."""
+        place = "/api/2.0/mlflow/unity-catalog/registered-models"
+        ask = self.client.api_client.do
+        known = _or_none(lambda: ask("GET", f"{place}/get", query={"name": model}))
+        number = next((str(each.job_id) for each in self.client.jobs.list(name=job)), "")
+        what = f"{job} is the deployment job of {model}"
+        if not known or not number:
+            self.later.append(what)
+            return
+        linked = {"name": model, "deployment_job_id": number}
+        there = known["registered_model"].get("deployment_job_id") == number  # type: ignore[index]
+        self.step(not there, what, lambda: ask("PATCH", f"{place}/update", body=linked))
+
 
 def _same(one: oauth2.OidcFederationPolicy, other: oauth2.OidcFederationPolicy) -> bool:
     return (one.issuer, one.subject) == (other.issuer, other.subject)
@@ -440,6 +500,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--notification-address", required=True, help="who hears of failing jobs")
     add("--storage-root", default="", help="of the catalog, where the metastore has none")
     add("--pull-requests", action="store_true", help="let pull requests validate the bundle, too")
+    add(
+        "--judge-every-version",
+        action="store_true",
+        help="let Unity Catalog start validation_job for every new version, as the model's deployment job",
+    )
     add("--dry-run", action="store_true", help="look, and make nothing")
     add("--account-host", default=os.environ.get("DATABRICKS_ACCOUNT_HOST", ACCOUNTS))
     options = parser.parse_args(arguments)
@@ -521,6 +586,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"catalog {config.catalog}")
     work.catalog(config.catalog)
     grants(work, deployer, runner, readers, config)
+    governance(work, config, resources["resources"]["jobs"]["validation_job"]["name"], warehouse)
     report(work, given)
 
 
@@ -545,6 +611,14 @@ def grants(work: Bootstrap, deployer: Principal, runner: Principal, readers: Pri
         work.grant("catalog", origin, runner, "USE_CATALOG")
         work.grant("schema", f"{origin}.ml", runner, "USE_SCHEMA", "EXECUTE")
         work.grant("schema", f"{origin}.gold", runner, "USE_SCHEMA", "SELECT")
+
+
+def governance(work: Bootstrap, config: Any, job: str, warehouse: str) -> None:
+    """What the bundle cannot say of tables and model."""
+    work.watch(f"{config.catalog}.gold")
+    work.primary_key(f"{config.catalog}.gold.features", ("customer_id",), "feature_date", warehouse)
+    if work.options.judge_every_version:
+        work.judge_every_version(config.model_name, job)
 
 
 def report(work: Bootstrap, given: dict[str, str]) -> None:

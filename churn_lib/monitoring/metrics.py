@@ -401,11 +401,15 @@ _SCHEMAS = {  # the profile last: it says that the window is done
 def read_metrics(
     tables: Tables,
     name: str,  # PROFILE_METRICS, DRIFT_METRICS or COLUMN_CHECKS
+    *conditions: ibis.Value,  # on its columns, of `ibis._`: the tables grow with every window
 ) -> pd.DataFrame:  # empty before the first monitor
-    "A table of metrics, oldest window first."
+    "A table of metrics, or the rows of it for which the conditions hold, oldest window first."
     if not tables.exists(name):
         return _SCHEMAS[name].empty_table().to_pandas()
-    rows = tables.read(name).order_by("window_date", "model_version").to_pandas()
+    found = tables.read(name)
+    for condition in conditions:
+        found = found.filter(condition)
+    rows = found.order_by("window_date", "model_version").to_pandas()
     rows["window_date"] = pd.to_datetime(rows["window_date"]).dt.date
     return rows
 
@@ -629,7 +633,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:  # pandas' NaN and numpy's nu
 def refresh(refresher: Refresher) -> list[Window]:  # what was computed, oldest first
     "Compute what is due; a day's windows replace theirs in both tables."
     tables = refresher.tables
-    done = whole(read_metrics(tables, PROFILE_METRICS)).query("column_name == ':table'")
+    done = whole(read_metrics(tables, PROFILE_METRICS, ibis._.column_name == ":table"))
     chosen = due(
         refresher.all,
         done,

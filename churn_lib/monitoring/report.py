@@ -8,11 +8,13 @@ __all__ = ['Picture', 'distributions_picture', 'most_moved', 'figures', 'quality
            'quality_table', 'calibration', 'slices', 'serving', 'contacts', 'alerts_table', 'open_alerts']
 
 # %% ../../nbs/lib/monitoring/report.ipynb #d8df89b5
+import datetime
 import io
 import re
 from collections.abc import Sequence
 from typing import Any
 
+import ibis
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -27,7 +29,7 @@ from .contacts import ContactEffect
 from .drift import Distribution, effects
 from .metrics import ESTIMATED, Observed, read_metrics, whole
 from .quality import Measured
-from .rules import Verdict
+from .rules import SHOWN, Verdict
 from .uncontacted import measured_on
 from churn_lib.monitoring.windows import (
     COLUMN_CHECKS,
@@ -247,7 +249,6 @@ _NAMES = {
 }
 
 # %% ../../nbs/lib/monitoring/report.ipynb #89404b85
-_SHOWN = 12  # windows
 _MARKS = {
     True: ("failed", "●", "violates"),
     False: ("passed", "●", "quiet"),
@@ -259,7 +260,7 @@ _DOT = Markup('<span class="{}" title="{}: {}">{}</span>')
 def _dots(signal: Signal) -> Markup:  # oldest first
     if not signal.windows:
         return Markup("none yet")
-    known = zip(signal.windows[-_SHOWN:], signal.violations[-_SHOWN:], strict=True)
+    known = zip(signal.windows[-SHOWN:], signal.violations[-SHOWN:], strict=True)
     dots = Markup()
     for start, violated in known:
         tone, dot, meaning = _MARKS[None if violated is None else bool(violated)]
@@ -295,7 +296,7 @@ def card(verdict: Verdict, settings: Settings) -> Section:
     return Section(
         word,
         [verdict.sentence, facts, *[each.sentence for each in verdict.effects]],
-        table(("", f"latest {_SHOWN} windows", "", ""), rows),
+        table(("", f"latest {SHOWN} windows", "", ""), rows),
         notes=[*train, *is_open, *verdict.problems],
         tone=tone,
         level=2,
@@ -336,28 +337,26 @@ class Report:
         assert verdict.refresher is not None  # `monitor` gives it
         self.verdict, self.refresher = verdict, verdict.refresher
         tables, version = self.refresher.tables, verdict.model_version
-        self.drift, self.profiles, self.checks = (
-            rows[rows.model_version == version]
-            for rows in (
-                read_metrics(tables, n) for n in (DRIFT_METRICS, PROFILE_METRICS, COLUMN_CHECKS)
-            )
-        )
         own = [each for each in self.refresher.all if each.model_version == version]
         self.windows = in_time(own)
-        late = {each.start for each in own if each.backfilled}
-        self.drift, self.profiles, self.checks = (
-            rows[~rows.window_date.isin(late)] for rows in (self.drift, self.profiles, self.checks)
-        )
+        last = self.windows[-1].start if self.windows else datetime.date.min
+        mine, newest = ibis._.model_version == version, ibis._.window_date == last
+        self.drift = read_metrics(tables, DRIFT_METRICS, mine, newest)
+        self.checks = read_metrics(tables, COLUMN_CHECKS, mine, newest)
+        over_time = ibis._.column_name.isin([":table", LABEL])
+        profiles = read_metrics(tables, PROFILE_METRICS, mine, newest | over_time)
+        late = [each.start for each in own if each.backfilled]
+        self.profiles = profiles[~profiles.window_date.isin(late)]
         self.baseline = self.refresher.baseline(version) if self.windows else None
 
-    def newest(self, rows: pd.DataFrame) -> pd.DataFrame:
-        return rows[rows.window_date == self.windows[-1].start]
+    def newest_profiles(self) -> pd.DataFrame:
+        return self.profiles[self.profiles.window_date == self.windows[-1].start]
 
     def totals(self) -> pd.DataFrame:
         return whole(self.profiles).query("column_name == ':table'")
 
     def against_baseline(self) -> pd.DataFrame:
-        return self.newest(whole(self.drift)).query("drift_type == 'BASELINE'")
+        return whole(self.drift).query("drift_type == 'BASELINE'")
 
 # %% ../../nbs/lib/monitoring/report.ipynb #f15d5bdb
 def note(sentence: str) -> Section:
@@ -459,7 +458,7 @@ def drift_table(report: Report) -> Section:
     "Every column of the newest window: its drift, what can be seen of it, whether it is intact."
     if report.baseline is None:
         return _missing(report)
-    return columns_table(report.against_baseline(), report.newest(report.checks))
+    return columns_table(report.against_baseline(), report.checks)
 
 # %% ../../nbs/lib/monitoring/report.ipynb #26cd0db4
 def quality(report: Report) -> Picture | Section:
@@ -476,7 +475,7 @@ def _rates(report: Report) -> pd.Series:  # by window_date, where labels have co
 
 def quality_table(report: Report) -> pd.DataFrame:
     "The latest windows: quality, what calling everybody has, and the error of the estimate."
-    totals = report.totals().tail(12).set_index("window_date")
+    totals = report.totals().tail(SHOWN).set_index("window_date")
     shown = pd.DataFrame({"rows": totals["count"], "labelled": totals.labelled_rows})
     for name in ESTIMATED:
         shown[f"{name} estimated"] = figures(totals[f"estimated_{name}"]).value
@@ -510,7 +509,7 @@ def slices(report: Report) -> Section:
     "The slices of the newest window."
     if not report.windows:
         return _missing(report)
-    return slices_table(report.newest(report.drift), report.newest(report.profiles))
+    return slices_table(report.drift, report.newest_profiles())
 
 
 def serving(report: Report) -> pd.DataFrame | Section:

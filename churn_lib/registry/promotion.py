@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORCED', 'PENDING', 'APPROVED', 'SHARED', 'OWN_CUSTOMERS', 'PromotionRefused', 'GateFailed', 'passing_report',
            'evidence', 'approver', 'approve', 'Decision', 'refuse_rolled_back', 'next_move', 'move_production',
-           'reservations', 'waiting', 'sample_objection', 'refuse_sample', 'promote', 'objection', 'rollback',
-           'history']
+           'reservations', 'waiting', 'sample_objection', 'refuse_sample', 'refuse_other_model', 'promote', 'objection',
+           'rollback', 'history']
 
 # %% ../../nbs/lib/registry/promotion.ipynb #6fba7c14
 import json
@@ -369,6 +369,18 @@ def refuse_sample(
     "Raise `PromotionRefused` when sample data may not serve here."
     if message := sample_objection(registry, tables, version, settings):
         raise PromotionRefused(message)
+
+# %% ../../nbs/lib/registry/promotion.ipynb #1bfb8060
+def refuse_other_model(
+    name: str,  # as the job was given it; empty: it was not
+    settings: Settings,  # model_name
+) -> None:
+    "Raise `PromotionRefused` when a job is to judge another model than that of its target."
+    if name and name != settings.model_name:
+        raise PromotionRefused(
+            f"model_name is {name}, and {settings.target} judges {settings.model_name}: link {name} to the "
+            "validation_job of its own target"
+        )
 
 # %% ../../nbs/lib/registry/promotion.ipynb #32905f40
 def promote(

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.delta_dataset_source import DeltaDatasetSource
-from mlflow.data.pandas_dataset import from_pandas
+from mlflow.data.pandas_dataset import PandasDataset, from_pandas
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from sklearn.base import BaseEstimator
@@ -403,16 +403,18 @@ def _log_parameters(model: ChurnModel) -> None:  # of estimators that autologgin
 def _log_data(
     data: DataSet,
     origin: Source | None,
-) -> None:
+) -> dict[str, PandasDataset]:  # training and holdout, as metrics name them
+    found = {}
     with warnings.catch_warnings():
         # MLflow's hint to make integers floats is about model input; this is a record of tables
         warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer")
         for context, rows in (("training", data.training), ("holdout", data.holdout)):
             known: dict[str, Any] = {"source": origin.address} if origin else {}
             name = f"gold.features {context}"
-            dataset = from_pandas(rows, name=name, targets=LABEL, **known)
-            mlflow.log_input(dataset, context=context)
+            found[context] = from_pandas(rows, name=name, targets=LABEL, **known)
+            mlflow.log_input(found[context], context=context)
     mlflow.log_metrics({"training_rows": len(data.training), "holdout_rows": len(data.holdout)})
+    return found
 
 # %% ../../nbs/lib/training/train.ipynb #67917ab8
 def _log_predictions(
@@ -424,6 +426,16 @@ def _log_predictions(
     answered = rows.assign(**{ANSWER: model.predict(holdout[FEATURES])})
     with new_artifact(PREDICTIONS) as path:
         answered.reset_index(drop=True).to_parquet(path)
+
+
+def _log_metrics(
+    model_uri: str,
+    metrics: dict[str, dict[str, float]],  # by what they were measured on
+    datasets: dict[str, PandasDataset],
+) -> None:  # of the run, and of the logged model: its page shows them, beside the data
+    model_id = model_uri.rpartition("/")[2]
+    for name, measured in metrics.items():
+        mlflow.log_metrics(measured, model_id=model_id, dataset=datasets[name])
 
 
 def _log_origin(
@@ -462,21 +474,22 @@ def train(
         mlflow.start_run(run_name=name, tags=tags) as run,
     ):
         _log_origin(settings, tree)
-        _log_data(data, origin)
+        datasets = _log_data(data, origin)
         log_training_rows(data.training)  # the gate holds them against the holdout
         threshold, cross_validated = choose_threshold(data.training, settings)
         with _autologging():
             model = _fitted(estimator, data.training, settings, threshold)
         _log_parameters(model)
+        model_uri = _log_model(model, data.training, inputs)
         measured = measure(model, data.holdout) | contact_metrics(
             data.holdout[LABEL], model.predict(data.holdout[FEATURES]), threshold, settings.training
         )
-        mlflow.log_metrics({**measured, **cross_validated, "decision_threshold": threshold})
+        learned = {**cross_validated, "decision_threshold": threshold}
+        _log_metrics(model_uri, {"holdout": measured, "training": learned}, datasets)
         plots = figures(model, data.holdout, settings.training.random_state)
         for name, figure in plots.items():
             mlflow.log_figure(figure, name)
         _log_predictions(model, data.holdout, sliced_features(settings.gate.extra_slices))
-        model_uri = _log_model(model, data.training, inputs)
         facts = {**{name: tags[name] for name in _CARRIED if name in tags}, "metrics": measured}
         log_carried(model_uri, model, data.training, data.holdout, FEATURES, facts)
     return Trained(model, run.info.run_id, model_uri, tags, measured, plots)

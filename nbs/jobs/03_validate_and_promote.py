@@ -28,6 +28,9 @@ as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: the newest sn
 target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 model_version: int = 0  # version to judge; 0: the one at the alias Staging
+model_name: str = (
+    ""  # of a deployment job of Unity Catalog: the model of the target, or it is refused
+)
 replace_reason: str = ""  # why a Production that cannot be compared may be replaced; goes on record
 
 # %%
@@ -53,6 +56,7 @@ job
 
 # %%
 config = settings.load(job.target)
+promotion.refuse_other_model(job.model_name, config)
 models = registry.connect(config)
 store = tables.connect(config)
 moves = promotion_log.read(store, models.model_name)

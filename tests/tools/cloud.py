@@ -226,6 +226,7 @@ class Target(Workspace):
         }
         self.scopes: dict[str, Any] = {}
         self.warehouses: dict[str, Any] = {}
+        self.jobs: dict[int, str] = {}  # id to name
 
     def state(self) -> Any:
         names = {
@@ -245,6 +246,9 @@ class Target(Workspace):
             ],
             "grants": {str(key): {who: sorted(may) for who, may in value.items()} for key, value in self.metastore["grants"].items() if value},
             "catalogs": sorted(self.metastore["catalogs"]),
+            "keys": {name: each["key"] for name, each in self.metastore["tables"].items()},
+            "models": self.metastore["models"],
+            "monitors": sorted(number for _, number in self.metastore["monitors"]),
         }  # fmt: skip
         text = json.dumps(own, sort_keys=True)
         for application, name in names.items():
@@ -307,7 +311,13 @@ class Target(Workspace):
         for head, admin in (
             ("/api/2.0/preview/scim/v2/ServicePrincipals", self._scim),
             ("/api/2.0/secrets/", self._secrets),
+            ("/api/2.1/unity-catalog/tables/", self._tables),
+            ("/api/2.1/unity-catalog/schemas/", self._schemas),
             ("/api/2.1/unity-catalog/", self._catalog),
+            ("/api/data-quality/v1/monitors", self._monitors),
+            ("/api/2.0/sql/statements", self._statements),
+            ("/api/2.0/mlflow/unity-catalog/registered-models/", self._models),
+            ("/api/2.2/jobs/list", self._jobs),
             ("/api/2.0/sql/warehouses", self._warehouses),
             ("/api/2.0/permissions/warehouses/", self._warehouse_rights),
         ):
@@ -469,6 +479,74 @@ class Target(Workspace):
                 if query.get("principal", who) == who
             ]
         }
+
+    def _schemas(self, method: str, name: str, query: dict[str, str], body: Any) -> Any:
+        if name not in self.metastore["schemas"]:
+            raise Refused(404, "SCHEMA_DOES_NOT_EXIST", f"Schema '{name}' does not exist")
+        return {"full_name": name, "schema_id": f"id-of-{name}"}
+
+    def _tables(self, method: str, name: str, query: dict[str, str], body: Any) -> Any:
+        if name not in self.metastore["tables"]:
+            raise Refused(404, "TABLE_DOES_NOT_EXIST", f"Table '{name}' does not exist")
+        key = self.metastore["tables"][name]["key"]
+        constraints = [{"primary_key_constraint": key}] if key else []
+        return {"full_name": name, "table_constraints": constraints}
+
+    def _monitors(self, method: str, rest: str, query: dict[str, str], body: Any) -> Any:
+        kept = self.metastore["monitors"]
+        if method == "GET":
+            kind, _, number = rest.strip("/").partition("/")
+            if (kind, number) not in kept:
+                raise missing(f"monitor of {kind} {number}")
+            return kept[kind, number]
+        known = {f"id-of-{name}" for name in self.metastore["schemas"]}
+        if body["object_type"] != "schema" or body["object_id"] not in known:
+            raise missing(f"{body['object_type']} {body['object_id']}")
+        if "anomaly_detection_config" not in body:
+            raise Refused(400, "INVALID_PARAMETER_VALUE", "a schema takes anomaly_detection_config")
+        return kept.setdefault((body["object_type"], body["object_id"]), body)
+
+    def _statements(self, method: str, rest: str, query: dict[str, str], body: Any) -> Any:
+        if body["warehouse_id"] not in self.warehouses:
+            raise missing(f"warehouse {body['warehouse_id']}")
+        problem = self._alter(body["statement"])
+        status = {"state": "FAILED", "error": {"message": problem}} if problem else {"state": "SUCCEEDED"}  # fmt: skip
+        return {"statement_id": "s", "status": status}
+
+    def _alter(self, statement: str) -> str:
+        found = re.fullmatch(r"ALTER TABLE `(.+?)`\.`(.+?)`\.`(.+?)` (.+)", statement)
+        table = found and self.metastore["tables"].get(".".join(found.groups()[:3]))
+        if not table:
+            return "[TABLE_OR_VIEW_NOT_FOUND] The table or view cannot be found."
+        if column := re.fullmatch(r"ALTER COLUMN `(\w+)` SET NOT NULL", found[4]):
+            if column[1] in table["nulls"]:
+                return f"[DELTA_NEW_NOT_NULL_VIOLATION] 3 rows violate the NOT NULL constraint of {column[1]}."
+            table["never_null"].add(column[1])
+            return ""
+        key = re.fullmatch(r"ADD CONSTRAINT `(\w+)` PRIMARY KEY \((.+)\)", found[4])
+        parts = [part.split(" ") for part in key[2].split(", ")] if key else []
+        columns = [part[0].strip("`") for part in parts]
+        if not key or any(part[1:] not in ([], ["TIMESERIES"]) for part in parts) or table["key"]:
+            return f"[PARSE_SYNTAX_ERROR] {statement}"
+        if not {*columns} <= table["never_null"]:
+            return "[UC_PRIMARY_KEY_ON_NULLABLE_COLUMN] a column of the key can be null"
+        table["key"] = {"name": key[1], "child_columns": columns}
+        return ""
+
+    def _models(self, method: str, what: str, query: dict[str, str], body: Any) -> Any:
+        asked = query if method == "GET" else body
+        if asked["name"] not in self.metastore["models"]:
+            raise missing(f"Registered model {asked['name']}")
+        model = self.metastore["models"][asked["name"]]
+        if (method, what) == ("PATCH", "update"):
+            model["deployment_job_id"] = body["deployment_job_id"]
+        elif (method, what) != ("GET", "get"):
+            raise missing(f"{method} {what}")
+        return {"registered_model": {"name": asked["name"], **model}}
+
+    def _jobs(self, method: str, rest: str, query: dict[str, str], body: Any) -> Any:
+        found = [number for number, name in self.jobs.items() if name == query.get("name", name)]
+        return {"jobs": [{"job_id": number} for number in found]}
 
     def _warehouses(self, method: str, rest: str, query: dict[str, str], body: Any) -> Any:
         if method == "POST":

@@ -50,6 +50,7 @@ class Cloud:
 
 def make(folder: Path, servers: ExitStack) -> Cloud:
     metastore: dict[str, Any] = {"catalogs": set(), "schemas": set(), "grants": {}}
+    metastore |= {"tables": {}, "models": {}, "monitors": {}}
     account = Account()
     cloud = Cloud(account, Target(account, 11, metastore), Target(account, 22, metastore), servers, folder)  # fmt: skip
     for each in (account, cloud.staging, cloud.production):
@@ -138,13 +139,63 @@ def test_a_dry_run_only_looks(cloud: Cloud, capsys: pytest.CaptureFixture[str]) 
     assert cloud.state() == empty
 
 
+def deployed(cloud: Cloud) -> dict[str, Any]:
+    """The metastore when a deployment has made schemas, model and jobs, and a run gold.features."""
+    metastore = cloud.production.metastore
+    metastore["schemas"] |= {"churn_staging.ml", "churn_staging.gold", "churn_production.gold"}
+    table = {"key": None, "never_null": set(), "nulls": set()}
+    metastore["tables"]["churn_production.gold.features"] = table
+    metastore["models"]["churn_production.ml.churn_prediction_gbm"] = {}
+    cloud.production.jobs[77] = "churn-validation-production"
+    return metastore
+
+
+def test_unity_catalog_knows_the_key_watches_gold_and_judges_every_version(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(cloud, capsys, "production", "--judge-every-version")
+    for later in ("anomaly detection on", "primary key of", "is the deployment job of"):
+        assert later in first.partition("later, once")[2]
+    metastore = deployed(cloud)
+    before = cloud.state()
+    assert "would make  primary key" in run(cloud, capsys, "production", "--dry-run")
+    assert cloud.state() == before
+    run(cloud, capsys, "production")
+    table = metastore["tables"]["churn_production.gold.features"]
+    assert table["key"]["child_columns"] == ["customer_id", "feature_date"]
+    assert [*metastore["monitors"]] == [("schema", "id-of-churn_production.gold")]
+    model = metastore["models"]["churn_production.ml.churn_prediction_gbm"]
+    assert model == {}, "nobody has asked for it"
+    run(cloud, capsys, "production", "--judge-every-version")
+    assert model == {"deployment_job_id": "77"}
+    cloud.production.asked.clear()
+    again = run(cloud, capsys, "production", "--judge-every-version")
+    assert " made  " not in again
+    assert {method for method, _, _ in cloud.production.asked} == {"GET"}
+
+
+def test_a_key_that_is_null_somewhere_is_one_line(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metastore = deployed(cloud)
+    table = metastore["tables"]["churn_production.gold.features"]
+    table["nulls"].add("feature_date")
+    message = ended(cloud, "production")
+    assert message.startswith("bootstrap: ALTER TABLE `churn_production`.`gold`.`features` ALTER COLUMN")  # fmt: skip
+    assert "3 rows violate the NOT NULL constraint of feature_date" in message
+    assert "\n" not in message and table["key"] is None
+    table["nulls"].clear()
+    run(cloud, capsys, "production")
+    assert table["key"]["child_columns"] == ["customer_id", "feature_date"]
+
+
 def test_what_the_first_deployment_makes_is_granted_afterwards(
     cloud: Cloud, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = run(cloud, capsys, "production")
     assert "later, once the first deployment" in first
-    cloud.production.metastore["schemas"] |= {"churn_staging.ml", "churn_staging.gold"}
-    cloud.production.metastore["catalogs"].add("churn_staging")
+    metastore = deployed(cloud)
+    metastore["catalogs"].add("churn_staging")
     second = run(cloud, capsys, "production")
     assert "later" not in second
     production = cloud.production.state()
