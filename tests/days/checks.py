@@ -81,6 +81,13 @@ def disk(place: Environment) -> int:
     return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())  # fmt: skip
 
 
+def over_budget(used: int, day: int) -> Iterator[str]:  # bytes of both environments
+    """What is wrong with the disk: some days' rows are what a day may cost, and not ever more."""
+    budget = 20_000_000 + 2_000_000 * day
+    if used > budget:
+        yield f"{used / 1e6:.0f} MB are used after {day} days, {budget / 1e6:.0f} MB are the budget"
+
+
 def quality(place: Environment) -> pd.DataFrame:
     """ROC-AUC of each day's scores: measured once the labels have come, estimated before."""
     store, names = (

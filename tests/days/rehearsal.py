@@ -226,6 +226,7 @@ class Rehearsal:
             found = [*checks.agreement(place, self.endpoints[place.target]), *checks.orphans(place)]
             row.wrong += [f"{place.target}: {each}" for each in found]
             row.disk += checks.disk(place)
+        row.wrong += checks.over_budget(row.disk, day)
 
 
 class _Clock:
