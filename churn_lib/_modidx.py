@@ -2429,6 +2429,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules._predicts_now': ( 'lib/monitoring/rules.html#_predicts_now',
                                                                                           'churn_lib/monitoring/rules.py'),
+                                            'churn_lib.monitoring.rules._reference': ( 'lib/monitoring/rules.html#_reference',
+                                                                                       'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules._sentence': ( 'lib/monitoring/rules.html#_sentence',
                                                                                       'churn_lib/monitoring/rules.py'),
                                             'churn_lib.monitoring.rules._stopped': ( 'lib/monitoring/rules.html#_stopped',

@@ -33,6 +33,7 @@ def status(target: Target = "local", as_json: AsJson = False) -> None:
     "Show which files the events come from, and which snapshots they have changed."
     from churn_lib import features
     from churn_lib.data.deliveries import delivered
+    from churn_lib.data.events import sample_of
 
     store = _store(target)
     covered = features.coverage(store.read("bronze.events"))
@@ -47,7 +48,12 @@ def status(target: Target = "local", as_json: AsJson = False) -> None:
     console = Console()
     rows = [(each.loaded_at, each.name, f"{each.rows:,}") for each in files]
     titles = ("loaded", "file", "good rows")
-    print_table(console, titles, rows, "files of bronze.events", fold=("file",), boxed=True)
+    if rows:
+        print_table(console, titles, rows, "files of bronze.events", fold=("file",), boxed=True)
+    else:
+        sample = sample_of(store)
+        origin = f"the sample {sample}" if sample else "what a job has written"
+        console.print(f"No file was loaded: bronze.events is {origin}.", highlight=False)
     console.print(f"{str(covered).capitalize()}.", soft_wrap=True, highlight=False)
     print_changed(console, changed)
     if not changed:

@@ -468,6 +468,27 @@ def _others(made: Sequence[Window], version: int, production: int | None) -> lis
         for each in others
     ]
 
+# %% ../../nbs/lib/monitoring/rules.ipynb #5e3c544a
+def _changed_rows(tables: Tables, registry: Registry, version: int) -> str:
+    # what late, corrected or deleted events have done to the rows of a version; no reason for an alert
+    try:
+        changed = changed_since_trained(tables, registry.version(version).tags) if version else ""
+    except RegistryError:  # it was deleted
+        return ""
+    return f"version {version}: {changed}" if changed else ""
+
+
+def _reference(
+    tables: Tables,
+    settings: Settings,
+    as_of: datetime.date | None,
+    refresher: Refresher | None,  # that has said it already
+) -> tuple[datetime.date, str]:  # the day, and the events that lie beyond it
+    if refresher:
+        return refresher.today, ""
+    covered = coverage(tables.read("bronze.events"))
+    return today(covered, as_of, settings), covered.strays
+
 # %% ../../nbs/lib/monitoring/rules.ipynb #33eceaf3
 def read_verdict(
     tables: Tables,
@@ -479,11 +500,8 @@ def read_verdict(
     found: Sequence[Signal] | None = None,  # every signal; None: they are read, the version asked
 ) -> Verdict:
     "The verdict that the tables lead to; computes no window and changes nothing."
-    name, strays = settings.model_name, ""
-    if refresher is None:
-        covered = coverage(tables.read("bronze.events"))
-        strays = covered.strays
-    day = refresher.today if refresher else today(covered, as_of, settings)
+    name = settings.model_name
+    day, strays = _reference(tables, settings, as_of, refresher)
     rule, production = settings.monitoring, registry.version_of(PRODUCTION)
     made = refresher.all if refresher else windows(tables, settings, day, production)
     judged = in_time(made)
@@ -494,6 +512,7 @@ def read_verdict(
     causes = alerts.firing(found, rule.alert_violations, rule.alert_windows)
     is_open, quality = alerts.open_alerts(tables, name), _known_quality(found)
     notes = [*_ceased(judged), *_others(judged, version, production), strays, _unrecorded(found[0])]
+    changed = _changed_rows(tables, registry, version)
     return Verdict(
         alerts.verdict([each.cause for each in causes]),
         _sentence(causes, quality, is_open),
@@ -506,18 +525,9 @@ def read_verdict(
         tuple(found),
         tuple(is_open),
         refresher,
-        tuple(dict.fromkeys(filter(None, [*notes, *problems]))),
+        tuple(dict.fromkeys(filter(None, [*notes, *problems, changed]))),
         tuple(read_effects(tables, name, day)),
     )
-
-# %% ../../nbs/lib/monitoring/rules.ipynb #5e3c544a
-def _changed_rows(tables: Tables, registry: Registry, version: int) -> str:
-    # what late, corrected or deleted events have done to the rows of a version; no reason for an alert
-    try:
-        changed = changed_since_trained(tables, registry.version(version).tags) if version else ""
-    except RegistryError:  # it was deleted
-        return ""
-    return f"version {version}: {changed}" if changed else ""
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #b1e91948
 def monitor(
@@ -545,12 +555,7 @@ def monitor(
     m, n = rule.alert_violations, rule.alert_windows
     alerts.update(tables, found, name, version, m, n, git_sha)
     unsent = alerts.notify(tables, name, git_sha) if notify else []
-    problems = [
-        covered.strays,
-        *refresher.problems,
-        *unsent,
-        _changed_rows(tables, registry, version),
-    ]
+    problems = [covered.strays, *refresher.problems, *unsent]
     return read_verdict(tables, registry, settings, as_of, refresher, problems, found)
 
 # %% ../../nbs/lib/monitoring/rules.ipynb #a87e0aee
