@@ -111,6 +111,16 @@ def test_the_pipeline_on_cdnow_ends_in_a_model_at_production(cdnow: tuple[Path, 
     assert values(answer["jobs"][2])["served_version"] == 1
 
 
+def test_afterwards_the_state_of_the_project_asks_for_nothing(cdnow: tuple[Path, dict]) -> None:
+    found = churn_json(cdnow[0], "status")
+    assert found["data"]["events"] == 69_659 and found["data"]["sample"] == "CDNOW"
+    assert (found["production"]["version"], found["production"]["verdict"]) == (1, "PASS")
+    assert found["scores"]["model_version"] == 1
+    assert [each["version"] for each in found["endpoint"]["served"]] == ["1"]
+    assert {run["state"] for run in found["runs"].values()} == {"SUCCESS"}
+    assert found["next"] == [], found["next"]
+
+
 def test_it_beats_the_bound_and_the_best_single_column(cdnow: tuple[Path, dict]) -> None:
     run_id = values(cdnow[1]["jobs"][0])["run_id"]
     connect(cdnow[0])

@@ -8,7 +8,6 @@ __all__ = ['Params', 'Rebuild', 'PIPELINE', 'run', 'pipeline']
 # %% ../../nbs/lib/cli/jobs.ipynb #bd36676d
 import os
 import shlex
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -25,11 +24,11 @@ from churn_lib.cli.console import (
     AsJson,
     Target,
     open_stores,
+    own_commands,
     print_json,
     print_run,
     print_table,
     run_shown,
-    shown_path,
 )
 from ..job_context import check_code
 from ..settings import ChurnError
@@ -188,13 +187,11 @@ def _headline(
 
 # %% ../../nbs/lib/cli/jobs.ipynb #59b9d3bc
 def _next_steps(tracking_uri: str) -> str:
-    # `make run` leaves the command in .venv, where no shell looks yet
-    folder = shlex.quote(f"{shown_path(Path(sys.executable).parent)}/")
-    prefix = "" if shutil.which("churn") else folder
+    prefix = own_commands()
     return f"""The executed notebook of each task, as HTML too, is in its reports folder. Try next:
 
+  {prefix}churn                       # what there is, and what to do next
   {prefix}churn models                # versions, aliases, metrics
-  {prefix}churn run validation_job    # judge the candidate again
   {prefix}churn run training_job --param as_of=YYYY-MM-DD    # train as of another day
   {prefix}mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}
 """

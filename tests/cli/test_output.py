@@ -90,6 +90,7 @@ def answers(store: Settings) -> dict[str, tuple[str, str]]:
     project.write({"training_job": [good("a")], "validation_job": [good("a")]})
     events = ["--events", str(store.root / "events.csv")]
     commands = [
+        ["status"],
         ["run", "training_job"],
         ["run", "training_job", "--dry-run"],
         ["pipeline"],
