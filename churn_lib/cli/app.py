@@ -24,6 +24,7 @@ from churn_lib.cli import (
     bundle,
     corrections,
     data,
+    doctor,
     experiments,
     jobs,
     models,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 for command in (
     overview.status,
+    doctor.doctor,
     jobs.run,
     jobs.pipeline,
     models.models,
