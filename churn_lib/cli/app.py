@@ -33,6 +33,7 @@ from churn_lib.cli import (
     serving,
 )
 from .console import AsJson, Target, print_json, print_table, steady_streams
+from .reference import add_examples
 from ..job_context import bypass_proxies, forget_variables
 from ..settings import ChurnError
 
@@ -117,6 +118,7 @@ def _explain(found: dict[str, Any], as_json: bool) -> None:
     print_table(console, ("target", "value"), rows, "", fold=("value",), boxed=True)
 
 # %% ../../nbs/lib/cli/app.ipynb #026bee73
+add_examples(app)
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
