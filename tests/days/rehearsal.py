@@ -162,6 +162,7 @@ class Rehearsal:
 
     def receive(self, day: int) -> None:
         """Load what has come into both catalogs."""
+        self.tell(self.source.news(day))
         paths = self.source.files(day, self.folder / "incoming")
         if paths is None:
             return

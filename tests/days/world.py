@@ -57,6 +57,19 @@ class Source:
         for morning in sorted(self.stopped):  # in order: the next one may be without a file as well
             self.events.loc[self.events.arrives == morning, "arrives"] = morning + 1
 
+    def news(self, day: int) -> str:
+        """What is otherwise with the customers or the files from this day on."""
+        kinds = {
+            "activity": "from today on half the visits",
+            "gradual": "from today on ever fewer visits",
+        }
+        found = [kinds[kind] for kind, first in self.changes if first == day]
+        found += ["nobody buys anything"] * (day in self.empty)
+        found += ["no file comes"] * (day in self.stopped)
+        found += [f"half of the events wait until day {self.late[day]}"] * (day in self.late)
+        found += ["late events come"] * (day in self.late.values())
+        return "; ".join(found)
+
     def files(self, morning: int, folder: Path) -> tuple[Path, Path] | None:
         """Events and customers that have come by this morning; None when no file has."""
         events = self.events[self.events.arrives == morning].drop(columns="arrives")
