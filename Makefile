@@ -114,6 +114,7 @@ lab: $(VENV)/.dev-installed ## Open the notebooks in JupyterLab, with the kernel
 
 prepare: $(VENV)/.dev-installed ## After an edit: format, export, clean, paired scripts, README; sets up the git hooks
 	@$(BIN)/python -m tools.notebooks prepare
+	@$(BIN)/python -m tools.flow
 	@$(BIN)/python -m tools.site readme
 	@$(BIN)/python -m tools.hooks
 
