@@ -54,7 +54,8 @@ pd.Series({"model": config.model_name, "Production": before or "none"}).to_frame
 #
 # Settling deploys and verifies what is at Production when a run before has not come that far, or rolls it back. A copy
 # is refused without a gate report that passed, and when the origin has replaced the version since; what is in this
-# environment already is not copied again. A rollback needs a reason, and so does a copy by `force`. A rehearsal
+# environment already is not copied again. Where Production has become another version than those that the origin has compared
+# it with, such as one that was retrained here, the gate of this environment compares them next, and decides. A rollback needs a reason, and so does a copy by `force`. A rehearsal
 # moves nothing.
 
 # %%
@@ -71,13 +72,18 @@ if job.action == "settle" and not job.rehearsal:
     print(deploy.settle(config, models, tables.connect(config), job.git_sha).sentence)
 
 # %%
+to_judge = 0  # a copy that the gate has to compare here first; none when 0
 if job.action == "copy" and not job.rehearsal:
     from churn_lib.registry import copy
 
     judged = settings.load(job.origin)
     forced = {"force": job.force, "reason": job.reason}
-    decision = copy.copy(judged, config, job.git_sha, job.model_version or None, **forced)
-    print(decision.sentence)
+    try:
+        decision = copy.copy(judged, config, job.git_sha, job.model_version or None, **forced)
+        print(decision.sentence)
+    except copy.NotCompared as error:
+        to_judge = error.copied
+        print(error)
 
 # %%
 if job.action == "rollback" and not job.rehearsal:
@@ -98,4 +104,5 @@ if job.action == "rollback" and not job.rehearsal:
 # %%
 after = models.version_of(registry.PRODUCTION)
 job_context.task_values.set("production_version", after)
+job_context.task_values.set("to_judge", to_judge)
 pd.Series({"before": before or "none", "after": after or "none"}, name="Production").to_frame()
