@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from churn_lib import tables
 from tests.days import world
 from tests.days.delivery import Ran
 from tests.days.rehearsal import Day, Rehearsal
@@ -148,6 +149,27 @@ def rolls_back(rehearsal: Rehearsal) -> str:
     return f"rollback of production from version {before} to {rehearsal.version(place)}"
 
 
+def production_retrains(rehearsal: Rehearsal) -> str:
+    """As its monitor does when the model is worse: a version that staging does not have."""
+    place = rehearsal.production
+    for job in ("training_job", "validation_job", "deployment_job"):
+        done = place.run(job)
+        assert done.state == "SUCCESS", [task.error for task in done.tasks]
+    return f"production trains by itself; its version {rehearsal.version(place)} serves"
+
+
+def follows_a_retraining(rehearsal: Rehearsal) -> str:
+    """The copy was never compared with what production has trained: the gate there does it."""
+    place = rehearsal.production
+    own = rehearsal.version(place)
+    ended = rehearsal.merge("A commit like any other")
+    wanted(ended)
+    reports = tables.connect(place.settings).read("gold.gate_reports").to_pandas()
+    newest = reports.sort_values("created_at").iloc[-1]
+    assert (newest.model_name, newest.champion_version) == (place.settings.model_name, own), newest
+    return f"a commit {outcome(ended)}; there its version is compared with {own}: {newest.verdict}"
+
+
 def two_within_an_hour(rehearsal: Rehearsal) -> str:
     earlier = rehearsal.delivery(rehearsal.commit("The first of two"))
     one = earlier.job("staging", rehearsal.staging.workspace)
@@ -226,7 +248,8 @@ def full() -> Script:
         for day in range(10, 121, 10)
     }
     causes = [
-        Cause("half the visits", 40, CHANGED, within=12, until=120),
+        # most customers of this shop are silent anyway: what the others do less is seen in the labels
+        Cause("half the visits", 40, CHANGED, within=30, until=120),
         Cause("fewer visits, slowly", 70, CHANGED, within=45, until=120),
         Cause("a source that has stopped", 55, STOPPED, within=4, until=62),
     ]
@@ -249,6 +272,8 @@ def short() -> Script:
         4: [makes_it_worse],
         5: [rolls_back],
         8: [restarts],
+        10: [production_retrains],
+        12: [follows_a_retraining],
     }
     killed = {3: ("production", "scoring_job"), 6: ("production", "monitoring_job")}
     causes = [

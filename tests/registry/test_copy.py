@@ -161,8 +161,11 @@ def test_a_production_that_was_trained_there_is_compared_with_there(
     models, store = stores(there)
     judged(store, "there", 1, None)
     promote(there, 1)
-    with pytest.raises(PromotionRefused, match=r"is version 1 \(not from there\): `churn run"):
+    with pytest.raises(
+        copy.NotCompared, match=r"is version 1 \(not from there\): `churn run"
+    ) as why:
         copy.copy(here, there, "abc")
+    assert why.value.copied == 2, "promotion_job hands it to the gate"
     judged(store, "there", 2, 1)
     assert copy.copy(here, there, "abc").state == "PROMOTED"
     assert models.version_of("Production") == 2
