@@ -66,7 +66,11 @@ class Source:
         found = [kinds[kind] for kind, first in self.changes if first == day]
         found += ["nobody buys anything"] * (day in self.empty)
         found += ["no file comes"] * (day in self.stopped)
-        found += [f"half of the events wait until day {self.late[day]}"] * (day in self.late)
+        found += [
+            f"half of the events wait until day {late}"
+            for first, late in self.late.items()
+            if first == day
+        ]
         found += ["late events come"] * (day in self.late.values())
         return "; ".join(found)
 
