@@ -258,10 +258,10 @@ def full() -> Script:
 
 
 def short() -> Script:
-    """Two weeks with one of each: what `make test` lives."""
+    """Two weeks and two days with one of each: what `make test` lives."""
     source = world.Source(
         customers=6_000,
-        days=14,
+        days=16,
         changes=(("activity", 6),),
         empty=frozenset({3}),
         stopped=frozenset({9, 10, 11}),
@@ -273,12 +273,12 @@ def short() -> Script:
         4: [makes_it_worse],
         5: [rolls_back],
         8: [restarts],
-        10: [production_retrains],
-        12: [follows_a_retraining],
+        15: [production_retrains],
+        16: [follows_a_retraining],
     }
     killed = {3: ("production", "scoring_job"), 6: ("production", "monitoring_job")}
     causes = [
-        Cause("half the visits", 6, CHANGED, within=8, until=14),
+        Cause("half the visits", 6, CHANGED, within=8, until=16),
         Cause("a source that has stopped", 9, STOPPED, within=3, until=12),
     ]
     return Script(source, steps, killed, causes)
