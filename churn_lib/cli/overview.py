@@ -85,7 +85,7 @@ def _last_runs(settings: Settings) -> dict[str, dict[str, Any]]:  # by job
         try:
             record = json.loads(folder.read_text())
             found[record["job"]] = {"state": record["state"], "reports": folder.parent}
-        except (ValueError, KeyError):  # no run of ours
+        except (ValueError, KeyError, TypeError):  # no run of ours
             continue
     return found
 
@@ -151,7 +151,9 @@ def overview(target: str) -> dict[str, Any]:  # JSON-ready
     settings = load(target)
     found = {"target": target, "model": settings.model_name, "runs": _last_runs(settings)}
     found |= _of_the_stores(target) if settings.store.exists() else _NOTHING
-    asked = [{"command": f"churn {command}", "why": why} for command, why in _asked_for(found)]
+    where = "" if target == "local" else f" --target {target}"
+    due = _asked_for(found)
+    asked = [{"command": f"churn {command}{where}", "why": why} for command, why in due]
     return {**found, "next": asked}
 
 # %% ../../nbs/lib/cli/overview.ipynb #aaab3f61

@@ -56,11 +56,19 @@ def test_what_the_state_asks_for_comes_in_the_order_of_the_work(project: Path) -
     (folder / "20260103-1" / "run.json").write_text('{"job": "monitoring_job", "state": "FAILED"}')
     (folder / "20260104-1").mkdir()
     (folder / "20260104-1" / "run.json").write_text("cut off")
+    (folder / "20260105-1").mkdir()
+    (folder / "20260105-1" / "run.json").write_text("[]")
     found = state(project)
     commands = [each["command"] for each in found["next"]]
     assert commands == ["churn run monitoring_job", "churn run validation_job", "churn pipeline"]
     assert "20260103-1" in found["next"][0]["why"]
     assert found["candidate"] == {"version": number, "roc_auc": None, "verdict": None}
+
+
+def test_of_another_target_the_command_names_it(project: Path) -> None:
+    done = churn(project, "status", "--target", "staging", "--json")
+    (asked,) = json.loads(done.stdout)["next"]
+    assert asked["command"] == "churn pipeline --target staging"
 
 
 def test_outside_of_a_project_it_shows_the_commands(tmp_path: Path) -> None:

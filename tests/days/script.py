@@ -167,9 +167,8 @@ def follows_a_retraining(rehearsal: Rehearsal) -> str:
     wanted(ended)
     reports = tables.connect(place.settings).read("gold.gate_reports").to_pandas()
     mine = reports[reports.model_name == place.settings.model_name]
-    compared = mine[
-        mine.champion_version == own
-    ]  # by the gate there; a copied report names no champion
+    # a copied report names no champion: this one is of the gate there
+    compared = mine[mine.champion_version == own]
     assert len(compared) == 1, mine[["model_version", "champion_version", "verdict"]]
     assert place.run("scoring_job").state == "SUCCESS"  # not before tomorrow morning otherwise
     verdict = compared.verdict.iloc[0]
