@@ -9,6 +9,7 @@ from churn_lib import tables
 from tests.days import checks, report, script
 from tests.days.delivery import value_of
 from tests.days.rehearsal import Day, Rehearsal
+from tests.test_tables_reference import differences
 
 pytestmark = pytest.mark.timeout(3_600)
 
@@ -73,6 +74,21 @@ def test_the_table_has_a_row_for_each_day(lived: tuple[Rehearsal, list[Day]]) ->
     assert scored.mean_probability.between(0, 1).all()
     assert made.production_version.iloc[-1] == rehearsal.version(rehearsal.production)
     assert made.megabytes.iloc[-1] > 1
+
+
+def test_each_table_that_there_is_has_the_columns_of_the_reference(
+    lived: tuple[Rehearsal, list[Day]],
+) -> None:
+    rehearsal, _ = lived
+    store = tables.connect(rehearsal.production.settings)
+    names = {*store.names()} - {
+        "gold.features"
+    }  # has the feature of a commit that the page is without
+    found = {name: store.read(name).limit(0).to_pyarrow().schema for name in names}
+    assert len(found) > 10
+    assert {name: differences(name, schema) for name, schema in found.items()} == {
+        name: {} for name in found
+    }
 
 
 def test_what_is_wrong_is_found(lived: tuple[Rehearsal, list[Day]]) -> None:

@@ -32,8 +32,8 @@ as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: after the las
 rebuild: bool = False  # build snapshots even when nothing they come from has changed
 newest_only: bool = False  # build the snapshot of the reference date alone; scoring needs no other
 target: str = "local"  # section of settings.ini
-backfill: bool = False  # of a scoring; a day that has passed is built like any other
-cause: str = ""  # of a training; the parameters of a job reach all of its tasks
+backfill: bool = False  # scores of a day that has passed; features are built as for any other
+cause: str = ""  # alerts that the training answers; train_and_register records them
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
 # %%

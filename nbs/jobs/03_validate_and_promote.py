@@ -28,9 +28,7 @@ as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: the newest sn
 target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 model_version: int = 0  # version to judge; 0: the one at the alias Staging
-model_name: str = (
-    ""  # of a deployment job of Unity Catalog: the model of the target, or it is refused
-)
+model_name: str = ""  # given by Unity Catalog; another than the target's model is refused
 replace_reason: str = ""  # why a Production that cannot be compared may be replaced; goes on record
 
 # %%

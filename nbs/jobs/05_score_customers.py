@@ -26,9 +26,7 @@ from typing import Optional
 git_sha: str = ""  # commit the scores are tied to; empty: what is checked out
 as_of: Optional[date] = None  # snapshot to score, YYYY-MM-DD; empty: the newest in the table
 target: str = "local"  # section of settings.ini
-backfill: bool = (
-    False  # as_of has passed: known as made later, and left out where it is there already
-)
+backfill: bool = False  # as_of has passed; marked as made later, left out where scores are there
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
 # %%

@@ -24,9 +24,7 @@ from datetime import date
 from typing import Optional
 
 git_sha: str = ""  # commit that judges; empty: what is checked out
-as_of: Optional[date] = (
-    None  # reference date, YYYY-MM-DD; empty: see monitoring.today in settings.ini
-)
+as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: as monitoring.today says
 target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 
