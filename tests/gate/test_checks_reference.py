@@ -17,10 +17,11 @@ KNOWN: dict[str, Any] = yaml.safe_load(PAGE.with_suffix(".yml").read_text())
 
 
 def shown() -> dict[str, str]:
-    """Check to its line on the page."""
+    """Check to its section of the page."""
     outputs = [o for each in json.loads(PAGE.read_text())["cells"] for o in each.get("outputs", ())]
-    lines = "".join("".join(o["data"].get("text/markdown", ())) for o in outputs).splitlines()
-    return {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+    text = "".join("".join(o["data"].get("text/markdown", ())) for o in outputs)
+    sections = (each.partition("\n") for each in f"\n{text}".split("\n## ")[1:])
+    return {name: section for name, _, section in sections}
 
 
 def test_the_page_has_the_checks_in_their_order() -> None:
@@ -30,12 +31,12 @@ def test_the_page_has_the_checks_in_their_order() -> None:
 
 
 def test_the_page_has_each_question_and_each_bound_as_it_is() -> None:
-    lines, now = shown(), dict(settings.load("local", ROOT / "settings.ini").flat())
+    sections, now = shown(), dict(settings.load("local", ROOT / "settings.ini").flat())
     for each in CHECKS:
         function = each.measure.func if isinstance(each.measure, partial) else each.measure
-        assert (inspect.getdoc(function) or "?").rstrip(".") in lines[each.name]
+        assert (inspect.getdoc(function) or "?").rstrip(".") in sections[each.name]
         for key in KNOWN[each.name].get("settings", ()):
-            assert f"`{key}` = {now[key] or 'none'}" in lines[each.name]
+            assert f"`{key}` = {now[key] or 'none'}" in sections[each.name]
 
 
 def test_no_setting_of_the_gate_that_a_check_reads_is_left_out() -> None:
