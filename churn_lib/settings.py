@@ -573,6 +573,10 @@ def _problems(path: Path, section: str, error: ValidationError) -> str:  # one l
         key = ".".join(str(part) for part in found["loc"][:2] if isinstance(part, str))
         if found["type"] == "missing":
             problem = "is missing; add it to [DEFAULT]"
+        elif key == "serving.secrets":  # what is there may be one
+            problem = (
+                "is not of the form NAME={{secrets/SCOPE/KEY}}, ...; no secret itself belongs here"
+            )
         else:
             problem = f"= {found['input']!r}: {found['msg']}; correct the value"
         lines.append(f"{path} [{section}] {key} {problem}")

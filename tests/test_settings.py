@@ -376,3 +376,12 @@ def test_on_databricks_the_user_is_who_the_job_runs_as(monkeypatch: pytest.Monke
         written("staging")
         assert len(asked) == before  # who has nothing of their own is not asked for
         server.shutdown()
+
+
+def test_a_secret_in_place_of_its_name_is_refused_without_being_shown(tmp_path: Path) -> None:
+    path = tmp_path / "settings.ini"
+    text = (ROOT / "settings.ini").read_text()
+    path.write_text(re.sub(r"(?m)^serving\.secrets =.*$", "serving.secrets = KEY=hunter2", text))
+    with pytest.raises(SettingsError, match=r"serving\.secrets is not of the form NAME=") as caught:
+        settings.load("local", path)
+    assert "hunter2" not in str(caught.value)

@@ -125,7 +125,9 @@ def _is_served(found: Detailed | None, entity: ServedEntityInput) -> bool:
     served = [each.as_dict() for each in _entities(found)]
     if len(served) != 1 or found is None or found.state is None:
         return False
-    same = all(served[0].get(key) == value for key, value in entity.as_dict().items())
+    wanted = {"environment_vars": {}, **entity.as_dict()}  # one that is wanted no more goes, too
+    served[0].setdefault("environment_vars", {})
+    same = all(served[0].get(key) == value for key, value in wanted.items())
     return same and found.state.config_update is api.EndpointStateConfigUpdate.NOT_UPDATING
 
 # %% ../../nbs/lib/serving/deploy.ipynb #1984d1da

@@ -86,6 +86,21 @@ def test_a_new_version_takes_over_and_deploying_it_again_changes_nothing(served:
     assert found.config.config_version == version
 
 
+def test_another_secret_is_taken_and_one_that_is_named_no_more_is_given_up(
+    served: Settings,
+) -> None:
+    at_production(served, 2)
+    deploy(served)
+    for secrets in ("KEY={{secrets/churn/key}}", "KEY={{secrets/churn/key-2}}", ""):
+        changed = served.updated({"serving.secrets": secrets})
+        assert deploy(changed).outcome == "updated"
+        assert deploy(changed).outcome == "unchanged"
+        found = client_of(served).serving_endpoints.get(served.serving.endpoint_name)
+        (entity,) = found.config.served_entities
+        expected = {"KEY": secrets.removeprefix("KEY=")} if secrets else {}
+        assert (entity.environment_vars or {}) == expected
+
+
 def test_a_version_that_cannot_be_loaded_leaves_endpoint_and_alias_as_they_were(
     served: Settings,
 ) -> None:
