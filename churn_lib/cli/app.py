@@ -30,6 +30,7 @@ from churn_lib.cli import (
     models,
     monitoring,
     overview,
+    report,
     serving,
 )
 from .console import AsJson, Target, print_json, print_table, steady_streams
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for command in (
     overview.status,
+    report.report,
     doctor.doctor,
     jobs.run,
     jobs.pipeline,

@@ -188,9 +188,10 @@ def _headline(
 # %% ../../nbs/lib/cli/jobs.ipynb #59b9d3bc
 def _next_steps(tracking_uri: str) -> str:
     prefix = own_commands()
-    return f"""The executed notebook of each task, as HTML too, is in its reports folder. Try next:
+    return f"""Try next:
 
   {prefix}churn                       # what there is, and what to do next
+  {prefix}churn report --open         # the executed notebooks, the gate's reports and the model cards
   {prefix}churn models                # versions, aliases, metrics
   {prefix}churn run training_job --param as_of=YYYY-MM-DD    # train as of another day
   {prefix}mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}

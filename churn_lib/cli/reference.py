@@ -14,6 +14,7 @@ import typer
 # %% ../../nbs/lib/cli/reference.ipynb #2c35f644
 EXAMPLES = {
     "status": "churn status --json",
+    "report": "churn report --open",
     "doctor": "churn doctor",
     "run": "churn run training_job --param as_of=1998-05-01",
     "pipeline": "churn pipeline --json",

@@ -91,6 +91,7 @@ def answers(store: Settings) -> dict[str, tuple[str, str]]:
     events = ["--events", str(store.root / "events.csv")]
     commands = [
         ["status"],
+        ["report"],
         ["doctor"],
         ["run", "training_job"],
         ["run", "training_job", "--dry-run"],
