@@ -108,6 +108,18 @@ def test_a_second_run_on_the_same_events_builds_nothing_and_scores_the_same(
     )
 
 
+def test_a_version_is_judged_again_after_days_of_scoring_alone(shop: Settings, later: dict) -> None:
+    """As an approval that comes a week late does, and whoever runs the gate once more."""
+    store = tables.connect(shop)
+    scored = datetime.date.fromisoformat(values(later)["score_customers"]["feature_date"])
+    found = values(churn(shop, "run", "validation_job", "--param", "git_sha=late"))
+    assert found["validate_model"]["gate_verdict"] == "TIE"
+    reports = store.read("gold.gate_reports").order_by("created_at").to_pandas()
+    first, last = reports.iloc[0], reports.iloc[-1]
+    assert last.feature_date == first.feature_date < pd.Timestamp(scored)
+    assert last.holdout_rows == first.holdout_rows > 0
+
+
 def cause(config: Settings, as_of: datetime.date | None = None) -> str:
     """The message of the monitor about data that is too old; empty when it has none."""
     found = monitor(tables.connect(config), registry.connect(config), config, as_of, notify=False)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Target', 'AsJson', 'shown_path', 'own_commands', 'open_stores', 'keep_for_json', 'print_json', 'steady_streams',
-           'print_table', 'run_shown', 'print_run']
+           'print_table', 'run_shown', 'print_run', 'print_brief']
 
 # %% ../../nbs/lib/cli/console.ipynb #0b8f00a4
 import contextlib
@@ -275,6 +275,16 @@ def run_shown(plan: Plan, runs: Path, console: Console) -> JobRun:
     return run_plan(plan, runs, _Live(console) if live else _Lines(console))
 
 # %% ../../nbs/lib/cli/console.ipynb #7f918165
+def _print_remarks(done: JobRun, console: Console) -> None:
+    for task in done.tasks:
+        if warning := task.values.get("warning"):
+            message = f"[yellow]{escape(task.task_key)}[/] {escape(warning)}"
+            console.print(message, soft_wrap=True, highlight=False)
+        if task.error:
+            message = f"[red]{escape(task.task_key)} {task.state}[/]\n{escape(task.error)}"
+            console.print(message, soft_wrap=True, highlight=False)
+
+
 def print_run(done: JobRun, folder: Path, console: Console) -> None:
     "What came of a run: a row for each task, then the task values named `warning` and the errors."
     rows = []
@@ -286,11 +296,15 @@ def print_run(done: JobRun, folder: Path, console: Console) -> None:
     title = f"{escape(done.job)} {_styled(done.state)} in {done.seconds:.1f} s"
     titles = ("task", "state", "seconds", "values")
     print_table(console, titles, rows, title, fold=("values",), boxed=True)
-    for task in done.tasks:
-        if warning := task.values.get("warning"):
-            message = f"[yellow]{escape(task.task_key)}[/] {escape(warning)}"
-            console.print(message, soft_wrap=True, highlight=False)
-        if task.error:
-            message = f"[red]{escape(task.task_key)} {task.state}[/]\n{escape(task.error)}"
-            console.print(message, soft_wrap=True, highlight=False)
+    _print_remarks(done, console)
     console.print(f"Reports: {escape(shown_path(folder))}\n", soft_wrap=True, highlight=False)
+
+# %% ../../nbs/lib/cli/console.ipynb #b1e50002
+def print_brief(done: JobRun, console: Console) -> None:
+    "What came of a run, for who follows several: what its tasks say in a sentence, then the warnings."
+    title = f"[bold]{escape(done.job)}[/] {_styled(done.state)} in {done.seconds:.1f} s"
+    console.print(title, soft_wrap=True, highlight=False)
+    for task in done.tasks:
+        if sentence := task.values.get("sentence"):
+            console.print(f"  {escape(str(sentence))}", soft_wrap=True, highlight=False)
+    _print_remarks(done, console)

@@ -25,6 +25,7 @@ from churn_lib.cli.console import (
     Target,
     open_stores,
     own_commands,
+    print_brief,
     print_json,
     print_run,
     print_table,
@@ -152,7 +153,9 @@ def pipeline(
     runs, console, done = _runs_folder(bundle), Console(), list[JobRun]()
     for plan in plans:
         done.append(run_shown(plan, runs, Console(stderr=True)))
-        if not as_json:
+        if not as_json and done[-1].succeeded:
+            print_brief(done[-1], console)
+        elif not as_json:
             print_run(done[-1], runs / plan.job / done[-1].run_id, console)
         if not done[-1].succeeded:
             break

@@ -95,7 +95,7 @@ def _held_back_by_all(rows: pd.DataFrame, settings: Settings, share: float) -> p
 def read_holdout(
     features: ibis.Table,  # gold.features at one version
     settings: Settings,  # horizon and number of snapshots
-    as_of: datetime.date | None = None,  # reference date; None: the newest snapshot in the table
+    as_of: datetime.date | None = None,  # reference date; None: the newest day that has labels
     share: float = 1.0,  # of the customers, held back by all who are compared; the least counts
 ) -> tuple[pd.DataFrame, datetime.date | None]:  # as `to_frame` makes them, and their day
     "Held-out customers with features and label; no rows and no day when the table is empty."
@@ -105,6 +105,8 @@ def read_holdout(
             columns=["customer_id", "feature_date", *feature_columns(features), LABEL]
         ), None
     day = feature_dates(as_of or newest, settings)[1]
+    if as_of is None:  # a snapshot that was built to be scored never got its labels
+        day = newest_holdout(features, until=day) or day
     rows = to_frame(holdout_rows(features, day, labelled=False))
     return _held_back_by_all(rows, settings, share), day
 

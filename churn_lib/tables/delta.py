@@ -117,13 +117,44 @@ def delta_files(
 
 # %% ../../nbs/lib/tables/delta.ipynb #da18210e
 _SQL_TYPES = {"date": "DATE", "string": "VARCHAR", "integer": "INTEGER", "long": "BIGINT"}
+_AS_IT_IS = re.compile(r"[A-Za-z0-9_.-]+")  # a value that a path has as it is
 
 
-def _scan_sql(files: dict[str, Partition], types: dict[str, str]) -> str:
-    # types: column to type, in Delta's words
+def _paths_say_all(
+    files: dict[str, Partition],
+    folder: Path,  # of the table
+) -> bool:  # whether each path names the partition of its file, and nothing besides
+    if "=" in str(folder):
+        return False
+    for file, partition in files.items():
+        *named, own = Path(file).relative_to(folder).parts
+        known = {f"{column}={value}" for column, value in partition.items()}
+        plain = all(value and _AS_IT_IS.fullmatch(value) for value in partition.values())
+        if not plain or {*named} != known or len(named) != len(known) or "=" in own:
+            return False
+    return True
+
+# %% ../../nbs/lib/tables/delta.ipynb #d31a0003
+def _read_parquet(files: list[str], types: dict[str, str] | None = None) -> str:
+    # types: partition column to type, taken from the paths
+    hive = "hive_partitioning=false"
+    if types:
+        named = ", ".join(f"{sql_text(name)}: {_SQL_TYPES[kind]}" for name, kind in types.items())
+        hive = f"hive_partitioning=true, hive_types={{{named}}}"
+    return f"read_parquet({sql_files(files)}, union_by_name=true, {hive})"
+
+
+def _scan_sql(
+    files: dict[str, Partition],
+    types: dict[str, str],  # column to type, in Delta's words
+    folder: Path,  # of the table
+) -> str:
     partitions: dict[tuple[tuple[str, str | None], ...], list[str]] = {}
     for file, partition in files.items():
         partitions.setdefault(tuple(partition.items()), []).append(file)
+    if len(partitions) > 1 and _paths_say_all(files, folder):
+        keys = {column: types[column] for column in next(iter(files.values()))}
+        return f"SELECT * FROM {_read_parquet([*files], keys)}"
     scans = []
     for partition_, group in partitions.items():
         values = [
@@ -131,10 +162,7 @@ def _scan_sql(files: dict[str, Partition], types: dict[str, str]) -> str:
             f"AS {sql_name(column)}"
             for column, value in partition_
         ]
-        scans.append(
-            f"SELECT {', '.join(['*', *values])} FROM "
-            f"read_parquet({sql_files(group)}, union_by_name=true, hive_partitioning=false)"
-        )
+        scans.append(f"SELECT {', '.join(['*', *values])} FROM {_read_parquet(group)}")
     return " UNION ALL BY NAME ".join(scans)
 
 # %% ../../nbs/lib/tables/delta.ipynb #f2a9c072
@@ -145,7 +173,7 @@ def _scan(connection: Any, table: DeltaTable, folder: Path, name: str) -> ibis.T
     if not files:
         return ibis.memtable(pa.schema(table.schema().to_arrow()).empty_table())
     view = f"delta_{uuid.uuid4().hex}"
-    connection.raw_sql(f"CREATE TEMP VIEW {view} AS {_scan_sql(files, types)}")
+    connection.raw_sql(f"CREATE TEMP VIEW {view} AS {_scan_sql(files, types, folder)}")
     scan = connection.table(view)
     # other writers leave the zone out of the file: Delta's timestamps are in UTC whatever it says
     times = [name for name, kind in types.items() if kind == "timestamp"]
@@ -283,6 +311,7 @@ class _DeltaReader(ReadableTables):
             )
         self.folder = folder
         self.connection = _connection(folder)
+        self._scans: dict[tuple[str, str, int], ibis.Table] = {}
 
     def path(self, name: str) -> Path:
         "The folder of the table `name`, written schema.table."
@@ -300,7 +329,11 @@ class _DeltaReader(ReadableTables):
 
     def read(self, name: str, version: int | None = None) -> ibis.Table:
         path = self.path(name)
-        return _scan(self.connection, _open(path, name, version), path, name)
+        opened = _open(path, name, version)
+        state = (name, str(opened.metadata().id), opened.version())  # never means anything else
+        if state not in self._scans:
+            self._scans[state] = _scan(self.connection, opened, path, name)
+        return self._scans[state]
 
     def history(self, name: str) -> pd.DataFrame:
         return _history(_open(self.path(name), name))

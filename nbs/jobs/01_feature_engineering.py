@@ -168,6 +168,9 @@ alone.round(4).to_frame()
 # %%
 job_context.task_values.set("delta_feature_version", version)
 job_context.task_values.set("feature_date", str(today))
+sentence = f"Features of {newest.count().to_pyarrow().as_py():,} customers on {today}"
+sentence += f", and of {len(days) - 1} days with labels." if len(days) > 1 else "."
+job_context.task_values.set("sentence", sentence)
 if warnings:
     job_context.task_values.set("warning", "; ".join(warnings))
 pd.Series(

@@ -112,4 +112,7 @@ card.publish(models, store, model_version) if model_version else None
 job_context.task_values.set("run_id", trained.run_id)
 job_context.task_values.set("model_version", model_version)
 job_context.task_values.set("roc_auc", round(trained.metrics["roc_auc"], 6))
+what = f"Version {model_version} is at Staging" if model_version else "A rehearsal, no version"
+what += f": ROC-AUC {trained.metrics['roc_auc']:.4f} on held-out customers."
+job_context.task_values.set("sentence", what)
 pd.Series({"run_id": trained.run_id, "model_version": model_version}, name="task values").to_frame()

@@ -24,7 +24,9 @@ from datetime import date
 from typing import Optional
 
 git_sha: str = ""  # commit that judges; empty: what is checked out
-as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: the newest snapshot in the table
+as_of: Optional[date] = (
+    None  # reference date, YYYY-MM-DD; empty: judge on the newest day that has labels
+)
 target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 model_version: int = 0  # version to judge; 0: the one at the alias Staging
@@ -188,5 +190,6 @@ print(sentence)
 
 # %%
 job_context.task_values.set("verdict", sentence)
+job_context.task_values.set("sentence", f"Gate: {report.verdict}. {sentence}")
 job_context.task_values.set("production_version", models.version_of(registry.PRODUCTION))
 registry.versions_table(models)

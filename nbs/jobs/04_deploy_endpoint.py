@@ -90,6 +90,7 @@ if deployed:
     job_context.task_values.set("endpoint", deployed.endpoint)
     job_context.task_values.set("served_version", deployed.version)
     job_context.task_values.set("url", deployed.url)
+    job_context.task_values.set("sentence", str(deployed))
 job_context.task_values.set("outcome", deployed.outcome if deployed else "rehearsal")
 
 # %% [markdown]

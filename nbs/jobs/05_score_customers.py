@@ -142,6 +142,8 @@ job_context.task_values.set("model_version", scored.model_version)
 job_context.task_values.set("customers", scored.customers)
 job_context.task_values.set("to_call", scored.to_call)
 job_context.task_values.set("control", scored.control)
+sentence = f"{scored.customers:,} customers of {scored.feature_date} scored by version {scored.model_version}"
+job_context.task_values.set("sentence", f"{sentence}, {scored.to_call:,} to contact.")
 if warning:
     job_context.task_values.set("warning", warning)
 scored

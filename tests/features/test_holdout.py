@@ -84,6 +84,21 @@ def test_the_gate_reads_one_horizon_back_and_keeps_missing_labels() -> None:
     assert fewer.customer_id.tolist() == [c for c in rows.customer_id if held_out(c, 0.05)]
 
 
+def test_days_that_were_built_to_be_scored_do_not_take_the_place_of_the_newest_with_labels() -> (
+    None
+):
+    settings = scratch_settings(changes={"data.horizon_days": 7})
+    rows, day = read_holdout(
+        FEATURE_TABLE, settings
+    )  # no snapshot lies a horizon before the newest
+    assert day == MIDDLE and len(rows) and rows[LABEL].notna().all()
+    strict, day = read_holdout(FEATURE_TABLE, settings, NEW)  # who names a day means it
+    assert day == NEW - datetime.timedelta(days=7) and strict.empty
+    # labels that the newest could not know of are not looked at
+    settings = scratch_settings(changes={"data.horizon_days": (NEW - MIDDLE).days + 1})
+    assert read_holdout(FEATURE_TABLE, settings)[1] == OLD
+
+
 def test_an_empty_table_has_no_holdout() -> None:
     rows, day = read_holdout(FEATURE_TABLE.limit(0), scratch_settings())
     assert (len(rows), day) == (0, None)

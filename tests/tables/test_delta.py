@@ -4,6 +4,7 @@ import datetime
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ibis
+import pandas as pd
 import pytest
 
 from churn_lib.data import files
@@ -171,7 +173,7 @@ def test_a_table_is_refused_when_rows_are_deleted_beside_its_files_and_not_befor
     inline = {"storageType": "i", "pathOrInlineDv": FIRST_ROW, "sizeInBytes": 34, "cardinality": 1}
     edit_log(path, "add", deletionVector=inline)
     with pytest.raises(TableError, match=r"gold.shared uses deletion vectors, .* as Parquet"):
-        tables.read("gold.shared")
+        DeltaTables(tmp_path).read("gold.shared")
     with pytest.raises(SourceError, match=r"uses deletion vectors, .* as Parquet"):
         files.find(str(path))
 
@@ -206,6 +208,35 @@ def test_folders_above_a_store_do_not_change_what_its_tables_say(
     for day in (MONDAY, TUESDAY):
         tables.overwrite("gold.shared", rows(1, day), {"day": day})
     assert counts(tmp_path / above / "tables") == {(MONDAY, 1): ROWS, (TUESDAY, 1): ROWS}
+
+
+@pytest.mark.parametrize("folder", ["tables", "day=1999-01-01"])
+def test_many_partitions_are_one_scan_and_give_what_each_alone_gives(
+    tmp_path: Path, folder: str
+) -> None:
+    tables = DeltaTables(tmp_path / folder)
+    days = [MONDAY + datetime.timedelta(days=n) for n in range(5)]
+    for number, day in enumerate(days):
+        frame = pd.DataFrame({"who": [f"c{number}"], "n": [number]})
+        if number >= 3:
+            frame["late"] = 0.5  # a column that came later
+        tables.overwrite("gold.t", ibis.memtable(frame).mutate(day=ibis.literal(day)), {"day": day})
+    read = tables.read("gold.t")
+    scans = read.get_backend().raw_sql(f"EXPLAIN {ibis.to_sql(read)}").fetchall()[0][1]
+    assert scans.count("Function:") == (1 if folder == "tables" else 5)
+    found = read.order_by("n").to_pandas()
+    assert [day.date() for day in found.day] == days and [*found.who] == [f"c{n}" for n in range(5)]
+    assert found.late.isna().tolist() == [True, True, True, False, False]
+    one = read.filter(read.day == days[2]).to_pandas()
+    assert [*one.n] == [2]
+
+
+def test_a_table_that_was_made_anew_under_the_same_version_is_read_anew(tmp_path: Path) -> None:
+    tables = DeltaTables(tmp_path / "tables")
+    for value in (1, 2):
+        shutil.rmtree(tmp_path / "tables" / "gold", ignore_errors=True)
+        tables.overwrite("gold.t", ibis.memtable({"n": [value]}))
+        assert tables.read("gold.t").n.to_pyarrow().to_pylist() == [value]
 
 
 def test_values_of_partitions_come_back_whatever_is_in_them(tmp_path: Path) -> None:
