@@ -255,7 +255,8 @@ def full() -> Script:
     causes = [
         # most customers of this shop are silent anyway: what the others do less is seen in the labels
         Cause("half the visits", 40, CHANGED, within=30, until=120),
-        Cause("fewer visits, slowly", 70, CHANGED, within=45, until=120),
+        # after 50 days visits are a seventh fewer, and a count over 90 days half of that
+        Cause("fewer visits, slowly", 70, CHANGED, within=50, until=120),
         Cause("a source that has stopped", 55, STOPPED, within=4, until=62),
     ]
     return Script(source, steps, killed, causes)
