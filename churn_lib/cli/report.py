@@ -43,7 +43,7 @@ def _runs(settings: Settings) -> Iterator[tuple[Path, dict[str, Any]]]:  # newes
     for path in sorted(found, key=lambda path: path.parent.name, reverse=True):
         try:
             record = json.loads(path.read_text())
-            record["job"], record["state"], record["tasks"][:0]
+            record["job"], record["state"], [each["task_key"] for each in record["tasks"]]
         except (ValueError, KeyError, TypeError):  # no run of ours
             continue
         yield path.parent, record

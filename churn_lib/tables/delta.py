@@ -117,7 +117,7 @@ def delta_files(
 
 # %% ../../nbs/lib/tables/delta.ipynb #da18210e
 _SQL_TYPES = {"date": "DATE", "string": "VARCHAR", "integer": "INTEGER", "long": "BIGINT"}
-_AS_IT_IS = re.compile(r"[A-Za-z0-9_.-]+")  # a value that a path has as it is
+_AS_IT_IS = re.compile(r"[0-9-]+")  # days and numbers; of texts, DuckDB takes some for null
 
 
 def _paths_say_all(

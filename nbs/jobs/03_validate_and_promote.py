@@ -24,9 +24,7 @@ from datetime import date
 from typing import Optional
 
 git_sha: str = ""  # commit that judges; empty: what is checked out
-as_of: Optional[date] = (
-    None  # reference date, YYYY-MM-DD; empty: judge on the newest day that has labels
-)
+as_of: Optional[date] = None  # reference date, YYYY-MM-DD; empty: the newest day with labels
 target: str = "local"  # section of settings.ini
 rehearsal: bool = True  # show what would happen and change nothing official; jobs pass false
 model_version: int = 0  # version to judge; 0: the one at the alias Staging

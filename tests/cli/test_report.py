@@ -47,7 +47,7 @@ def test_the_newest_runs_come_first_and_what_is_no_run_is_passed_over(config: Se
         made(config, f"202601{1 + number // 24:02d}-{number % 24:02d}0000-000000-abc123")
     broken = config.store / "runs/other/20270101-000000-000000-abc123"
     broken.mkdir(parents=True)
-    for content in ("[]", "{", '{"job": "x"}'):
+    for content in ("[]", "{", '{"job": "x"}', '{"job": "x", "state": "", "tasks": [1]}'):
         (broken / "run.json").write_text(content)
         times = re.findall(r"<td>(\d{4}-\d\d-\d\d \d\d:\d\d)</td>", page(config)[1])
         assert len(times) == _MOST and times == sorted(times, reverse=True)

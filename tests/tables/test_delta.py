@@ -239,9 +239,13 @@ def test_a_table_that_was_made_anew_under_the_same_version_is_read_anew(tmp_path
         assert tables.read("gold.t").n.to_pyarrow().to_pylist() == [value]
 
 
-def test_values_of_partitions_come_back_whatever_is_in_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "shops", [["a b/c=d", "50 %", "O'Hara", "Köln", "shop=x"], ["NULL", "null"], ["007", "7"]]
+)
+def test_values_of_partitions_come_back_whatever_is_in_them(
+    tmp_path: Path, shops: list[str]
+) -> None:
     tables = DeltaTables(tmp_path)
-    shops = ["a b/c=d", "50 %", "O'Hara", "Köln", "shop=x"]
     for shop in shops:
         tables.overwrite("gold.shops", ibis.memtable({"n": [1], "shop": [shop]}), {"shop": shop})
     assert sorted(tables.read("gold.shops").to_pyarrow()["shop"].to_pylist()) == sorted(shops)
