@@ -111,6 +111,16 @@ def test_the_pipeline_on_cdnow_ends_in_a_model_at_production(cdnow: tuple[Path, 
     assert values(answer["jobs"][2])["served_version"] == 1
 
 
+def test_each_task_says_in_a_sentence_what_it_did(cdnow: tuple[Path, dict]) -> None:
+    tasks = [task for job in cdnow[1]["jobs"] for task in job["tasks"] if task["notebook"]]
+    found = {task["task_key"]: task["values"].get("sentence", "") for task in tasks}
+    assert {name for name, sentence in found.items() if not sentence.endswith(".")} == set()
+    assert found["train_and_register"].startswith("Version 1 is at Staging: ROC-AUC 0.8367 ")
+    assert found["validate_model"].startswith("Gate: PASS. Promoted version 1 to Production")
+    assert found["deploy_endpoint"].endswith("serves churn-prediction-gbm version 1.")
+    assert found["score_customers"].startswith("23,570 customers of 1998-07-01 scored by version 1")
+
+
 def test_afterwards_the_state_of_the_project_asks_for_nothing(cdnow: tuple[Path, dict]) -> None:
     found = churn_json(cdnow[0], "status")
     assert found["data"]["events"] == 69_659 and found["data"]["sample"] == "CDNOW"
