@@ -33,7 +33,7 @@ PREPARE = f"{shlex.quote(sys.executable)} -m tools.notebooks prepare"
 EDIT = re.compile(r"# (\S+\.ipynb), (instead of|after|without) the cell with: (.+)")
 FENCED = re.compile(r"^```(\w+)\n(.*?)\n```$", re.MULTILINE | re.DOTALL)
 # the software's own names
-OWN = r"churn_lib|ChurnModel|\.churn\b|CHURN_\w+|churn (?:reproduce|monitor|run|approve|rollback|models)\b|churn(?= {2,}#)"
+OWN = r"churn_lib|ChurnModel|\.churn\b|CHURN_\w+|churn (?:reproduce|monitor|run|report|approve|rollback|models)\b|churn(?= {2,}#)"
 
 
 @dataclass
