@@ -6,19 +6,21 @@
 __all__ = ['write_index', 'report']
 
 # %% ../../nbs/lib/cli/report.ipynb #08a94fe8
-import json
 import os
 import webbrowser
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 from markupsafe import Markup
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from .. import pages
+from ..bundle.run import JobRun
 from .console import AsJson, Target, open_stores, own_commands, print_json, shown_path
 from ..settings import ChurnError, Settings, load
 
@@ -38,28 +40,27 @@ def _link(
     return Markup('<a href="{}">{}</a>').format(address, text)
 
 # %% ../../nbs/lib/cli/report.ipynb #4ae62b21
-def _runs(settings: Settings) -> Iterator[tuple[Path, dict[str, Any]]]:  # newest first
+@dataclass
+class _Record(JobRun):
+    parameters: dict[str, str] = field(default_factory=dict)  # of the job
+
+
+def _runs(settings: Settings) -> Iterator[tuple[Path, _Record]]:  # newest first
     found = (settings.store / "runs").glob("*/*/run.json")
     for path in sorted(found, key=lambda path: path.parent.name, reverse=True):
         try:
-            record = json.loads(path.read_text())
-            record["job"], record["state"], [each["task_key"] for each in record["tasks"]]
-        except (ValueError, KeyError, TypeError):  # no run of ours
+            yield path.parent, TypeAdapter(_Record).validate_json(path.read_bytes())
+        except (ValidationError, OSError):  # no run of ours
             continue
-        yield path.parent, record
 
 
-def _run_row(place: Path, record: dict[str, Any], folder: Path) -> list[str]:
+def _run_row(place: Path, record: _Record, folder: Path) -> list[str]:
     day, clock = f"{place.name} ".replace(" ", "--").split("-")[:2]
     when = f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]}"
-    tasks = [
-        _link(task["task_key"], place / f"{task['task_key']}.html", folder)
-        for task in record["tasks"]
-    ]
-    state = pages.mark(record["state"], _TONES.get(record["state"], "warning"))
-    commit = str((record.get("parameters") or {}).get("git_sha", ""))[:12]
-    seconds = f"{record.get('seconds', 0):,.0f}"
-    return [when, record["job"], state, Markup(", ").join(tasks), seconds, commit]
+    tasks = [_link(task.task_key, place / f"{task.task_key}.html", folder) for task in record.tasks]
+    state = pages.mark(record.state, _TONES.get(record.state, "warning"))
+    commit = record.parameters.get("git_sha", "")[:12]
+    return [when, record.job, state, Markup(", ").join(tasks), f"{record.seconds:,.0f}", commit]
 
 # %% ../../nbs/lib/cli/report.ipynb #fa8ae28d
 def _version_row(
@@ -114,7 +115,7 @@ def write_index(
     page = settings.store / "runs" / "index.html"
     page.parent.mkdir(exist_ok=True)
     head = pages.Section(settings.model_name, level=1)
-    part = page.with_suffix(".part")
+    part = page.with_suffix(f".{os.getpid()}.part")  # two may write it at once
     sections = _sections(settings, models, store, page.parent)
     part.write_text(pages.document(settings.model_name, head, *sections), encoding="utf-8")
     part.replace(page)

@@ -47,7 +47,15 @@ def test_the_newest_runs_come_first_and_what_is_no_run_is_passed_over(config: Se
         made(config, f"202601{1 + number // 24:02d}-{number % 24:02d}0000-000000-abc123")
     broken = config.store / "runs/other/20270101-000000-000000-abc123"
     broken.mkdir(parents=True)
-    for content in ("[]", "{", '{"job": "x"}', '{"job": "x", "state": "", "tasks": [1]}'):
+    near = {"job": "x", "run_id": "y", "state": "SUCCESS", "seconds": 1.0, "tasks": []}
+    wrong = (
+        {"seconds": "soon"},
+        {"state": 3},
+        {"parameters": [1]},
+        {"tasks": [1]},
+        {"tasks": None},
+    )
+    for content in ("[]", "{", *(json.dumps(near | each) for each in wrong)):
         (broken / "run.json").write_text(content)
         times = re.findall(r"<td>(\d{4}-\d\d-\d\d \d\d:\d\d)</td>", page(config)[1])
         assert len(times) == _MOST and times == sorted(times, reverse=True)
