@@ -366,6 +366,8 @@ def test_the_job_ends_in_a_report_with_the_list_and_the_charts(
         "customers": CUSTOMERS,
         "to_call": int(written.decision.sum()),
         "control": 0,
+        "sentence": f"{CUSTOMERS:,} customers of {NEWEST} scored by version 1,"
+        f" {int(written.decision.sum()):,} to contact.",
     }
     report = Path(task["notebook"]).with_suffix(".html").read_text()
     assert f"{CUSTOMERS:,} of {CUSTOMERS:,} customers" in report
