@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .bundle.run import ExecutionError, Kernels, execute
+from .bundle.execution import ExecutionError, Kernels, execute
 from .features import ANSWER, FEATURES, FeatureError
 from .features.snapshots import changed_since_trained
 from .job_context import GitError, git, job_environment, read_values

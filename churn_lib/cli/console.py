@@ -31,6 +31,7 @@ from rich.text import Text
 
 from .. import settings as settings_module
 from ..bundle import Plan, Step, run_plan
+from ..bundle.execution import Kernels
 from ..bundle.run import JobRun, Reporter, TaskRun
 
 # %% ../../nbs/lib/cli/console.ipynb #deb506c7
@@ -268,11 +269,16 @@ class _Live(_Lines):
         self.progress.update(line, state=_styled(task.state), total=1, completed=1)
 
 # %% ../../nbs/lib/cli/console.ipynb #3a34c1f0
-def run_shown(plan: Plan, runs: Path, console: Console) -> JobRun:
+def run_shown(
+    plan: Plan,
+    runs: Path,
+    console: Console,
+    kernels: Kernels | None = None,  # the run's own when there are none
+) -> JobRun:
     "Run a plan and show how it gets on."
     # a log takes lines only, also where a variable like FORCE_COLOR asks for colours in it
     live = console.is_interactive and console.file.isatty()
-    return run_plan(plan, runs, _Live(console) if live else _Lines(console))
+    return run_plan(plan, runs, _Live(console) if live else _Lines(console), kernels)
 
 # %% ../../nbs/lib/cli/console.ipynb #7f918165
 def _print_remarks(done: JobRun, console: Console) -> None:

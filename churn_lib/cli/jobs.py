@@ -6,6 +6,7 @@
 __all__ = ['Params', 'Rebuild', 'PIPELINE', 'run', 'pipeline']
 
 # %% ../../nbs/lib/cli/jobs.ipynb #bd36676d
+import contextlib
 import os
 import shlex
 import sys
@@ -19,6 +20,8 @@ from rich.markup import escape
 
 from .. import settings as settings_module
 from ..bundle import Bundle, Plan, PlanError, Step, load, make_plan
+from ..bundle.execution import Kernels
+from ..bundle.kernel_server import KernelServers
 from ..bundle.run import JobRun
 from churn_lib.cli.console import (
     AsJson,
@@ -151,14 +154,15 @@ def pipeline(
     check_code(bundle.root)
     plans = _pipeline_plans(bundle, _given(param, rebuild))
     runs, console, done = _runs_folder(bundle), Console(), list[JobRun]()
-    for plan in plans:
-        done.append(run_shown(plan, runs, Console(stderr=True)))
-        if not as_json and done[-1].succeeded:
-            print_brief(done[-1], console)
-        elif not as_json:
-            print_run(done[-1], runs / plan.job / done[-1].run_id, console)
-        if not done[-1].succeeded:
-            break
+    with contextlib.closing(KernelServers()) as servers:
+        for plan in plans:
+            done.append(run_shown(plan, runs, Console(stderr=True), Kernels(servers)))
+            if not as_json and done[-1].succeeded:
+                print_brief(done[-1], console)
+            elif not as_json:
+                print_run(done[-1], runs / plan.job / done[-1].run_id, console)
+            if not done[-1].succeeded:
+                break
     succeeded = len(done) == len(plans) and done[-1].succeeded
     if as_json:
         state = "SUCCESS" if succeeded else done[-1].state

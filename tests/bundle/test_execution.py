@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from churn_lib.bundle.run import ExecutionError, Kernels, execute
+from churn_lib.bundle.execution import ExecutionError, Kernels, execute
 from tests.conftest import Project, notebook, notebook_task
 
 WORDS = "import os\nos.write(2, b'one\\ntwo  words\\n\\nthree\\nfour\\n')\n"

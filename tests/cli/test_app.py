@@ -16,7 +16,8 @@ from nbformat.v4 import new_markdown_cell
 
 from churn_lib import cli
 from churn_lib.bundle import PlanError, Step, run_plan
-from churn_lib.bundle.run import ExecutionError, JobRun, Kernels, Reporter, TaskRun, execute
+from churn_lib.bundle.execution import ExecutionError, Kernels, execute
+from churn_lib.bundle.run import JobRun, Reporter, TaskRun
 from tests.conftest import CHURN, Project, after, bad, good, notebook_task, processes_of, wait_for
 
 # It is in a cell, and has started a process of its own, once there is a file `hangs`.

@@ -20,7 +20,7 @@ import ibis
 import nbformat
 import time_machine
 
-from churn_lib.bundle.run import ExecutionError
+from churn_lib.bundle.execution import ExecutionError
 from churn_lib.job_context import ChurnError
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
@@ -189,7 +189,7 @@ class Code:
         on_cell: Any = None,
         own: dict[str, str] | None = None,
     ) -> None:
-        """As `churn_lib.bundle.run.execute`, without a report."""
+        """As `churn_lib.bundle.execution.execute`, without a report."""
         whole = {**environment, **(own or {}), "PYTHONPATH": str(self.folder)}
         task = {"notebook": str(notebook), "parameters": parameters, "environment": whole}
         task |= {"log": str(output.with_suffix(".log")), "folder": str(notebook.parent)}
