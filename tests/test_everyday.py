@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from churn_lib import features, registry, settings, tables
 from churn_lib.data import simulation
+from churn_lib.features import snapshots
 from churn_lib.monitoring.rules import monitor
 from churn_lib.settings import Settings
 from tests.checkouts import ROOT, change_settings
@@ -24,12 +26,17 @@ END = pd.to_datetime(EVENTS.column("event_ts").to_pandas()).max()
 FIRST = (END - pd.Timedelta(days=45)).date()  # the day of the training
 
 
-def churn(config: Settings, *arguments: str) -> dict:
-    """The JSON answer of a `churn` command that has to succeed."""
+def run_churn(config: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A `churn` command that answers in JSON."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("CHURN_", "MLFLOW_"))}
     kept["CHURN_SETTINGS"] = str(config.root / "settings.ini")
     command = [str(Path(sys.executable).parent / "churn"), *arguments, "--json"]
-    done = subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True)
+
+
+def churn(config: Settings, *arguments: str) -> dict:
+    """The answer of a command that has to succeed."""
+    done = run_churn(config, *arguments)
     assert done.returncode == 0, done.stderr + done.stdout
     return json.loads(done.stdout)
 
@@ -118,6 +125,26 @@ def test_a_version_is_judged_again_after_days_of_scoring_alone(shop: Settings, l
     first, last = reports.iloc[0], reports.iloc[-1]
     assert last.feature_date == first.feature_date < pd.Timestamp(scored)
     assert last.holdout_rows == first.holdout_rows > 0
+
+
+def test_a_version_is_judged_on_days_that_its_training_has_not_seen(
+    shop: Settings, later: dict, tmp_path: Path
+) -> None:
+    """As in production, which has scored each day, when staging has trained on newer labels."""
+    shutil.copytree(shop.root, tmp_path / "shop")
+    config = settings.load("local", tmp_path / "shop" / "settings.ini")
+    values(churn(config, "run", "training_job", "--param", "git_sha=newer"))
+    tags = registry.connect(config).version(2).tags
+    store = tables.connect(config)
+    day = f"as_of={tags['holdout_feature_date']}"  # scored on that day, its labels unknown
+    churn(config, "run", "scoring_job", "--only", "feature_engineering", "--param", day)
+    assert features.newest_holdout(store.read("gold.features")) < snapshots.trained_until(tags)
+    run_churn(config, "run", "validation_job", "--param", "git_sha=newer")
+    reports = store.read("gold.gate_reports").filter(ibis._.model_version == 2).to_pyarrow()
+    (report,) = reports.to_pylist()
+    assert str(pd.Timestamp(report["feature_date"]).date()) == tags["holdout_feature_date"]
+    checks = {each["name"]: each["passed"] for each in json.loads(report["report"])["checks"]}
+    assert checks["leakage_time"] and checks["holdout_labels"]
 
 
 def cause(config: Settings, as_of: datetime.date | None = None) -> str:

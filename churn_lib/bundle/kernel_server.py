@@ -69,6 +69,10 @@ def _import_ahead(modules: list[str]) -> bool:  # whether this process can still
     return threading.active_count() == 1
 
 
+def _set_since(before: dict[str, str]) -> dict[str, str]:  # variables that imports have set: once
+    return {name: value for name, value in os.environ.items() if name not in before}
+
+
 def _write_to(log: str) -> None:  # from now on, whatever is printed
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(file, 1)
@@ -86,6 +90,7 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake)
         self.children: set[int] = set()
+        self.environment = dict(os.environ)  # before anything was imported
         self.begun = b""  # a line whose end is still to come
 
     def say(self, **answer: int) -> None:
@@ -105,6 +110,7 @@ class _Server:
         "Answer a request; whether this process is the child."
         _write_to(request["log"])
         request["forkable"] = _import_ahead(request["modules"])
+        request["environment"] = _set_since(self.environment) | request["environment"]
         child = os.fork()
         with contextlib.suppress(
             OSError

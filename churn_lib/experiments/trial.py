@@ -56,7 +56,7 @@ from ..settings import Settings
 from ..statistics import Estimate, expected_calibration_error
 from ..tables import connect
 from ..training.plots import BAD, GOOD, NOW, STYLE, THEN
-from ..training.record import new_artifact
+from ..training.record import new_artifact, recorded_run
 
 # %% ../../nbs/lib/experiments/trial.ipynb #e1988ae2
 @dataclass(frozen=True, eq=False)
@@ -423,10 +423,9 @@ def log(
     extra: Mapping[str, Idea] | None = None,
 ) -> Trial:  # with the id of its run
     "Log a trial as an MLflow run; nothing is registered."
-    registry_module.use_experiment(settings)
     title = f"try {name or trial.rows.as_of}"
     tags = _tags(trial, name)
-    with mlflow.start_run(run_name=title, tags=tags, nested=mlflow.active_run() is not None) as run:
+    with recorded_run(settings, title, tags) as run:
         mlflow.log_params({key: text[:500] for key, text in _parameters(trial.idea).items()})
         mlflow.log_metrics(_metrics(trial))
         done = replace(trial, run_id=run.info.run_id)

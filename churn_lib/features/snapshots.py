@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TABLE', 'Inputs', 'LEAK', 'snapshot', 'Snapshot', 'build', 'recorded_fingerprints', 'other_meaning', 'version_with',
            'rows_for', 'undeclared', 'refuse_removed', 'up_to_date', 'changed_since_built', 'changed_since_trained',
-           'check_labels', 'drop_uncovered', 'single_column_roc_auc', 'check_leakage']
+           'check_labels', 'trained_until', 'label_after', 'drop_uncovered', 'single_column_roc_auc', 'check_leakage']
 
 # %% ../../nbs/lib/features/snapshots.ipynb #92264337
 import datetime
@@ -28,8 +28,9 @@ from churn_lib.features.declaration import (
     feature_columns,
     fingerprints,
 )
+from .dates import feature_dates, newest_snapshot
 from .definitions import DECLARED, FEATURES
-from .holdout import holdout_bucket
+from .holdout import holdout_bucket, newest_holdout
 from .target import LABEL, TARGET
 from ..settings import Settings
 from ..tables import DeltaTables, TableError, Tables
@@ -437,6 +438,35 @@ def check_labels(
                 f"gold.features has labels of {horizon} days for {day}, and data.horizon_days is "
                 f"{settings.data.horizon_days}: run training_job"
             )
+
+# %% ../../nbs/lib/features/snapshots.ipynb #3ebd1d1c
+def trained_until(
+    tags: Mapping[str, str],  # of a version
+) -> datetime.date | None:  # None: it does not say
+    "The last day that the labels of its training know."
+    days, horizon = tags.get("training_feature_dates", ""), tags.get("horizon_days", "")
+    if not days or not horizon.isdecimal():
+        return None
+    newest = max(datetime.date.fromisoformat(day) for day in days.split(","))
+    return newest + datetime.timedelta(days=int(horizon))
+
+
+def label_after(
+    tables: Tables,  # the tables of a catalog
+    day: datetime.date | None,  # as `trained_until` answers
+    settings: Settings,
+    git_sha: str = "",  # kept in the commits
+) -> list[Snapshot]:  # none where the table has labels of `day` or later
+    "Build the newest snapshots that can have labels by now."
+    features = tables.read(TABLE)
+    newest, labelled = newest_snapshot(features), newest_holdout(features)
+    known = newest is not None and all(tables.exists(name) for name in _RAW)
+    if day is None or not known or (labelled is not None and labelled >= day):
+        return []
+    bronze = {name: tables.version(name) for name in _RAW}
+    assert newest is not None
+    days = feature_dates(newest, settings)[1:]
+    return list(build(tables, bronze, days, newest, settings, git_sha))
 
 # %% ../../nbs/lib/features/snapshots.ipynb #9c915a6e
 def drop_uncovered(

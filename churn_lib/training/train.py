@@ -20,7 +20,7 @@ from typing import Any
 import churn_lib
 from .. import model as model_module
 from .. import settings as settings_module  # registry before mlflow: it sets its environment
-from ..registry import STAGING, Registry, use_experiment
+from ..registry import STAGING, Registry
 from ..registry.models import HEADLINES
 from ..registry.promotion import OWN_CUSTOMERS
 
@@ -55,7 +55,13 @@ from .estimators import estimator_of
 from .metrics import classification_metrics, contact_metrics, measure
 from .packing import packed
 from .plots import figures
-from .record import PREDICTIONS, TrainingError, log_training_rows, new_artifact
+from churn_lib.training.record import (
+    PREDICTIONS,
+    TrainingError,
+    log_training_rows,
+    new_artifact,
+    recorded_run,
+)
 from churn_lib.model import (
     ChurnModel,
     best_f1_threshold,
@@ -464,14 +470,13 @@ def train(
     "Fit on the training rows, measure on the holdout and log all of it as one MLflow run."
     _refuse_sample(origin, settings)
     estimator = estimator_of(settings)  # before there is a run: none is left without a model
-    use_experiment(settings)
     tree = checkout(Path.cwd())
     tags, inputs = _tags(data, settings, git_sha, tree, origin), _inputs(data, origin)
     tags |= {"rehearsal": "true"} if rehearsal else {}
     name = f"{'rehearse' if rehearsal else 'train'} {data.as_of}"
     with (
         threadpool_limits(settings.training.threads),
-        mlflow.start_run(run_name=name, tags=tags) as run,
+        recorded_run(settings, name, tags) as run,
     ):
         _log_origin(settings, tree)
         datasets = _log_data(data, origin)

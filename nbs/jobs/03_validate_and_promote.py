@@ -79,9 +79,14 @@ pd.DataFrame({"version": compared}).join(pd.DataFrame(known).T)
 #
 # The newest labelled snapshot in the table, and of it the customers none of these versions has trained on. The
 # same customers in older snapshots make the comparison surer; the newest snapshot of all is what will be scored
-# next.
+# next. Where the table has labels of no day that the training knew nothing of, those of the newest days are built
+# first: after days of scoring alone, or for a version from another workspace.
 
 # %%
+known_until = [snapshots.trained_until(models.version(number).tags) for number in numbers]
+if not job.as_of and any(known_until):
+    for each in snapshots.label_after(store, max(filter(None, known_until)), config, job.git_sha):
+        print(f"{each.feature_date}: {f'built ({each.reason})' if each.built else 'unchanged'}")
 feature_version = store.version("gold.features")
 features = store.read("gold.features", feature_version)
 today = job.as_of or newest_snapshot(features)

@@ -84,6 +84,19 @@ def test_a_kernel_sees_its_own_variables_and_folder(tmp_path: Path, kernels: Ker
     assert run(tmp_path, kernels, "import os\nprint(os.environ.get('CHURN_TASK_KEY'))") == "None\n"
 
 
+def test_variables_that_an_import_sets_are_there(tmp_path: Path, kernels: Kernels) -> None:
+    source = (
+        "import os\nfrom churn_lib import registry\nprint(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
+    )
+    named = ("MLFLOW_DISABLE_TELEMETRY", "CHURN_TASK_KEY")
+    without = {name: value for name, value in os.environ.items() if name not in named}
+    path = notebook(tmp_path / "job.ipynb", source)
+    for value in ({}, {"MLFLOW_DISABLE_TELEMETRY": "1"}):
+        execute(path, tmp_path / "out.ipynb", {}, without | value, kernels, "job")
+        printed = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[0].outputs[0].text
+        assert printed == f"{value.get('MLFLOW_DISABLE_TELEMETRY', 'true')}\n"
+
+
 def test_another_environment_has_a_server_of_its_own(tmp_path: Path, kernels: Kernels) -> None:
     source = "import os\nprint(os.getppid())"
     parents = {run(tmp_path, kernels, source, SHARED=value) for value in ("1", "1", "2")}

@@ -1,0 +1,1 @@
+"""Every step of the pipeline, killed at each of its writes and run again."""
