@@ -199,7 +199,7 @@ def left_over(folder: Path) -> Iterator[Path]:
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What is otherwise, a line each."""
+    """What is otherwise, one per line."""
     return [
         f"{key}: {only(found.get(key), expected.get(key))}, undisturbed {only(expected.get(key), found.get(key))}"
         for key in sorted({*expected, *found})
