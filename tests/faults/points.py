@@ -30,8 +30,8 @@ def survive(shop: Shop, step: Step, most: int | None = None) -> Survived:
     """Do a step, then kill it at its writes in copies of the store; the shop goes on as if nothing had been."""
     before, after = shop.folder / "before", shop.folder / "after"
     keep(shop, before)
-    succeeded, writes, said = shop.take(step)
-    assert succeeded, f"{step.name}: {said}"
+    succeeded, writes, detail = shop.take(step)
+    assert succeeded, f"{step.name}: {detail}"
     found = Survived(step.name, writes)
     numbers = spread(writes, most)
     if not numbers:
@@ -65,7 +65,7 @@ def put_back(shop: Shop, kept: Path) -> None:
 def once(shop: Shop, step: Step, number: int, expected: dict[str, Any]) -> Iterator[str]:
     """What is otherwise after a kill at this write, and the step run again."""
     shop.take(step, number)
-    succeeded, _, said = shop.take(step)
+    succeeded, _, detail = shop.take(step)
     if not succeeded:
-        yield f"run again, it fails: {said.strip()[-300:]}"
+        yield f"run again, it fails: {detail.strip()[-300:]}"
     yield from differences(expected, shop.state())
