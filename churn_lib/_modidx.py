@@ -149,6 +149,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'churn_lib/bundle/kernel_server.py'),
                                                 'churn_lib.bundle.kernel_server._end': ( 'lib/bundle/kernel_server.html#_end',
                                                                                          'churn_lib/bundle/kernel_server.py'),
+                                                'churn_lib.bundle.kernel_server._import': ( 'lib/bundle/kernel_server.html#_import',
+                                                                                            'churn_lib/bundle/kernel_server.py'),
                                                 'churn_lib.bundle.kernel_server._import_ahead': ( 'lib/bundle/kernel_server.html#_import_ahead',
                                                                                                   'churn_lib/bundle/kernel_server.py'),
                                                 'churn_lib.bundle.kernel_server._read': ( 'lib/bundle/kernel_server.html#_read',

@@ -1,5 +1,6 @@
 """What the processes of one run of the tests share: stores that are made once and copied, warm commands."""
 
+import atexit
 import fcntl
 import multiprocessing
 import os
@@ -9,7 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
+from churn_lib import bundle
+from churn_lib.bundle import make_plan, run_plan
+from churn_lib.bundle.execution import Kernels
+from churn_lib.bundle.kernel_server import KernelServers
+from churn_lib.bundle.run import JobRun
 from churn_lib.settings import Settings
 
 # a process that has imported what jobs and commands import, and forks: each fork saves seconds
@@ -93,3 +100,16 @@ def warm_churn(
             raise subprocess.TimeoutExpired(arguments, 300)
         texts = [(Path(answer) / name).read_text() for name in ("stdout", "stderr")]
         return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
+
+
+KERNELS = KernelServers()  # of this process: what the notebooks import is imported once
+atexit.register(KERNELS.close)
+
+
+def run_job(config: Settings, job: str, only: str | None = None, **parameters: str) -> JobRun:
+    """`churn run` of a job of this project on a store, without the seconds in which the command starts."""
+    root = Path(__file__).parent.parent
+    plan = make_plan(bundle.load("local", root), job, parameters, only)
+    own = {"CHURN_SETTINGS": str(config.root / "settings.ini")}
+    with mock.patch.dict(os.environ, own):
+        return run_plan(plan, config.store / "runs", kernels=Kernels(KERNELS))

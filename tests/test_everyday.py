@@ -2,10 +2,7 @@
 
 import datetime
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from churn_lib.features import snapshots
 from churn_lib.monitoring.rules import monitor
 from churn_lib.settings import Settings
 from tests.checkouts import ROOT, change_settings
+from tests.shared import run_job
 
 CUSTOMERS = 3_000
 EVENTS, WHO = simulation.simulate(CUSTOMERS)
@@ -26,19 +24,11 @@ END = pd.to_datetime(EVENTS.column("event_ts").to_pandas()).max()
 FIRST = (END - pd.Timedelta(days=45)).date()  # the day of the training
 
 
-def run_churn(config: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A `churn` command that answers in JSON."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("CHURN_", "MLFLOW_"))}
-    kept["CHURN_SETTINGS"] = str(config.root / "settings.ini")
-    command = [str(Path(sys.executable).parent / "churn"), *arguments, "--json"]
-    return subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True)
-
-
-def churn(config: Settings, *arguments: str) -> dict:
-    """The answer of a command that has to succeed."""
-    done = run_churn(config, *arguments)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return json.loads(done.stdout)
+def run(config: Settings, job: str, only: str | None = None, **given: str) -> dict[str, dict]:
+    """Run a job that has to succeed; task key to task values."""
+    done = run_job(config, job, only, **given)
+    assert done.succeeded, [task.error for task in done.tasks]
+    return {task.task_key: task.values for task in done.tasks}
 
 
 def load_until(config: Settings, day: datetime.date) -> tables.Tables:
@@ -54,11 +44,6 @@ def load_until(config: Settings, day: datetime.date) -> tables.Tables:
     return store
 
 
-def values(answer: dict) -> dict[str, dict]:
-    """Task key to task values."""
-    return {task["task_key"]: task["values"] for task in answer["tasks"]}
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A shop with a model at Production, trained on the events until FIRST."""
@@ -68,7 +53,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     config = settings.load("local", folder / "settings.ini")
     load_until(config, FIRST)
     for job in ("training_job", "validation_job", "scoring_job"):
-        churn(config, "run", job, "--param", "git_sha=first")
+        run(config, job, git_sha="first")
     yield config
 
 
@@ -76,13 +61,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 def later(shop: Settings) -> tuple[datetime.date, dict]:
     """The day after 30 more days of events, and what the scoring job made of them."""
     load_until(shop, FIRST + datetime.timedelta(days=30))
-    return churn(shop, "run", "scoring_job", "--param", "git_sha=later")
+    return run(shop, "scoring_job", git_sha="later")
 
 
 def test_customers_are_scored_as_they_are_today_and_not_as_at_the_training(
     shop: Settings, later: dict
 ) -> None:
-    store, found = tables.connect(shop), values(later)
+    store, found = tables.connect(shop), later
     today = features.coverage(store.read("bronze.events")).today
     assert today > FIRST + datetime.timedelta(days=25)
     assert found["feature_engineering"]["feature_date"] == str(today)
@@ -100,7 +85,7 @@ def test_scoring_builds_the_snapshot_of_today_and_leaves_those_of_the_training(
 ) -> None:
     commits = tables.connect(shop).history("gold.features").tags
     built = [tags["feature_date"] for tags in commits if tags.get("git_sha") == "later"]
-    assert built == [values(later)["feature_engineering"]["feature_date"]]
+    assert built == [later["feature_engineering"]["feature_date"]]
 
 
 def test_a_second_run_on_the_same_events_builds_nothing_and_scores_the_same(
@@ -108,18 +93,16 @@ def test_a_second_run_on_the_same_events_builds_nothing_and_scores_the_same(
 ) -> None:
     store = tables.connect(shop)
     before = store.version("gold.features")
-    again = values(churn(shop, "run", "scoring_job", "--param", "git_sha=again"))
+    again = run(shop, "scoring_job", git_sha="again")
     assert store.version("gold.features") == before
-    assert (
-        again["score_customers"]["feature_date"] == values(later)["score_customers"]["feature_date"]
-    )
+    assert again["score_customers"]["feature_date"] == later["score_customers"]["feature_date"]
 
 
 def test_a_version_is_judged_again_after_days_of_scoring_alone(shop: Settings, later: dict) -> None:
     """As an approval that comes a week late does, and whoever runs the gate once more."""
     store = tables.connect(shop)
-    scored = datetime.date.fromisoformat(values(later)["score_customers"]["feature_date"])
-    found = values(churn(shop, "run", "validation_job", "--param", "git_sha=late"))
+    scored = datetime.date.fromisoformat(later["score_customers"]["feature_date"])
+    found = run(shop, "validation_job", git_sha="late")
     assert found["validate_model"]["gate_verdict"] == "TIE"
     reports = store.read("gold.gate_reports").order_by("created_at").to_pandas()
     first, last = reports.iloc[0], reports.iloc[-1]
@@ -133,13 +116,13 @@ def test_a_version_is_judged_on_days_that_its_training_has_not_seen(
     """As in production, which has scored each day, when staging has trained on newer labels."""
     shutil.copytree(shop.root, tmp_path / "shop")
     config = settings.load("local", tmp_path / "shop" / "settings.ini")
-    values(churn(config, "run", "training_job", "--param", "git_sha=newer"))
+    run(config, "training_job", git_sha="newer")
     tags = registry.connect(config).version(2).tags
     store = tables.connect(config)
-    day = f"as_of={tags['holdout_feature_date']}"  # scored on that day, its labels unknown
-    churn(config, "run", "scoring_job", "--only", "feature_engineering", "--param", day)
+    day = tags["holdout_feature_date"]  # scored on that day, its labels unknown
+    run(config, "scoring_job", "feature_engineering", as_of=day)
     assert features.newest_holdout(store.read("gold.features")) < snapshots.trained_until(tags)
-    run_churn(config, "run", "validation_job", "--param", "git_sha=newer")
+    run_job(config, "validation_job", git_sha="newer")
     reports = store.read("gold.gate_reports").filter(ibis._.model_version == 2).to_pyarrow()
     (report,) = reports.to_pylist()
     assert str(pd.Timestamp(report["feature_date"]).date()) == tags["holdout_feature_date"]
@@ -156,7 +139,7 @@ def cause(config: Settings, as_of: datetime.date | None = None) -> str:
 def test_the_monitor_tells_what_has_stopped_source_features_or_scoring(
     shop: Settings, later: dict
 ) -> None:
-    scored = datetime.date.fromisoformat(values(later)["score_customers"]["feature_date"])
+    scored = datetime.date.fromisoformat(later["score_customers"]["feature_date"])
     assert cause(shop, scored) == ""
     # the calendar goes on, and there are no events
     message = cause(shop.updated({"monitoring.today": "calendar"}))
@@ -172,11 +155,11 @@ def test_the_monitor_tells_what_has_stopped_source_features_or_scoring(
         "run scoring_job"
     )
     # features, and nobody who scores them
-    churn(shop, "run", "scoring_job", "--only", "feature_engineering", "--param", "git_sha=only")
+    run(shop, "scoring_job", "feature_engineering", git_sha="only")
     assert cause(shop, today).endswith(
         f"the snapshot of {today} is not scored: see the last run of scoring_job"
     )
-    churn(shop, "run", "scoring_job", "--param", "git_sha=both")
+    run(shop, "scoring_job", git_sha="both")
     assert cause(shop, today) == ""
 
 
@@ -184,15 +167,15 @@ def test_a_past_day_is_scored_once_by_the_backfill_of_the_job_and_known_as_such(
     shop: Settings, later: dict
 ) -> None:
     day = FIRST + datetime.timedelta(days=10)
-    given = ["--param", f"as_of={day}", "--param", "backfill=true"]
-    found = values(churn(shop, "run", "scoring_job", *given))["score_customers"]
+    given = {"as_of": str(day), "backfill": "true"}
+    found = run(shop, "scoring_job", **given)["score_customers"]
     assert (found["feature_date"], found["to_call"], found["control"]) == (str(day), 0, 0)
     store = tables.connect(shop)
     table = store.read("gold.predictions")
     rows = table.filter(table.feature_date == day).to_pandas()
     assert len(rows) == found["customers"] > 0 and rows.backfilled.all()
     version = store.version("gold.predictions")
-    again = values(churn(shop, "run", "scoring_job", *given))["score_customers"]
+    again = run(shop, "scoring_job", **given)["score_customers"]
     assert again["customers"] == found["customers"]
     assert store.version("gold.predictions") == version
 
@@ -212,7 +195,7 @@ def test_a_late_event_has_the_snapshots_it_changes_built_again_by_the_next_scori
     changed = {day for day in days if at.date() < day <= today}
     changed |= {day for day in days if day <= at.date() < day + horizon <= today}
     assert FIRST in changed and FIRST - 2 * horizon not in changed and len(changed) > 2
-    churn(shop, "run", "scoring_job", "--param", "git_sha=late")
+    run(shop, "scoring_job", git_sha="late")
     commits = store.history("gold.features").tags
     built = [tags["feature_date"] for tags in commits if tags.get("git_sha") == "late"]
     assert sorted(built) == sorted(map(str, changed))

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import importlib.util
 import json
+import logging
 import os
 import queue
 import select
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from typing import IO, Any
 
 # %% ../../nbs/lib/bundle/kernel_server.ipynb #4a87a20b
@@ -60,11 +62,24 @@ class ForkedProcess:
     terminate = kill
 
 # %% ../../nbs/lib/bundle/kernel_server.ipynb #9c09ab52
-def _import_ahead(modules: list[str]) -> bool:  # whether this process can still be forked
-    for name in ("ipykernel.kernelapp", *modules):
+_LATER = {  # what these import once they are used
+    "ibis": ("ibis.backends.duckdb", "pyarrow.dataset"),
+    "mlflow": ("mlflow.store.tracking.sqlalchemy_store", "git"),
+}
+
+
+def _import(names: Iterable[str]) -> None:
+    for name in names:
         if name not in sys.modules:
             with contextlib.suppress(Exception, SystemExit):
                 importlib.import_module(name)
+
+
+def _import_ahead(modules: list[str]) -> bool:  # whether this process can still be forked
+    logging.disable(logging.INFO)  # of libraries that report their plug-ins
+    _import(("ipykernel.kernelapp", *modules))
+    _import(name for root in _LATER if root in sys.modules for name in _LATER[root])
+    logging.disable(logging.NOTSET)
     gc.freeze()  # what is there stays shared
     return threading.active_count() == 1
 
@@ -251,9 +266,10 @@ class KernelServers:
 
     def get(self, environment: dict[str, str]) -> KernelServer:  # a kernel's
         "The server for a kernel; one that has died is replaced."
-        own = ("CHURN_TASK_KEY", "CHURN_TASK_VALUES")
+        own = {"CHURN_TASK_KEY", "CHURN_TASK_VALUES"}
         shared = {name: value for name, value in environment.items() if name not in own}
-        key = frozenset(shared.items())
+        # no module reads the settings when it is imported
+        key = frozenset(item for item in shared.items() if item[0] != "CHURN_SETTINGS")
         with self._lock:
             if key not in self._servers or not self._servers[key].alive:
                 self._servers[key] = KernelServer(shared)
