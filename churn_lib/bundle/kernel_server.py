@@ -96,7 +96,7 @@ def _write_to(log: str) -> None:  # from now on, whatever is printed
 
 # %% ../../nbs/lib/bundle/kernel_server.ipynb #7afaf121
 class _Server:
-    "Forks a child for each request, and says who has ended; in a child, `request` is the child's."
+    "Forks a child for each request, and says which have ended."
 
     def __init__(self, requests: int, answers: int):  # ends of pipes
         self.requests, self.answers = requests, answers
@@ -127,10 +127,8 @@ class _Server:
         request["forkable"] = _import_ahead(request["modules"])
         request["environment"] = _set_since(self.environment) | request["environment"]
         child = os.fork()
-        with contextlib.suppress(
-            OSError
-        ):  # whoever comes first: a group of its own, to be stopped by
-            os.setpgid(child, child)
+        with contextlib.suppress(OSError):  # parent or child, whoever comes first
+            os.setpgid(child, child)  # a group, to be stopped together
         if child:
             self.children.add(child)
             self.say(pid=child)
@@ -148,7 +146,8 @@ def _until_forked(server: _Server) -> dict[str, Any] | None:
         part = os.read(server.requests, 65536)
         if not part:
             for child in server.children:
-                os.killpg(child, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
             return None
         *lines, server.begun = (server.begun + part).split(b"\n")
         for request in map(json.loads, lines):
