@@ -111,6 +111,9 @@ def build(out: Path) -> None:
         problems = [strip_ansi(result.stdout + result.stderr)]
     if problems:
         raise SiteError("\n".join(problems))
+    for page in pages:  # as Markdown, too, for programs that read
+        shutil.copy(project / "docs" / f"{page.path}.md", site / f"{page.path}.md")
+    (site / "llms.txt").write_text(llms_txt(pages), encoding="utf-8")
     publish(site, out)
     print(f"built {out} with {len(pages)} pages")
 
@@ -192,6 +195,20 @@ def zensical_config(pages: list[Page]) -> dict:
             {"toc": {"permalink": True}},
         ],
     }
+
+
+def llms_txt(pages: list[Page]) -> str:
+    """All pages with what each is about, as https://llmstxt.org wants it."""
+    config, by_notebook = get_config(), {page.notebook: page for page in pages}
+    lines = [f"# {config.title}", "", f"> {config.description}"]
+    for section in navigation():
+        for heading, entries in section.items():
+            lines += ["", f"## {heading}", ""]
+            for leaf in leaves(entries):
+                page = by_notebook[f"{leaf}.ipynb"]
+                about = f": {plain(page.promise)}" if page.promise else ""
+                lines.append(f"- [{plain(page.title)}]({page.path}.md){about}")
+    return "\n".join(lines) + "\n"
 
 
 def find_problems(pages: list[Page], site: Path) -> Iterator[str]:

@@ -29,7 +29,7 @@ TRAINED = datetime.date(2025, 6, 15)  # what is known at the first training
 NOW = datetime.datetime(2025, 7, 21, 9, tzinfo=datetime.UTC)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # of a moment, a process or a run: two undisturbed runs differ in them
-OWN = ("_at", "_ts", "_id", "_ms", "seconds", "_sha", "digest", "previous", "run_page")
+OWN = ("_at", "_ts", "_id", "_ms", "seconds", "_sha", "digest", "previous", "run_page", "created")
 # whoever judges or deploys once more goes on record once more: the same row, another moment
 RECORDS = {
     "gold.gate_reports": {"verdict", "report", "champion_version"},  # then against itself

@@ -219,6 +219,23 @@ def test_navigation_follows_the_sections_and_leaves_out_empty_ones(project):
     assert sidebar.index("load.html") < sidebar.index("train.html")
 
 
+def test_llms_txt_names_every_page_and_leads_to_its_text(project):
+    text = (project / "site/llms.txt").read_text()
+    assert text.startswith("# ") and "\n## Jobs\n" in text
+    links = re.findall(r"^- \[([^]]+)\]\(([^)]+)\)(?:: (.+))?$", text, re.M)
+    assert links[2:4] == [
+        ("Load", "jobs/load.md", "A promise."),
+        ("Train", "jobs/train.md", "One promise."),
+    ]
+    pages = {
+        path.with_suffix(".md")
+        for path in (project / "site").rglob("*.html")
+        if path.name != "404.html"
+    }
+    assert {project / "site" / target for _, target, _ in links} == pages
+    assert "# The lesson" in (project / "site/tutorials/lesson.md").read_text()
+
+
 def test_stale_pages_disappear(project):
     assert not (project / "site/stale.html").exists()
     assert sorted(path.name for path in project.glob("site*")) == ["site"]
