@@ -189,9 +189,15 @@ def serve() -> None:
         _become_kernel(request)
 
 # %% ../../nbs/lib/bundle/kernel_server.ipynb #4da857f6
-# as ipykernel_launcher does it: the folder where it starts is no place to import from
-_SERVE = "import sys; sys.path = [path for path in sys.path if path];"
-_SERVE += " from churn_lib.bundle.kernel_server import serve; serve()"
+# as ipykernel_launcher does it: the folder where it starts is no place to import from; this file by its
+# path: what a kernel imports may be an older churn_lib, which has none
+_SERVE = """
+import sys
+sys.path, names = [path for path in sys.path if path], {"__name__": "kernel_server"}
+with open(sys.argv[1], encoding="utf-8") as file:
+    exec(compile(file.read(), sys.argv[1], "exec"), names)
+names["serve"]()
+"""
 
 
 def _read(
@@ -224,8 +230,9 @@ class KernelServer:
     def __init__(self, environment: dict[str, str]):  # what is imported sees it
         self._lock = threading.Lock()
         self._started: queue.SimpleQueue[ForkedProcess | None] = queue.SimpleQueue()
+        own = importlib.util.find_spec("churn_lib.bundle.kernel_server")
         self._server = subprocess.Popen(
-            [sys.executable, "-c", _SERVE],
+            [sys.executable, "-c", _SERVE, str(own and own.origin)],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

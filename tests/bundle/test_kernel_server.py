@@ -112,6 +112,16 @@ def test_a_server_that_was_killed_takes_its_kernels_along_and_is_replaced(
     assert run(tmp_path, kernels, "print('again')") == "again\n"
 
 
+def test_kernels_of_code_that_knows_no_server_are_forked_too(
+    tmp_path: Path, kernels: Kernels
+) -> None:
+    """As the commit of an old version, which is trained again."""
+    (tmp_path / "churn_lib").mkdir()
+    (tmp_path / "churn_lib" / "__init__.py").write_text("AGE = 'old'")
+    source = "from churn_lib import AGE\nprint(AGE)"
+    assert run(tmp_path, kernels, source, PYTHONPATH=str(tmp_path)) == "old\n"
+
+
 def test_a_library_that_starts_a_thread_is_not_forked(tmp_path: Path) -> None:
     (tmp_path / "threaded.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()"
