@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,16 +194,14 @@ def after(*task_keys: str, outcome: str | None = None) -> list[dict[str, str]]:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Process ids that were given a path inside `folder` for their task values."""
+    """Process ids that write to a file inside `folder`: the run's kernels, what they have started, their server."""
     found = []
     for process in psutil.process_iter():
-        try:
-            values = process.environ().get("CHURN_TASK_VALUES", "")
+        with suppress(psutil.Error, OSError):
+            output = os.readlink(f"/proc/{process.pid}/fd/1")
             alive = process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            continue
-        if alive and values.startswith(f"{folder}{os.sep}"):
-            found.append(process.pid)
+            if alive and output.startswith(f"{folder}{os.sep}"):
+                found.append(process.pid)
     return found
 
 

@@ -322,7 +322,7 @@ def test_ctrl_c_in_a_nested_job_leaves_no_process_and_says_so_in_both_records(
     inner = [notebook_task("in", "hang", max_retries=3), good("never", depends_on=after("in"))]
     project.write({"job": [good("done"), run_job("inner", max_retries=3)], "inner": inner})
     process = start(project, "run", "job", "--json")
-    assert len(processes_of(project.runs)) == 2
+    assert len(processes_of(project.runs)) == 3  # the kernel, its child and the server
     process.send_signal(signal.SIGINT)
     wait_for(lambda: processes_of(project.runs) == [])
     if again:
