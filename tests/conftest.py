@@ -44,6 +44,8 @@ LONG_FIRST = (
     *ON_SPARK,
     "test_days.py",
     "tutorials/test_ship_a_change.py",
+    "test_everyday.py",
+    "faults/test_kills.py",
     "test_pipeline.py",
     "serving/test_deploy.py",
     "test_another_problem.py",
