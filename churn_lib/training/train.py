@@ -20,7 +20,7 @@ from typing import Any
 import churn_lib
 from .. import model as model_module
 from .. import settings as settings_module  # registry before mlflow: it sets its environment
-from ..registry import STAGING, Registry
+from ..registry import STAGING, Registry, use_experiment
 from ..registry.models import HEADLINES
 from ..registry.promotion import OWN_CUSTOMERS
 
@@ -469,6 +469,7 @@ def train(
 ) -> Trained:
     "Fit on the training rows, measure on the holdout and log all of it as one MLflow run."
     _refuse_sample(origin, settings)
+    use_experiment(settings)  # raises when it is deleted, before anything is computed
     estimator = estimator_of(settings)  # before there is a run: none is left without a model
     tree = checkout(Path.cwd())
     tags, inputs = _tags(data, settings, git_sha, tree, origin), _inputs(data, origin)
