@@ -106,7 +106,7 @@ def test_another_environment_has_a_server_of_its_own(tmp_path: Path, kernels: Ke
 def test_a_server_that_was_killed_takes_its_kernels_along_and_is_replaced(
     tmp_path: Path, kernels: Kernels
 ) -> None:
-    kill = "import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(60)"
+    kill = "import os, signal\nos.kill(os.getppid(), 9)\nsignal.pause()"
     with pytest.raises(ExecutionError, match=r"the kernel died in cell \[1\] of .*out.ipynb"):
         run(tmp_path, kernels, kill)
     assert run(tmp_path, kernels, "print('again')") == "again\n"
@@ -160,9 +160,9 @@ def test_a_run_leaves_no_server_behind(project: Project) -> None:
 
 def test_a_run_that_is_killed_takes_server_and_kernels_along(project: Project) -> None:
     source = (
-        "import os, subprocess, time\nchild = subprocess.Popen(['sleep', '600'])\n"
+        "import os, signal, subprocess\nchild = subprocess.Popen(['sleep', '600'])\n"
         "open('part', 'w').write(f'{os.getpid()} {os.getppid()} {child.pid}')\n"
-        "os.rename('part', 'pids')\ntime.sleep(600)"
+        "os.rename('part', 'pids')\nsignal.pause()"
     )
     project.notebook("long", source)
     project.write({"job": [notebook_task("long")]})

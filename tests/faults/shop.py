@@ -96,10 +96,10 @@ class Shop:
         ):
             rows = pa.Table.from_batches(make(population)).to_pandas()
             early = rows[column] < pd.Timestamp(TRAINED, tz="UTC")
-            later = ~early if name == "events" else early | ~early
-            for part, chosen in (("1", early), ("2", later)):
+            later = rows if name == "people" else rows[~early]
+            for part, chosen in (("1", rows[early]), ("2", later)):
                 path = self.folder / f"{name}-{part}.parquet"
-                rows[chosen].to_parquet(path, index=False, coerce_timestamps="us")
+                chosen.to_parquet(path, index=False, coerce_timestamps="us")
 
     @property
     def config(self) -> Settings:
@@ -118,7 +118,7 @@ class Shop:
             words, folder = [*step.words], self.folder / "commands"
             done = self.code.command(words, self.environment(), folder, killed_at)
             succeeded = done["code"] == 0 or step.done in done["output"]
-            return succeeded, done["writes"], done["output"]
+            return succeeded, done["writes"], done["error"] or done["output"]
         plan = make_plan(bundle.load("local", ROOT), step.job, {"git_sha": COMMIT}, step.task)
         self.code.killed = (step.task, killed_at)
         own = {"CHURN_SETTINGS": str(self.store / "settings.ini")}

@@ -16,13 +16,13 @@ from tests.checkouts import ROOT
 from tests.shared import empty_mlflow
 
 BEGIN = """
-import sys, time
+import pathlib, signal, sys
 from churn_lib import settings
 from churn_lib.training.record import recorded_run
-config = settings.load("local", sys.argv[1])
+config = settings.load("local", pathlib.Path(sys.argv[1]))
 with recorded_run(config, "theirs", {"kind": "a test"}) as run:
     print(run.info.run_id, flush=True)
-    time.sleep(600)
+    signal.pause()  # until it is killed
 """
 
 
