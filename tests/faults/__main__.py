@@ -40,15 +40,21 @@ def write(rows: list[Row], path: Path) -> None:
     part.replace(path)
 
 
-def main() -> int:
-    """Print a line for each step; 1 when something was lost."""
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--most", type=int, help="so many writes of each step, evenly spread")
-    parser.add_argument("--step", help="kill this one alone, and write no table")
+    names = [step.name for step in steps(Path())]
+    parser.add_argument("--step", choices=names, help="kill this one alone, and write no table")
     parser.add_argument("--table", type=Path, default=TABLE)
-    given = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> int:
+    """Print a line for each step; 1 when something was lost."""
+    given = arguments()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, Shop(Path(folder) / "shop") as shop:
         for step in steps(shop.folder):

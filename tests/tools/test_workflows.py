@@ -349,6 +349,7 @@ LONG = (
     "spark_tests.sh",
     "benchmark_history",
     "public_bundles",
+    "tests.faults",
 )
 
 
