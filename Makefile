@@ -92,6 +92,9 @@ docs: $(VENV)/.dev-installed ## Build the documentation site into site/, strictl
 	@echo "== docs"
 	@$(BIN)/python -m tools.site build
 
+# two processes on two cores: threads of theirs would only wait for each other
+examples pytest test-times coverage: export OMP_NUM_THREADS := 1
+
 PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 pytest: $(VENV)/.dev-installed ## Run the tests, or some of them: make pytest T=tests/...
