@@ -98,11 +98,7 @@ def _store(settings: Settings) -> Finding:
     if not os.access(settings.store, os.W_OK | os.X_OK):
         fix = f"chown it to {os.environ.get('USER', 'yourself')}, or set `store` in settings.ini"
         return Finding("store", WRONG, f"{settings.store} cannot be written to", fix)
-    from churn_lib.registry import connect, models, tracking_uri
-
-    with models.explained(tracking_uri(settings)):
-        connect(settings).aliases()
-    return Finding("store", OK, f"{settings.store}, its MLflow database opens")
+    return Finding("store", OK, str(settings.store))
 
 
 def _endpoint(settings: Settings) -> Finding:
@@ -111,6 +107,26 @@ def _endpoint(settings: Settings) -> Finding:
     if not (address := process.running(settings)):
         return Finding("model server", OK, "does not run; `churn deploy` starts it on a free port")
     return Finding("model server", OK, f"answers at {address.url}")
+
+# %% ../../nbs/lib/cli/doctor.ipynb #9f89b787
+def _mlflow(settings: Settings) -> Finding:
+    from churn_lib import tables
+    from churn_lib.registry import models, promotion_log
+
+    uri, name = models.tracking_uri(settings), settings.model_name
+    own = uri == models.store_uri(settings.store)
+    if own and not settings.store.exists():
+        return Finding("MLflow", OK, "its database is made by the first run")
+    with models.explained(uri):
+        version = models.connect(settings).aliases().get(models.PRODUCTION)
+    if own:
+        return Finding("MLflow", OK, "its database in the store opens")
+    answers = f"{models.without_password(uri)} answers"
+    if version and not promotion_log.read(tables.connect(settings), name).moves:
+        came = f"version {version} of {name} came to Production there from another store"
+        fix = "give this store a model_name and an experiment of its own in settings.ini"
+        return Finding("MLflow", KNOW, f"{answers}; {came}", fix)
+    return Finding("MLflow", OK, answers)
 
 # %% ../../nbs/lib/cli/doctor.ipynb #441c2dd7
 def _git(settings: Settings) -> Finding:
@@ -152,7 +168,7 @@ def _databricks(settings: Settings) -> Finding:
 
 # %% ../../nbs/lib/cli/doctor.ipynb #c206c8f3
 CHECKS: tuple[Callable[[Settings], Finding], ...] = (
-    *(_python, _packages, _disk, _store, _endpoint, _git, _java, _databricks),
+    *(_python, _packages, _disk, _store, _mlflow, _endpoint, _git, _java, _databricks),
 )
 
 

@@ -194,14 +194,21 @@ def _headline(
 
 # %% ../../nbs/lib/cli/jobs.ipynb #59b9d3bc
 def _next_steps(tracking_uri: str) -> str:
-    prefix = own_commands()
+    from churn_lib.registry.models import without_password
+
+    prefix, shown = own_commands(), without_password(tracking_uri)
+    runs = f"{prefix}mlflow ui --backend-store-uri {shlex.quote(shown)}"
+    if shown != tracking_uri:
+        runs = f'{prefix}mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+    if tracking_uri.startswith(("http://", "https://")):
+        runs = f"{shown}    # runs and versions, in a browser"
     return f"""Try next:
 
   {prefix}churn                       # what there is, and what to do next
   {prefix}churn report --open         # the executed notebooks, the gate's reports and the model cards
   {prefix}churn models                # versions, aliases, metrics
   {prefix}churn run training_job --param as_of=YYYY-MM-DD    # train as of another day
-  {prefix}mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}
+  {runs}
 """
 
 # %% ../../nbs/lib/cli/jobs.ipynb #fa7be242

@@ -146,11 +146,18 @@ def _of_the_stores(target: str) -> dict[str, Any]:
     }
 
 
+def _anything(settings: Settings) -> bool:
+    from churn_lib.registry.models import store_uri, tracking_uri
+
+    # a server of MLflow's may have versions that came from elsewhere
+    return settings.store.exists() or tracking_uri(settings) != store_uri(settings.store)
+
+
 def overview(target: str) -> dict[str, Any]:  # JSON-ready
     "The state of a target: data, versions, endpoint, scores, alerts, last runs, and what it asks for."
     settings = load(target)
     found = {"target": target, "model": settings.model_name, "runs": _last_runs(settings)}
-    found |= _of_the_stores(target) if settings.store.exists() else _NOTHING
+    found |= _of_the_stores(target) if _anything(settings) else _NOTHING
     where = "" if target == "local" else f" --target {target}"
     due = _asked_for(found)
     asked = [{"command": f"churn {command}{where}", "why": why} for command, why in due]

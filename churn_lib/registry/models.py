@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STAGING', 'PRODUCTION', 'PREVIOUS', 'REMOVED', 'TABLE_VERSIONS', 'HEADLINES', 'RegistryError', 'StoreError',
-           'explain', 'explained', 'workspace', 'store_uri', 'tracking_uri', 'use_experiment', 'Registry', 'connect',
-           'inputs_of', 'needed_inputs', 'Basis', 'basis', 'table_version', 'versions', 'versions_table', 'missing']
+           'without_password', 'explain', 'explained', 'workspace', 'store_uri', 'tracking_uri', 'use_experiment',
+           'Registry', 'connect', 'inputs_of', 'needed_inputs', 'Basis', 'basis', 'table_version', 'versions',
+           'versions_table', 'missing']
 
 # %% ../../nbs/lib/registry/models.ipynb #9919f137
 import json
@@ -97,9 +98,10 @@ _KINDS |= {"UnsupportedModelRegistryStoreURIException", "BadRequest", "InternalE
 _KINDS |= {"TemporarilyUnavailable"}
 
 
-def _shown(
+def without_password(
     uri: str,  # address of a store
-) -> str:  # without a password
+) -> str:
+    "The address without user and password, to be shown."
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
@@ -118,7 +120,7 @@ def explain(
         reason = known[1]
     for pattern, fix in _FIXES.items():
         if re.search(pattern, f"{kind}: {text}"):
-            message = f"MLflow's store {_shown(uri)} {fix} ({_shown(reason[:200].strip())})"
+            message = f"MLflow's store {without_password(uri)} {fix} ({without_password(reason[:200].strip())})"
             return message.replace("  ", " ")
     return ""
 
@@ -163,7 +165,9 @@ def _open_database(
     try:
         made = sqlalchemy.create_engine(uri, connect_args=_CONNECT.get(engine, {}))
     except ImportError as error:
-        raise StoreError(f"MLflow's store {_shown(uri)} needs a driver: {error}") from None
+        raise StoreError(
+            f"MLflow's store {without_password(uri)} needs a driver: {error}"
+        ) from None
     with made.connect() as connection:
         sqlalchemy.inspect(connection).get_table_names()
     made.dispose()
@@ -253,9 +257,11 @@ def use_experiment(
     uri, found = tracking_uri(settings), mlflow.get_experiment_by_name(settings.experiment)
     if found is not None and found.lifecycle_stage == "deleted":
         command = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        if uri == store_uri(settings.store):  # else the variable is the user's, and set
+            command = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} {command}"
         raise StoreError(
             f"experiment {settings.experiment} is deleted, so that no run can be logged in it: "
-            f"`MLFLOW_TRACKING_URI={shlex.quote(uri)} {command}` brings it back"
+            f"`{command}` brings it back"
         )
     if uri.startswith("sqlite:") and found is None:
         artifacts = (settings.store / "mlartifacts").as_uri()

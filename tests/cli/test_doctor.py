@@ -61,7 +61,7 @@ def test_a_database_that_is_none_is_a_line_of_the_list(project: Path) -> None:
     (project / ".churn").mkdir()
     (project / ".churn" / "mlflow.db").write_text("no database at all, but long enough to be read")
     found = doctor(project, 1)
-    assert found["store"]["state"] == "wrong" and "mlflow.db" in found["store"]["detail"]
+    assert found["mlflow"]["state"] == "wrong" and "mlflow.db" in found["mlflow"]["detail"]
     assert found["disk"]["state"] == "ok", "the other checks go on"
 
 

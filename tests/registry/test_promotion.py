@@ -26,6 +26,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from churn_lib import gate, registry, tables
 from churn_lib import settings as settings_module
+from churn_lib.cli import doctor, jobs, overview
 from churn_lib.gate import comparison, judge
 from churn_lib.gate.report import GateReport
 from churn_lib.registry import (
@@ -38,6 +39,7 @@ from churn_lib.registry.models import StoreError
 from churn_lib.registry.promotion import GateFailed, PromotionRefused
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
+from tests.checkouts import change_settings
 from tests.gate.cases import answers, blurred, given, good, make_holdout
 from tests.shared import PROCESSES, empty_mlflow
 
@@ -175,6 +177,50 @@ def test_a_deleted_experiment_is_in_the_way_of_no_move(place: Settings) -> None:
     assert registry.connect(place).aliases() == {"Production": 1, "Previous": 2}
     with pytest.raises(StoreError, match=f"restore --experiment-id {found.experiment_id}` brings"):
         registry.use_experiment(place)
+
+
+def test_a_second_store_on_one_server_is_shown_the_first_ones_version_and_told_apart(
+    local: Settings, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    name = f"churn-{uuid.uuid4().hex[:8]}"
+    for each in ("first", "second"):
+        (tmp_path / each).mkdir()
+        shutil.copy(ROOT / "settings.ini", tmp_path / each)
+        change_settings(tmp_path / each, {"model_name": name})
+    monkeypatch.setenv("CHURN_SETTINGS", str(tmp_path / "first" / "settings.ini"))
+    first = settings_module.load("local")
+    make(first)
+    judged(tables.connect(first), name, 1, None)
+    promote(first, 1)
+    found = {each.about: each for each in doctor.examine("local")}
+    assert (found["MLflow"].state, found["MLflow"].detail) == ("ok", f"{server} answers")
+    monkeypatch.setenv("CHURN_SETTINGS", str(tmp_path / "second" / "settings.ini"))
+    assert overview.overview("local")["production"]["version"] == 1
+    found = {each.about: each for each in doctor.examine("local")}
+    assert found["MLflow"].state == "worth knowing"
+    page = (ROOT / "nbs/how-to/share_an_mlflow_server.ipynb").read_text()
+    shown = found["MLflow"].detail.replace(server, "http://127.0.0.1:5000")
+    assert f"worth knowing MLflow: {shown.replace(name, 'churn-prediction-gbm')}" in page
+    assert found["MLflow"].fix in page
+    assert not (tmp_path / "second" / ".churn").exists(), "who looks makes nothing"
+
+
+def test_an_address_is_shown_without_its_password(
+    local: Settings, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_password = server.replace("http://", "http://ann:secret@")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", with_password)
+    about = local.model_copy(update={"experiment": f"/deleted/{uuid.uuid4().hex[:8]}"})
+    models = registry.connect(about)
+    found = mlflow.get_experiment_by_name(about.experiment)
+    models.client.delete_experiment(found.experiment_id)
+    with pytest.raises(StoreError) as refused:
+        registry.use_experiment(about)
+    shown = [str(refused.value), jobs._next_steps(with_password)]
+    shown += [each.detail for each in doctor.examine("local")]
+    assert f"{server} answers" in shown and server in shown[1]
+    assert not any("secret" in each for each in shown)
 
 
 def test_history_tells_promote_promote_rollback(place: Settings) -> None:
