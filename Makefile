@@ -77,15 +77,9 @@ examples: $(VENV)/.dev-installed
 else
 examples: $(VENV)/.dev-installed ## Run the job notebooks and all examples, or one notebook: make examples NB=nbs/...
 	@echo "== examples"
-	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && cp settings.ini requirements.lock $(SCRATCH)/
-	@CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini"; export CHURN_SETTINGS; \
-	  trap '$(BIN)/churn endpoint stop >/dev/null' EXIT; \
-	  for notebook in nbs/jobs/*.ipynb; do \
-	    report=$(SCRATCH)/$${notebook##*/}; \
-	    $(BIN)/papermill --no-progress-bar --cwd nbs/jobs -p rehearsal False $$notebook $$report \
-	      2>$$report.log || { cat $$report.log; exit 1; }; \
-	  done
-	@CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini" $(BIN)/nbdev-test --skip-folder-re '^(jobs|[_.])' --n-workers 2
+	@$(BIN)/python -m tools.real_run copy $(SCRATCH)
+	@trap 'CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini" $(BIN)/churn endpoint stop >/dev/null' EXIT; \
+	  CHURN_SETTINGS="$$PWD/$(SCRATCH)/settings.ini" $(BIN)/nbdev-test --skip-folder-re '^(jobs|[_.])' --n-workers 2
 endif
 
 docs: $(VENV)/.dev-installed ## Build the documentation site into site/, strictly

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import yaml
 from nbconvert.filters import strip_ansi
 from nbdev.config import get_config
@@ -21,7 +22,9 @@ from nbdev.doclinks import nbglob
 from nbdev.processors import FilterDefaults
 from nbdev.serve import proc_nbs
 from nbdev.serve_drv import exec_nb
+from nbformat.v4 import new_markdown_cell
 
+from tools import real_run
 from tools.pages import Page, SiteError, Writer, export, read_page
 
 NAVIGATION = "nav.yml"  # in nbs: every page once, in reading order
@@ -98,6 +101,7 @@ def build(out: Path) -> None:
     pages = read_pages()
     print(f"staging {len(pages)} notebooks")
     staged = stage(pages)
+    show_runs(pages, staged)
     project = staged / "zensical"
     for page in pages:
         write_page(page, pages, staged, project / "docs")
@@ -127,6 +131,26 @@ def stage(pages: list[Page]) -> Path:
         titles = {f"Error in notebook: {page.title} in cell ": page.notebook for page in pages}
         where = next((titles[start] for start in titles if lines[0].startswith(start)), "")
         raise SiteError(f"nbs/{where}: nbdev cannot stage it: {lines[-1]}") from None
+
+
+def show_runs(pages: list[Page], staged: Path) -> None:
+    """Put what a run of the pipeline leaves in the job notebooks into their staged copies."""
+    if not (get_config().config_path / "databricks.yml").exists():  # no jobs, then
+        return
+    try:
+        for page in pages:
+            if page.notebook.startswith("jobs/"):
+                made = real_run.outputs(get_config().nbs_path / page.notebook)
+                notebook = nbformat.read(staged / page.notebook, as_version=4)
+                for cell in notebook.cells:
+                    if cell.cell_type == "code":
+                        cell.outputs = made.get(cell.id, [])
+                notebook.cells.insert(2, new_markdown_cell(real_run.REMARK))
+                nbformat.write(notebook, staged / page.notebook)
+        if problem := real_run.problem():
+            raise SiteError(problem)
+    except real_run.RealRunError as error:
+        raise SiteError(str(error)) from None
 
 
 def write_page(page: Page, pages: list[Page], staged: Path, docs: Path) -> None:

@@ -205,7 +205,7 @@ def _next_steps(tracking_uri: str) -> str:
     return f"""Try next:
 
   {prefix}churn                       # what there is, and what to do next
-  {prefix}churn report --open         # the executed notebooks, the gate's reports and the model cards
+  {prefix}churn report --open         # every run, version and gate report
   {prefix}churn models                # versions, aliases, metrics
   {prefix}churn run training_job --param as_of=YYYY-MM-DD    # train as of another day
   {runs}
