@@ -157,8 +157,8 @@ def drawing(typescript: str) -> str:
 
 def words_of(svg: str) -> str:
     """What a drawing says, without what differs from run to run."""
-    said = re.search("<desc>(.*?)</desc>", svg, re.S)
-    return re.sub(r"\s", "", VARIES.sub("#", html.unescape(said[1]))) if said else ""
+    found = re.search("<desc>(.*?)</desc>", svg, re.S)
+    return re.sub(r"\s", "", VARIES.sub("#", html.unescape(found[1]))) if found else ""
 
 
 def drawn() -> str:
