@@ -209,6 +209,7 @@ def embed(html: str) -> str:
     kind = "output dataframe" if 'class="dataframe"' in html else "output"
     # The theme styles a table that has no class of its own.
     html = re.sub(r' border="1" class="dataframe"| style="text-align: right;"', "", html)
+    html = re.sub(r"<th([^>]*)>(\s|&nbsp;)*</th>", r"<td\1></td>", html)  # no heading of anything
     html = re.sub(r"\n\s*\n", "\n", html)  # on GitHub a blank line ends the block
     return f'<div class="{kind}">\n{html.strip()}\n</div>'
 

@@ -29,7 +29,13 @@ ROOT = Path(__file__).parent.parent
 KEPT = ROOT / ".cache" / "real_run"
 DRAWING = "terminal.svg"  # in nbs
 REMARK = "*What stands below the cells is from a run on the sample CDNOW, as `make run` does it.*"
-CODE = ("churn_lib/**/*.py", "nbs/jobs/*.ipynb", "resources/*.yml", "requirements.lock")
+CODE = (
+    "churn_lib/**/*.py",
+    "churn_lib/templates/*",
+    "nbs/jobs/*.ipynb",
+    "resources/*.yml",
+    "requirements.lock",
+)
 CODE += ("databricks.yml", "settings.ini", "tools/real_run.py")
 COMMANDS = (["pipeline"], ["run", "promotion_job"], ["run", "maintenance_job"])
 COLUMNS, ROWS = 100, 400
@@ -201,6 +207,8 @@ def tidy(output: NotebookNode) -> NotebookNode:
     for kind, content in output.get("data", {}).items():
         if kind.startswith("text/"):
             output.data[kind] = as_in_the_project(content)
+        if kind == "text/markdown":  # its headings are none of the page
+            output.data[kind] = re.sub(r"(?m)^#+ (.*)$", r"**\1**", output.data[kind])
     return output
 
 

@@ -4,6 +4,7 @@ nbdev stages the notebooks, nbconvert writes them as Markdown, Zensical renders 
 """
 
 import argparse
+import json
 import posixpath
 import re
 import shutil
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import nbformat
@@ -28,6 +30,7 @@ from tools import real_run
 from tools.pages import Page, SiteError, Writer, export, read_page
 
 NAVIGATION = "nav.yml"  # in nbs: every page once, in reading order
+SEARCHED = "search.yml"  # in nbs: words that lead to a page, whatever it is called
 
 STYLE = """
 .md-grid { max-width: 68rem; }
@@ -46,14 +49,45 @@ STYLE = """
 .md-typeset img { border-radius: .2rem; }
 """
 
+# what scrolls can be reached with the keyboard; the theme wraps tables after the page has come
+SCRIPT = """
+const scrolls = (part) => {
+  const { overflowX, overflowY } = getComputedStyle(part);
+  const may = (how) => how === "auto" || how === "scroll";
+  return (part.scrollWidth > part.clientWidth && may(overflowX)) ||
+    (part.scrollHeight > part.clientHeight && may(overflowY));
+};
+const reach = () => document.querySelectorAll(".md-typeset__scrollwrap, .output, .output div, .output pre")
+  .forEach((part) => { if (scrolls(part)) part.tabIndex = 0; });
+addEventListener("load", reach);
+addEventListener("resize", reach);
+new MutationObserver(reach).observe(document.body, { childList: true, subtree: true });
+"""
+
 
 def navigation() -> list:
     """Read nbs/nav.yml: paths of notebooks without suffix, and headings over lists of them."""
-    path = get_config().nbs_path / NAVIGATION
+    return read_yaml(NAVIGATION)
+
+
+def read_yaml(name: str) -> Any:
+    """Read a file of nbs."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load((get_config().nbs_path / name).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise SiteError(f"nbs/{NAVIGATION}: cannot be read: {error}") from None
+        raise SiteError(f"nbs/{name}: cannot be read: {error}") from None
+
+
+def searched_words(pages: list[Page]) -> dict[str, str]:
+    """Words that lead to a page, by the page's path."""
+    if not (get_config().nbs_path / SEARCHED).exists():
+        return {}
+    by_notebook, found = {page.notebook: page.path for page in pages}, {}
+    for stem, words in read_yaml(SEARCHED).items():
+        if f"{stem}.ipynb" not in by_notebook:
+            raise SiteError(f"nbs/{SEARCHED}: there is no page {stem}; correct the path")
+        found[by_notebook[f"{stem}.ipynb"]] = ", ".join(words)
+    return found
 
 
 def leaves(entries: list) -> Iterator[str]:
@@ -106,6 +140,7 @@ def build(out: Path) -> None:
     for page in pages:
         write_page(page, pages, staged, project / "docs")
     (project / "docs" / "style.css").write_text(STYLE, encoding="utf-8")
+    (project / "docs" / "script.js").write_text(SCRIPT, encoding="utf-8")
     (project / "mkdocs.yml").write_text(yaml.safe_dump(zensical_config(pages), sort_keys=False))
     command = [sys.executable, "-m", "zensical", "build", "--strict", "-f", "mkdocs.yml"]
     result = subprocess.run(command, cwd=project, capture_output=True, text=True)
@@ -115,6 +150,7 @@ def build(out: Path) -> None:
         problems = [strip_ansi(result.stdout + result.stderr)]
     if problems:
         raise SiteError("\n".join(problems))
+    order_search(pages, site / "search.json")
     for page in pages:  # as Markdown, too, for programs that read
         shutil.copy(project / "docs" / f"{page.path}.md", site / f"{page.path}.md")
     (site / "llms.txt").write_text(llms_txt(pages), encoding="utf-8")
@@ -196,6 +232,7 @@ def zensical_config(pages: list[Page]) -> dict:
         "use_directory_urls": False,
         "nav": [entry(item) for item in navigation()],
         "extra_css": ["style.css"],
+        "extra_javascript": ["script.js"],
         "theme": {
             "font": False,
             "features": [
@@ -219,6 +256,23 @@ def zensical_config(pages: list[Page]) -> dict:
             {"toc": {"permalink": True}},
         ],
     }
+
+
+def order_search(pages: list[Page], path: Path) -> None:
+    """Let guides come before the library, and the words of nbs/search.yml lead to their pages.
+
+    Zensical's search holds a word in a title far above one in the text, and has no weights to set.
+    """
+    index, words = json.loads(path.read_text(encoding="utf-8")), searched_words(pages)
+    library = {f"{page.path}.html" for page in pages if page.notebook.startswith("lib/")}
+    for item in index["items"]:
+        location = item["location"].partition("#")[0]
+        if location in library:  # the title stays in sight, as the first words of the text
+            item["text"] = f"<p>{item['title']}</p> {item['text']}"
+            item["title"] = ""
+        elif found := words.get(item["location"].removesuffix(".html")):
+            item["title"] = f"{found.capitalize()}: {item['title']}"
+    path.write_text(json.dumps(index), encoding="utf-8")
 
 
 def llms_txt(pages: list[Page]) -> str:
