@@ -63,7 +63,7 @@ def browser() -> Iterator[Browser]:
 
 def serious(page: Page) -> list[str]:
     """What axe finds that keeps somebody from using the page."""
-    ours = {"exclude": [[".jp-InputPrompt"], [".jp-OutputPrompt"]]}  # nbconvert's own grey
+    ours = {"exclude": [[".jp-InputArea"], [".jp-OutputPrompt"]]}  # colours of nbconvert's own
     found = Axe().run(page, context=ours).response["violations"]
     return [
         f"{each['id']}: {each['nodes'][0]['html'][:200]}"
