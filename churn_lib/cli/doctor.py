@@ -109,24 +109,31 @@ def _endpoint(settings: Settings) -> Finding:
     return Finding("model server", OK, f"answers at {address.url}")
 
 # %% ../../nbs/lib/cli/doctor.ipynb #9f89b787
-def _mlflow(settings: Settings) -> Finding:
+def _of_another_store(
+    settings: Settings, version: int | None
+) -> str:  # empty when it is of this one
     from churn_lib import tables
-    from churn_lib.registry import models, promotion_log
+    from churn_lib.registry import promotion_log
 
-    uri, name = models.tracking_uri(settings), settings.model_name
-    own = uri == models.store_uri(settings.store)
-    if own and not settings.store.exists():
+    name = settings.model_name
+    if not version or promotion_log.read(tables.connect(settings), name).moves:
+        return ""
+    return f"; version {version} of {name} came to Production there from another store"
+
+# %% ../../nbs/lib/cli/doctor.ipynb #32f878d4
+def _mlflow(settings: Settings) -> Finding:
+    from churn_lib.registry import models
+
+    uri = models.tracking_uri(settings)
+    if (own := uri == models.store_uri(settings.store)) and not settings.store.exists():
         return Finding("MLflow", OK, "its database is made by the first run")
     with models.explained(uri):
         version = models.connect(settings).aliases().get(models.PRODUCTION)
-    if own:
-        return Finding("MLflow", OK, "its database in the store opens")
     answers = f"{models.without_password(uri)} answers"
-    if version and not promotion_log.read(tables.connect(settings), name).moves:
-        came = f"version {version} of {name} came to Production there from another store"
+    if not own and (strange := _of_another_store(settings, version)):
         fix = "give this store a model_name and an experiment of its own in settings.ini"
-        return Finding("MLflow", KNOW, f"{answers}; {came}", fix)
-    return Finding("MLflow", OK, answers)
+        return Finding("MLflow", KNOW, answers + strange, fix)
+    return Finding("MLflow", OK, "its database in the store opens" if own else answers)
 
 # %% ../../nbs/lib/cli/doctor.ipynb #441c2dd7
 def _git(settings: Settings) -> Finding:

@@ -443,4 +443,4 @@ def best_so_far(
     own = reports_of(registry, champion, all_reports(tables))
     passed = [row for row in own if row["verdict"] == PASS]
     best = int(json.loads(passed[-1]["report"]).get("best", champion)) if passed else champion
-    return best if best != champion and best in registry.numbers() else None
+    return best if best != champion and registry.has(best) else None

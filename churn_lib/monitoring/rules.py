@@ -405,8 +405,8 @@ def retraining_is_due(
     served = registry.version_of(PRODUCTION)
     if served is not None and served not in {alert.model_version for alert in asking}:
         return False  # it has been replaced; its predictions are yet to come
-    found = registry.client.search_model_versions(f"name = '{registry.model_name}'")
-    made = [version.creation_timestamp / 1000 for version in found]
+    newest = registry.numbers()[-1:]
+    made = [registry.version(number).creation_timestamp / 1000 for number in newest]
     every = datetime.timedelta(days=settings.monitoring.retrain_at_most_every)
     lately = (now or datetime.datetime.now(datetime.UTC)) - every
     return not any(moment > max(raised, lately).timestamp() for moment in made)

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -39,7 +40,6 @@ import pandas as pd
 import requests
 import sqlalchemy
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
-from mlflow.entities.model_registry.model_version_search import ModelVersionSearch
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
@@ -461,6 +461,15 @@ class _Versions(_RegisteredModel):
             removed = int(self.model_tags().get(REMOVED, 0))
             raise _no_version(self.model_name, number, self.aliases(), removed) from None
 
+    def has(self, number: int | None) -> bool:
+        "Whether there is a version `number`, which a search may not find yet."
+        try:
+            return bool(number and self.client.get_model_version(self.model_name, str(number)))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+
     def candidate(self, number: int = 0) -> int:
         "The version `number`, or the one at Staging when 0; raises `RegistryError` without one."
         if number:
@@ -473,17 +482,28 @@ class _Versions(_RegisteredModel):
             )
         return int(self.version(staged).version)
 
+# %% ../../nbs/lib/registry/models.ipynb #70ba3398
+class _AllVersions(_Versions):
+    "The list of them."
+
+    def _made_since(self, found: set[int]) -> Iterator[int]:
+        # in Unity Catalog a search may be a moment behind what is there by its number
+        if not mlflow.get_registry_uri().startswith("databricks"):
+            return
+        known = found | {*self.aliases().values()}
+        yield from known - found
+        yield from takewhile(self.has, count(max(known, default=0) + 1))
+
     def numbers(self) -> list[int]:
         "Every version there is, in ascending order."
-        return sorted(int(version.version) for version in _search(self.client, self.model_name))
+        found = {int(version.version) for version in _search(self.client, self.model_name)}
+        return sorted(found | {*self._made_since(found)})
 
     def all(self) -> list[ModelVersion]:
         "Every version with its tags, whichever store it comes from."
-        return [
-            # Unity Catalog answers a search without tags
-            self.version(int(each.version)) if isinstance(each, ModelVersionSearch) else each
-            for each in _search(self.client, self.model_name)
-        ]
+        if mlflow.get_registry_uri().startswith("databricks"):  # a search has no tags there
+            return [self.version(number) for number in self.numbers()]
+        return _search(self.client, self.model_name)
 
 # %% ../../nbs/lib/registry/models.ipynb #e1691ef5
 @contextmanager
@@ -506,7 +526,7 @@ def _files_of(
         ) from None
 
 # %% ../../nbs/lib/registry/models.ipynb #8782133d
-class Registry(_Versions):
+class Registry(_AllVersions):
     "The versions and aliases of one registered model."
 
     def register(self, model_uri: str, tags: dict[str, str]) -> int:

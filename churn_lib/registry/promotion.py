@@ -478,14 +478,13 @@ def _target(
         raise PromotionRefused(
             f"nothing is at Production to go back from: put one there with {last}"
         )
-    elif current not in registry.numbers() and seen.production not in (None, current):
+    elif not registry.has(current) and seen.production not in (None, current):
         target = int(seen.production or 0)  # the alias went to a version that is gone, past the log
     else:
         target = _before(seen, current)
-    known = {*registry.numbers()}
     served = {move.to_version for move in seen.moves} - {current}
-    if target not in known and (target == current or target in served):
-        _refuse_deleted(registry, target, sorted(served & known))
+    if (target == current or target in served) and not registry.has(target):
+        _refuse_deleted(registry, target, sorted(served & {*registry.numbers()}))
     if target == current:
         raise PromotionRefused(f"version {target} already is Production")
     return target

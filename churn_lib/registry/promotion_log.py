@@ -161,10 +161,9 @@ def _take_steps(
     move: Move,
     follow: Follow | None,
 ) -> None:
-    known = registry.numbers()
-    if move.from_version in known:
+    if move.from_version and registry.has(move.from_version):
         registry.set_alias(PREVIOUS, move.from_version)
-    if move.to_version in known:  # else it was deleted, and the alias with it
+    if registry.has(move.to_version):  # else it was deleted, and the alias with it
         registry.set_alias(PRODUCTION, move.to_version)
         if follow:
             follow(move.to_version)

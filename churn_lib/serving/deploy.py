@@ -653,7 +653,7 @@ def _production_goes_back(
 ) -> str:  # for the message
     last = read(tables, registry.model_name).last
     back = last.from_version if last and last.to_version == version else None
-    if back not in registry.numbers() or registry.version_of(PRODUCTION) != version:
+    if not registry.has(back) or registry.version_of(PRODUCTION) != version:
         return ""
     why = f"its deployment failed: {reason.splitlines()[0][:300]}"
     try:
@@ -739,7 +739,7 @@ def _previous_comes_back(
         return now
     if last is None or last.to_version != version or last.action == "rollback":
         return version  # it has served before: there is nothing to go back to
-    if last.from_version not in registry.numbers():
+    if not last.from_version or not registry.has(last.from_version):
         return version
     why = f"it was never proven: {reason.splitlines()[0][:300]}"
 

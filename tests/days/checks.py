@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import mlflow
 import pandas as pd
 
 from churn_lib import features, tables
@@ -67,6 +68,10 @@ def orphans(place: Environment) -> Iterator[str]:
     for path in (place.settings.store / "tables" / place.settings.catalog).rglob("*"):
         if path.suffix in (".part", ".tmp"):
             yield f"{path.name} is left"
+    client = mlflow.MlflowClient(f"http://127.0.0.1:{place.workspace.port}")
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    for run in client.search_runs(experiments, "attributes.status = 'RUNNING'"):
+        yield f"MLflow run {run.info.run_id} ({run.info.run_name}) is RUNNING"
 
 
 def open_alerts(place: Environment) -> list[Any]:

@@ -23,7 +23,7 @@ from tests.days.endpoints import ServingEndpoints
 from tests.days.environments import VARIABLES, Environment
 from tests.days.jobs import Jobs
 from tests.tutorials.following import Checkout
-from tests.workspaces import two_workspaces
+from tests.workspaces import Limits, two_workspaces
 
 ROOT = Path(__file__).parent.parent.parent
 Step = Callable[["Rehearsal"], str]  # somebody's work at ten in the morning; a sentence about it
@@ -64,6 +64,7 @@ class Rehearsal:
 
     def _begin(self, stack: ExitStack) -> None:
         self.clock = stack.enter_context(_Clock())
+        self.limits = Limits(40)  # of both workspaces: each fortieth request has to be made again
         self.workspaces = stack.enter_context(two_workspaces(self.folder / "workspaces"))
         variables = {f"BUNDLE_VAR_{name}": value for name, value in VARIABLES.items()}
         stack.enter_context(mock.patch.dict(os.environ, variables))
@@ -74,6 +75,7 @@ class Rehearsal:
         for place in self.places:
             apis = (Jobs(place).api, self.endpoints[place.target].api)
             place.workspace.apis.extend(apis)
+            place.workspace.before.append(self.limits)
             stack.callback(place.stop)
         self.developer = Checkout(self.folder / "developer")
 

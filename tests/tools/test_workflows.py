@@ -350,6 +350,7 @@ LONG = (
     "benchmark_history",
     "public_bundles",
     "tests.faults",
+    "make rehearsal",
 )
 
 

@@ -20,7 +20,8 @@ metastore has all catalogs.
 - `staging.metastore.models[name]`: what the registry holds, without asking over HTTP;
   `.files(name, version)` the folder of a version's files.
 - `staging.before`, `staging.after`: functions of (method, path, given) called around each request;
-  they raise `Refused(429, "REQUEST_LIMIT_EXCEEDED", "...")`, or kill a client at a certain write.
+  they raise `Refused(429, "REQUEST_LIMIT_EXCEEDED", "...")`, or kill a client at a certain write;
+  `Limits(40)` is one that refuses each fortieth request.
 - `staging.apis`: functions of (method, path, given) that answer other APIs (endpoints, jobs): a dict,
   None when the request is not theirs; they raise `Refused`.
 - `staging.requests`: method and path of all that came; `staging.stop()`, `.start()`, `.ready()`.
@@ -28,11 +29,11 @@ metastore has all catalogs.
 Strict: unknown fields are 400 (MLflow's own definition of the API says which there are), a version is
 PENDING_REGISTRATION until all its files are there, takes an alias only when it is READY, and its files
 are fixed from then on; a second model of a name is 409; numbers do not come back; a search answers in
-pages and without tags; tags have Unity Catalog's limits; a logged model of the other workspace does
-not exist.
+pages, without tags, and without a version that was made just before; tags have Unity Catalog's limits; a
+logged model of the other workspace does not exist.
 """
 
 from tests.workspaces.metastore import Metastore, Refused
-from tests.workspaces.service import Workspace, two_workspaces
+from tests.workspaces.service import Limits, Workspace, two_workspaces
 
-__all__ = ["Metastore", "Refused", "Workspace", "two_workspaces"]
+__all__ = ["Limits", "Metastore", "Refused", "Workspace", "two_workspaces"]

@@ -79,6 +79,7 @@ class Version:
     status: str = "PENDING_REGISTRATION"
     created: int = field(default_factory=lambda: int(time.time() * 1_000))
     updated: int = field(default_factory=lambda: int(time.time() * 1_000))
+    unseen: int = 0  # searches to come that do not find it yet
 
 
 @dataclass
@@ -113,8 +114,9 @@ def _set_tag(tags: dict[str, str], key: str, value: str) -> None:
 class Metastore:
     """All registered models with their files; workspaces ask it over HTTP."""
 
-    def __init__(self, folder: Path, page: int = 2):
-        self.folder, self.page = folder, page  # page: versions that one answer to a search has
+    def __init__(self, folder: Path, page: int = 2, behind: int = 1):
+        # page: versions that one answer to a search has; behind: searches that a new one is not in yet
+        self.folder, self.page, self.behind = folder, page, behind
         self.models: dict[str, Model] = {}
         self.lock = threading.RLock()
 
@@ -253,7 +255,7 @@ class Metastore:
         model = self.model(asked.name)
         if not asked.source:
             raise invalid("source is missing")
-        version = Version(model.last + 1, asked.source, user)
+        version = Version(model.last + 1, asked.source, user, unseen=self.behind)
         version.run_id, version.model_id = asked.run_id, asked.model_id
         version.workspace_id = asked.run_tracking_server_id
         version.description = asked.description
@@ -294,8 +296,10 @@ class Metastore:
         if not found:
             raise invalid(f"Unsupported filter {asked.filter!r}")
         model = self.model(found[2])
-        numbers = sorted(model.versions)
         at = int(asked.page_token or 0)
+        numbers = sorted(n for n, each in model.versions.items() if not each.unseen)
+        for each in model.versions.values():
+            each.unseen = max(0, each.unseen - 1)
         size = min(asked.max_results or self.page, self.page)
         shown = [self._shown_version(model, model.versions[n], False) for n in numbers[at:][:size]]
         more = {"next_page_token": str(at + size)} if at + size < len(numbers) else {}

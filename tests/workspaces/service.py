@@ -237,6 +237,8 @@ def _handler(workspace: Workspace) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("x-databricks-org-id", workspace.id)
+            if status == 429:
+                self.send_header("Retry-After", "0")
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content)
@@ -247,6 +249,19 @@ def _handler(workspace: Workspace) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Answers
+
+
+class Limits:
+    """A hook that refuses each request of so many, as a workspace does when too much comes at once."""
+
+    def __init__(self, each: int):
+        self.each, self.count, self.refused = each, 0, 0
+
+    def __call__(self, method: str, path: str, given: dict[str, Any]) -> None:
+        self.count += 1
+        if self.count % self.each == 0:
+            self.refused += 1
+            raise Refused(429, "REQUEST_LIMIT_EXCEEDED", "too many requests, try again")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from mlflow.models import infer_signature
 from churn_lib import registry
 from churn_lib.features import FEATURES
 from churn_lib.testing import customer_rows, fitted_model
-from tests.workspaces import Refused, Workspace
+from tests.workspaces import Limits, Refused, Workspace
 
 UC = "/api/2.0/mlflow/unity-catalog"
 Both = tuple[Workspace, Workspace]
@@ -135,6 +135,8 @@ def test_a_search_answers_in_pages_and_without_tags(workspaces: Both, name: str)
         tags = [{"key": "a", "value": "b"}]
         made = {"name": name, "source": "x", "tags": tags}
         assert ask(staging, "POST", f"{UC}/model-versions/create", made)[0] == 200
+    with staging.signed_in():
+        assert registry.Registry(name).numbers() == [1, 2, 3, 4, 5], "though none is found yet"
     _, page = ask(staging, "GET", f"{UC}/model-versions/search?filter=name%3D'{name}'")
     assert [each["version"] for each in page["model_versions"]] == ["1", "2"]
     assert page["next_page_token"] and "tags" not in page["model_versions"][0]
@@ -190,3 +192,33 @@ def test_a_hook_limits_the_rate_and_an_api_answers_what_is_not_there(
     finally:
         staging.before.remove(limit)
         staging.apis.remove(jobs)
+
+
+def test_a_search_does_not_find_what_was_made_just_before(workspaces: Both) -> None:
+    staging, _ = workspaces
+    name = "churn_staging.ml.late"
+    assert ask(staging, "POST", f"{UC}/registered-models/create", {"name": name})[0] == 200
+    made = {"name": name, "source": "dbfs:/x"}
+    assert ask(staging, "POST", f"{UC}/model-versions/create", made)[0] == 200
+    wanted = f"{UC}/model-versions/search?filter=name%3D'{name}'"
+    numbers = [
+        [each["version"] for each in ask(staging, "GET", wanted)[1].get("model_versions", [])]
+        for _ in range(2)
+    ]
+    assert numbers == [[], ["1"]]
+    place = f"{UC}/model-versions/get?name={name}&version=1"
+    assert ask(staging, "GET", place)[0] == 200, "who names it finds it at once"
+
+
+def test_each_of_so_many_requests_is_refused_and_clients_ask_again(workspaces: Both) -> None:
+    staging, _ = workspaces
+    limits = Limits(3)
+    staging.before.append(limits)
+    try:
+        with staging.signed_in():
+            client = mlflow.MlflowClient()
+            for number in range(6):
+                client.create_registered_model(f"churn_staging.ml.limited_{number}")
+        assert limits.refused >= 2
+    finally:
+        staging.before.remove(limits)
