@@ -26,11 +26,14 @@ def ask(method: str, path: str, body: Any = None) -> Any:
     request = urllib.request.Request(os.environ["DATABRICKS_HOST"] + path, data, method=method)
     request.add_header("Authorization", "Bearer " + os.environ["DATABRICKS_TOKEN"])
     request.add_header("Content-Type", "application/json")
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        sys.exit("Error: " + json.load(error)["message"])
+    for attempt in range(3):  # the CLI asks again when too much has come at once, as its SDK does
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != 429 or attempt == 2:
+                sys.exit("Error: " + json.load(error)["message"])
+    raise AssertionError
 
 
 def option(words: list[str], name: str) -> str:
