@@ -35,6 +35,7 @@ def survive(shop: Shop, step: Step, most: int | None = None) -> Survived:
     found = Survived(step.name, writes)
     numbers = spread(writes, most)
     if not numbers:
+        shop.stop_endpoint()  # as after the kills of another step
         shutil.rmtree(before)
         return found
     expected = shop.state()
