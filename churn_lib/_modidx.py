@@ -3850,6 +3850,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'churn_lib.settings.ChurnError._render_traceback_': ( 'lib/settings.html#churnerror._render_traceback_',
                                                                                           'churn_lib/settings.py'),
                                     'churn_lib.settings.Data': ('lib/settings.html#data', 'churn_lib/settings.py'),
+                                    'churn_lib.settings.Data._pairs': ('lib/settings.html#data._pairs', 'churn_lib/settings.py'),
                                     'churn_lib.settings.Endpoint': ('lib/settings.html#endpoint', 'churn_lib/settings.py'),
                                     'churn_lib.settings.Gate': ('lib/settings.html#gate', 'churn_lib/settings.py'),
                                     'churn_lib.settings.Group': ('lib/settings.html#group', 'churn_lib/settings.py'),

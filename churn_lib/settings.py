@@ -117,8 +117,16 @@ Days = Annotated[int, Field(ge=1, le=3650)]
 class Data(Group):
     "Events, snapshots and labels."
 
-    column_mapping: str = _key(
-        "What your files call our columns, as ours=theirs, separated by blanks: customer_id=user_id"
+    column_mapping: Names = _key(
+        "What your files call our columns, as ours=theirs, with commas: customer_id=user_id"
+    )
+    time_zone: str = _key(
+        "Zone of times without an offset in your files, such as Europe/Berlin",
+        allowed="a name of the IANA time zone database",
+    )
+    time_format: str = _key(
+        "How your files write times that are not ISO 8601, such as %d.%m.%Y %H:%M or epoch_s; "
+        "empty for ISO 8601"
     )
     max_rejected_share: Share = _key(
         "Share of bad rows above which `churn data load` refuses a file"
@@ -135,6 +143,15 @@ class Data(Group):
     holdout_share: Annotated[float, Field(gt=0, lt=1)] = _key(
         "Share of customers held back from all training, by a stable hash of customer_id"
     )
+
+    @field_validator("column_mapping")
+    @classmethod
+    def _pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pair in value:
+            ours, _, theirs = pair.partition("=")
+            if not ours.strip() or not theirs.strip() or "=" in theirs:
+                raise ValueError(f"{pair!r} is not ours=theirs; put commas between the pairs")
+        return value
 
 # %% ../nbs/lib/settings.ipynb #8ad5b116
 ShippedEstimator = Literal[

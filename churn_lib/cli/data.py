@@ -159,9 +159,15 @@ Correct = Annotated[
 Again = Annotated[
     bool, typer.Option("--again", help="Load files, too, whose content was loaded before.")
 ]
-TimeZone = Annotated[str, typer.Option(help="Of times without an offset.")]
+TimeZone = Annotated[
+    str | None, typer.Option(help="Of times without an offset; data.time_zone when left out.")
+]
 TimeFormat = Annotated[
-    str, typer.Option(help="Of times: %d.%m.%Y and the like, epoch_s, _ms, _us or _ns.")
+    str | None,
+    typer.Option(
+        help="Of times: %d.%m.%Y and the like, epoch_s, _ms, _us or _ns, iso; data.time_format "
+        "when left out."
+    ),
 ]
 CustomersTimeFormat = Annotated[
     str | None, typer.Option(help="Of the customers' file where it differs; iso for ISO 8601.")
@@ -175,8 +181,8 @@ def load(
     columns: Columns = None,
     append: Append = False,
     replace: Replace = False,
-    time_zone: TimeZone = "UTC",
-    time_format: TimeFormat = "",
+    time_zone: TimeZone = None,
+    time_format: TimeFormat = None,
     customers_time_format: CustomersTimeFormat = None,
     correct: Correct = False,
     again: Again = False,

@@ -234,7 +234,8 @@ def check_times(
         connection.execute(f"SET TimeZone = {sql_text(time_zone)}")
     except duckdb.Error:
         raise LoadError(
-            f"time zone {time_zone!r} is not known; write it as Europe/Berlin"
+            f"time zone {time_zone!r} (--time-zone or data.time_zone) is not known; "
+            "write it as Europe/Berlin"
         ) from None
     if time_format in ("", *_EPOCHS):
         return
@@ -242,7 +243,7 @@ def check_times(
         _parsed_type(time_format)
     except duckdb.Error:
         raise LoadError(
-            f"time format {time_format!r} is not known; "
+            f"time format {time_format!r} (--time-format or data.time_format) is not known; "
             f"write it as %d.%m.%Y %H:%M or one of {', '.join(_EPOCHS)}"
         ) from None
 

@@ -563,13 +563,14 @@ def _nothing(load: _Load) -> Profile:
 # %% ../../nbs/lib/data/loading.ipynb #5b504726
 def load(
     store: DeltaTables,  # where bronze.events and bronze.customers are
-    settings: Settings,  # data.column_mapping and data.max_rejected_share
+    settings: Settings,  # its group data
     events: str,  # a file, a folder or a glob
     customers: str | None = None,  # likewise; derived from the events when None
     mode: str = "",  # append or replace; needed where there are events that are no sample
     mapping: list[str] | None = None,  # ours=theirs, besides data.column_mapping
-    time_zone: str = "UTC",  # of times without an offset
-    time_format: str = "",  # of times in text or numbers; empty or iso for ISO 8601
+    time_zone: str | None = None,  # of times without an offset; data.time_zone when None
+    time_format: str
+    | None = None,  # of times in text or numbers, iso for ISO 8601; data.time_format when None
     report: Report = _silent,  # called with what is going on
     customers_time_format: str | None = None,  # of the customers' file; as time_format when None
     correct: bool = False,  # with append: events that are there get the content of the file
@@ -580,11 +581,13 @@ def load(
         raise LoadError("data is loaded on this machine only; on Databricks write bronze.events")
     if correct and mode != "append":
         raise LoadError("events are corrected where there are some: say --append --correct")
+    time_zone = settings.data.time_zone if time_zone is None else time_zone
+    time_format = settings.data.time_format if time_format is None else time_format
     formats = {"events": time_format, "customers": customers_time_format or time_format}
     formats = {table: "" if given == "iso" else given for table, given in formats.items()}
     for given in formats.values():
         check_times(time_zone, given)
-    names = read_mapping(settings.data.column_mapping.split()) | read_mapping(mapping or [])
+    names = read_mapping([*settings.data.column_mapping]) | read_mapping(mapping or [])
     paths = {"events": events} | ({"customers": customers} if customers else {})
     found = {table: files.find(path) for table, path in paths.items()}
     now = datetime.datetime.now(datetime.UTC)

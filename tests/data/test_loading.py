@@ -29,7 +29,7 @@ from churn_lib import cli, settings, tables
 from churn_lib.cli import data
 from churn_lib.data import events
 from churn_lib.data.loading import Profile, load
-from churn_lib.settings import ChurnError, Settings
+from churn_lib.settings import ChurnError, Settings, SettingsError
 from churn_lib.tables import DeltaTables
 
 ROOT = Path(__file__).parents[2]
@@ -152,7 +152,7 @@ def test_columns_are_mapped_by_settings_and_by_flag(
     tmp_path: Path, store: DeltaTables, config: Settings
 ) -> None:
     text = "uid,when,sku\na,2024-01-01,x\na,2024-01-02,y\n"
-    own = config.updated({"data.column_mapping": "customer_id=uid event_ts=when"})
+    own = config.updated({"data.column_mapping": "customer_id=uid, event_ts=when"})
     people = written(tmp_path, "people.csv", "id,joined\na,2023-12-01\n")
     mapping = ["product_id=sku", "customers.customer_id=id", "signup_ts=joined"]
     path = written(tmp_path, "a.csv", text)
@@ -160,6 +160,36 @@ def test_columns_are_mapped_by_settings_and_by_flag(
     assert profile.events == 2
     assert {row["product_id"] for row in rows(store, "bronze.events")} == {"x", "y"}
     assert rows(store, "bronze.customers")[0]["signup_ts"].month == 12
+
+
+def test_what_always_holds_of_the_files_stands_in_the_settings(
+    tmp_path: Path, store: DeltaTables, config: Settings
+) -> None:
+    given = {
+        "data.column_mapping": "customer_id=bought by, event_ts=bought at",
+        "data.time_zone": "Europe/Berlin",
+        "data.time_format": "%d.%m.%Y %H:%M",
+    }
+    own = config.updated(given)
+    load(store, own, written(tmp_path, "a.csv", "bought by;bought at\na;01.07.2024 12:30\n"))
+    (row,) = rows(store, "bronze.events")
+    assert row["event_ts"] == datetime.datetime(2024, 7, 1, 10, 30, tzinfo=datetime.UTC)
+    # a flag wins, for a file that differs
+    other = written(tmp_path, "b.csv", "bought by;bought at\na;2024-07-02T12:30\n")
+    load(store, own, other, mode="append", time_format="iso", time_zone="UTC")
+    assert max(row["event_ts"].hour for row in rows(store, "bronze.events")) == 12
+
+
+@pytest.mark.parametrize(
+    "value", ["customer_id=uid event_ts=when", "customer_id", "=uid", "a=,b=c"]
+)
+def test_a_mapping_of_another_form_is_refused_with_the_settings(tmp_path: Path, value: str) -> None:
+    text = (ROOT / "settings.ini").read_text()
+    line = f"data.column_mapping = {value}"
+    text = text.replace("data.column_mapping =", line)
+    (tmp_path / "settings.ini").write_text(text)
+    with pytest.raises(SettingsError, match=r"data\.column_mapping.*put commas between the pairs"):
+        settings.load("local", tmp_path / "settings.ini")
 
 
 def test_each_bad_row_is_set_aside_with_its_reason_and_the_good_ones_come_in(
@@ -662,7 +692,7 @@ def test_the_command_shows_a_profile_and_refuses_with_exit_code_2(
     assert churn("--events", path) == 2
     assert churn("--events", path, "--replace", "--time-zone", "Mars/Base") == 2
     lines = capsys.readouterr().err.splitlines()
-    assert "time zone 'Mars/Base' is not known" in lines[-1]
+    assert "time zone 'Mars/Base' (--time-zone or data.time_zone) is not known" in lines[-1]
 
 
 def test_a_profile_counts_what_the_tables_hold(
