@@ -640,6 +640,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'churn_lib.cli.data': { 'churn_lib.cli.data._facts': ('lib/cli/data.html#_facts', 'churn_lib/cli/data.py'),
                                     'churn_lib.cli.data._held_versions': ('lib/cli/data.html#_held_versions', 'churn_lib/cli/data.py'),
                                     'churn_lib.cli.data._local_tables': ('lib/cli/data.html#_local_tables', 'churn_lib/cli/data.py'),
+                                    'churn_lib.cli.data._next_command': ('lib/cli/data.html#_next_command', 'churn_lib/cli/data.py'),
                                     'churn_lib.cli.data._print_load': ('lib/cli/data.html#_print_load', 'churn_lib/cli/data.py'),
                                     'churn_lib.cli.data._print_simulated': ('lib/cli/data.html#_print_simulated', 'churn_lib/cli/data.py'),
                                     'churn_lib.cli.data._profile_table': ('lib/cli/data.html#_profile_table', 'churn_lib/cli/data.py'),

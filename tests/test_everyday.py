@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from churn_lib.features import snapshots
 from churn_lib.monitoring.rules import monitor
 from churn_lib.settings import Settings
 from tests.checkouts import ROOT, change_settings
-from tests.shared import run_job
+from tests.shared import run_job, warm_churn
 
 CUSTOMERS = 3_000
 EVENTS, WHO = simulation.simulate(CUSTOMERS)
@@ -96,6 +97,33 @@ def test_a_second_run_on_the_same_events_builds_nothing_and_scores_the_same(
     again = run(shop, "scoring_job", git_sha="again")
     assert store.version("gold.features") == before
     assert again["score_customers"]["feature_date"] == later["score_customers"]["feature_date"]
+
+
+def test_events_that_come_after_the_scores_of_today_ask_for_another_scoring(
+    shop: Settings, later: dict, tmp_path: Path
+) -> None:
+    shutil.copytree(shop.root, tmp_path / "shop")
+    config = settings.load("local", tmp_path / "shop" / "settings.ini")
+    environment = {**os.environ, "CHURN_SETTINGS": str(config.root / "settings.ini")}
+
+    def asked() -> dict[str, str]:
+        done = warm_churn("status", "--json", environment=environment, folder=config.root)
+        assert done.returncode == 0, done.stderr
+        return {each["command"]: each["why"] for each in json.loads(done.stdout)["next"]}
+
+    scoring = "churn run scoring_job"
+    assert scoring not in asked()
+    day = later["score_customers"]["feature_date"]
+    file = tmp_path / "late.csv"
+    who = tables.connect(config).read("bronze.customers").customer_id.min().to_pyarrow().as_py()
+    before = pd.Timestamp(day) - pd.Timedelta(hours=1)
+    file.write_text(f"event_id,customer_id,event_ts\nlate,{who},{before}\n")
+    load = ("data", "load", "--append", "--events", str(file))
+    done = warm_churn(*load, environment=environment, folder=config.root)
+    assert f"Next: {scoring}" in done.stdout, done.stdout + done.stderr
+    assert asked()[scoring] == f"since the scores of {day}: 1 more event before it"
+    run(config, "scoring_job", git_sha="late")
+    assert scoring not in asked()
 
 
 def test_a_version_is_judged_again_after_days_of_scoring_alone(shop: Settings, later: dict) -> None:

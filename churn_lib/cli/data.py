@@ -10,7 +10,7 @@ __all__ = ['app', 'Events', 'Customers', 'Columns', 'Append', 'Replace', 'Correc
 # %% ../../nbs/lib/cli/data.ipynb #8eb20477
 import contextlib
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,7 +111,9 @@ def print_changed(console: Console, changed: dict[datetime.date, str]) -> None:
         console.print(f"  and {len(changed) - 10:,} more, until {max(changed)}")
 
 
-def _print_load(profile: "Profile", covered: str, changed: dict[datetime.date, str]) -> None:
+def _print_load(
+    profile: "Profile", covered: str, changed: dict[datetime.date, str], command: str
+) -> None:
     # covered: a sentence about the days that are complete; changed: snapshot to what has changed
     console = Console()
     for file in profile.left_out:
@@ -130,16 +132,26 @@ def _print_load(profile: "Profile", covered: str, changed: dict[datetime.date, s
             soft_wrap=True,
         )
     print_changed(console, changed)
-    console.print("Next: churn pipeline")
+    console.print(f"Next: {command}")
 
 # %% ../../nbs/lib/cli/data.ipynb #5b49cbf4
-def changed_snapshots(store: Any) -> dict[datetime.date, str]:  # snapshot to what has changed
+def changed_snapshots(
+    store: Any,
+    days: Iterable[datetime.date] | None = None,  # of these snapshots; None: of all
+) -> dict[datetime.date, str]:  # snapshot to what has changed
     "The snapshots that are not what the events of now would make them."
     from churn_lib.data import BRONZE
     from churn_lib.features import snapshots
 
     bronze = {name: store.version(name) for name in BRONZE}
-    return snapshots.changed_since_built(store, bronze)
+    return snapshots.changed_since_built(store, bronze, days=days)
+
+# %% ../../nbs/lib/cli/data.ipynb #83c29b43
+def _next_command(store: "Tables") -> str:
+    # where customers are scored already, the daily job takes up what has come
+    scores = "gold.predictions"
+    scored = store.exists(scores) and store.read(scores).limit(1).count().to_pyarrow().as_py()
+    return "churn run scoring_job" if scored else "churn pipeline"
 
 # %% ../../nbs/lib/cli/data.ipynb #44db1c49
 Events = Annotated[str, typer.Option(help="CSV, CSV.gz, Parquet or Delta: file, folder, glob.")]
@@ -207,7 +219,7 @@ def load(
         report("looking for snapshots that have changed", None)
         changed = changed_snapshots(store)
     if not as_json:
-        return _print_load(profile, str(covered), changed)
+        return _print_load(profile, str(covered), changed, _next_command(store))
     answer = {**asdict(profile), "today": str(covered.today), "left_out": covered.left_out}
     days = {str(day): what for day, what in changed.items()}
     print_json({**answer, "files_left_out": profile.left_out, "changed_snapshots": days})

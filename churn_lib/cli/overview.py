@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from .console import AsJson, Target, open_stores, own_commands, print_json, print_table
+from .data import changed_snapshots
 from ..settings import Settings, load
 
 # %% ../../nbs/lib/cli/overview.ipynb #40d9fead
@@ -31,6 +32,7 @@ def _data(store: Any) -> dict[str, Any] | None:  # store: Tables
         "today": features.coverage(events).today,
         "sample": sample_of(store) or None,
         "newest_snapshot": snapshot,
+        "changed": changed_snapshots(store, [snapshot]).get(snapshot, "") if snapshot else "",
     }
 
 # %% ../../nbs/lib/cli/overview.ipynb #be722fe0
@@ -112,15 +114,14 @@ def _around_production(
     served = {int(each["version"]) for each in found["endpoint"].get("served", ())}
     if found["endpoint"]["state"] != "STOPPED" and served != {version}:
         yield "deploy", f"the endpoint does not serve version {version}"
-    scores = found["scores"]
-    if scores is None or (scores["feature_date"], scores["model_version"]) != (
-        data["today"],
-        version,
-    ):
+    scored = tuple((found["scores"] or {}).get(name) for name in ("feature_date", "model_version"))
+    if scored != (data["today"], version):
         yield (
             "run scoring_job",
             f"not everybody has a score of {data['today']} by version {version}",
         )
+    elif data["changed"]:
+        yield "run scoring_job", f"since the scores of {data['today']}: {data['changed']}"
     if found["alerts"]:
         yield "monitor status", "alerts are open"
 
