@@ -44,6 +44,8 @@ LONG_FIRST = (
     *ON_SPARK,
     "test_days.py",
     "tutorials/test_ship_a_change.py",
+    "tutorials/test_a_day_in_production.py",
+    "tutorials/test_own_events.py",
     "test_everyday.py",
     "faults/test_kills.py",
     "test_pipeline.py",

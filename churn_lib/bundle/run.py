@@ -210,7 +210,10 @@ def _run_job(run: Run, step: Step) -> None:
     run.kernels.add(step.task.task_key, kernels.stop_all)
     plan = replace(step.job, parameters=parameters)
     done = _run_steps(plan, run.runs, run.reporter, kernels, run.execute)
-    run.tasks[step.task.task_key].values = {"run_id": done.run_id}
+    # what its notebooks say in a sentence goes on to whoever looks at this run
+    sentences = [task.values["sentence"] for task in done.tasks if "sentence" in task.values]
+    sentence = {"sentence": " ".join(map(str, sentences))} if sentences else {}
+    run.tasks[step.task.task_key].values = {"run_id": done.run_id, **sentence}
     if not done.succeeded:
         where = run.runs / done.job / done.run_id
         raise ExecutionError(f"{done.job} ended {done.state}; see {where}")

@@ -11,13 +11,17 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from churn_lib import settings
+from churn_lib.serving.local import process
+from churn_lib.settings import Settings
 from tests.conftest import ROOT, STRIPPED
 
-FENCE = re.compile(r"```(sh|python|text)\n(.*?)```", re.DOTALL)
+FENCE = re.compile(r"```(sh|python|ini|text)\n(.*?)```", re.DOTALL)
 LEFT_OUT = "..."
-# what differs from run to run: commits, days, seconds, ports
+# what differs from run to run: runs, commits, days, times, seconds, ports
 CHANGING = re.compile(
-    r"\b[0-9a-f]{7,40}\b|\b\d{4}-\d{2}-\d{2}\b|\b\d+\.\d s\b|│ +\d+\.\d +│|127\.0\.0\.1:\d+"
+    r"\b\d{8}-\d{6}-\d{6}-[0-9a-f]{6}\b|\b[0-9a-f]{7,40}\b|\b\d{4}-\d{2}-\d{2}\b|\b\d+\.\d s\b|│ +\d+\.\d +│|127\.0\.0\.1:\d+"
+    r"|\b\d{2}:\d{2}(:\d{2}| UTC)?\b"
 )
 NEAR = 0.0003  # of a metric, on another processor
 
@@ -26,7 +30,7 @@ NEAR = 0.0003  # of a metric, on another processor
 class Step:
     """Something to do, and what the page says that it shows."""
 
-    kind: str  # sh: a command; python: a cell to add to a notebook; cell: a cell to run
+    kind: str  # sh: a command; python: a cell to add to a notebook; cell: a cell to run; ini: settings
     source: str
     shown: str = ""
 
@@ -46,7 +50,7 @@ def steps(notebook: Path) -> list[Step]:
             if kind == "text":
                 last = found.pop()
                 found.append(Step(last.kind, last.source, text))
-            elif kind == "python":
+            elif kind in ("python", "ini"):
                 found.append(Step(kind, text.strip("\n")))
             else:
                 found += [Step(kind, line) for line in text.splitlines() if line.strip()]
@@ -83,8 +87,13 @@ class Checkout:
             "GIT_PAGER": "cat",
             "PRE_COMMIT_HOME": str(self.folder / ".cache" / "pre-commit"),
             "COLUMNS": "80",
+            "LOGNAME": "ann",  # who did it, on the pages
         }
         return kept | identity | own
+
+    def settings(self) -> Settings:
+        """Those of its store."""
+        return settings.load("local", self.folder / "settings.ini")
 
     def run(self, command: str) -> str:
         """Both streams of a command that has to succeed."""
@@ -102,8 +111,11 @@ class Checkout:
         return answer.stdout
 
     def execute(self, notebook: Path, sources: list[str]) -> str:
-        """Run cells in a notebook that is saved afterwards, as Jupyter saves it; the last cell's text."""
-        made = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, sources)))
+        """Add cells to a notebook, run it and save it, as Jupyter does; the last cell's text."""
+        made = nbformat.v4.new_notebook()
+        if notebook.exists():
+            made = nbformat.read(notebook, as_version=4)
+        made.cells += map(nbformat.v4.new_code_cell, sources)
         resources = {"metadata": {"path": str(notebook.parent)}}
         client = NotebookClient(made, kernel_name="python3", resources=resources, timeout=600)
         client.execute(env=self.environment)
@@ -111,6 +123,18 @@ class Checkout:
         return "\n".join(
             each.get("data", {}).get("text/plain", "") for each in made.cells[-1].outputs
         )
+
+    def set(self, lines: str) -> None:
+        """Put values into settings.ini in the place of those that are there."""
+        path = self.folder / "settings.ini"
+        text = path.read_text()
+        for line in lines.splitlines():
+            key = line.partition(" =")[0]
+            text, count = re.subn(
+                rf"(?m)^{re.escape(key)} =.*$", lambda _, to=line: to, text, count=1
+            )
+            assert count, f"settings.ini has no {key}"
+        path.write_text(text)
 
     def add_cells(self, notebook: Path, heading: str, sources: list[str]) -> None:
         """Add code cells above a heading."""
@@ -146,3 +170,40 @@ def missing(shown: str, came: str) -> list[str]:
         else:
             del rest[: at + 1]
     return found
+
+
+def _groups(found: list[Step]) -> list[list[Step]]:
+    """Steps in their order; cells that follow each other are run together."""
+    made: list[list[Step]] = []
+    for step in found:
+        if made and step.kind == made[-1][0].kind != "sh":
+            made[-1].append(step)
+        else:
+            made.append([step])
+    return made
+
+
+def follow(
+    page: Path,
+    place: Checkout,
+    additions: tuple[str, str] = ("", ""),  # notebook that gets the page's Python, above a heading
+) -> str:
+    """Do all that a page asks for; what came other than it shows, empty when nothing did."""
+    differences = []
+    try:
+        for group in _groups(steps(page)):
+            kind, shown, sources = group[0].kind, group[-1].shown, [step.source for step in group]
+            came = ""
+            if kind == "cell":
+                came = place.execute(place.folder / "nbs" / "Untitled.ipynb", sources)
+            elif kind == "python":
+                place.add_cells(place.folder / additions[0], additions[1], sources)
+            elif kind == "ini":
+                place.set("\n".join(sources))
+            else:
+                came = place.run(sources[0])
+            if wrong := missing(shown, came):
+                differences.append("\n".join([f"$ {sources[-1]}", *wrong, "it showed:", came]))
+    finally:
+        process.stop(place.settings())
+    return "\n\n".join(differences)

@@ -4,47 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from churn_lib import registry, settings
-from churn_lib.serving.local import process
+from churn_lib import registry
 from tests.conftest import ROOT
-from tests.tutorials.following import Checkout, Step, missing, steps
+from tests.tutorials.following import Checkout, follow, missing, steps
 
 PAGE = ROOT / "nbs" / "tutorials" / "ship_a_change.ipynb"
 DEFINITIONS = "nbs/lib/features/definitions.ipynb"
 
 
-def together(found: list[Step]) -> list[tuple[str, list[Step]]]:
-    """Steps in their order; cells that follow each other are one notebook."""
-    made: list[tuple[str, list[Step]]] = []
-    for step in found:
-        if made and step.kind == made[-1][0] != "sh":
-            made[-1][1].append(step)
-        else:
-            made.append((step.kind, [step]))
-    return made
-
-
 @pytest.mark.timeout(1_800)
 def test_what_the_tutorial_shows_is_what_its_reader_gets(tmp_path: Path) -> None:
-    place, found = Checkout(tmp_path / "clone"), steps(PAGE)
-    assert {"sh", "python", "cell"} == {step.kind for step in found}
-    differences = []
-    try:
-        for kind, group in together(found):
-            sources, shown = [step.source for step in group], group[-1].shown
-            came = ""
-            if kind == "cell":
-                came = place.execute(place.folder / "nbs" / "Untitled.ipynb", sources)
-            elif kind == "python":
-                place.add_cells(place.folder / DEFINITIONS, "## The contract", sources)
-            else:
-                came = place.run(sources[0])
-            if wrong := missing(shown, came):
-                differences.append("\n".join([f"$ {sources[-1]}", *wrong, "it showed:", came]))
-    finally:
-        process.stop(settings.load("local", place.folder / "settings.ini"))
-    assert not differences, "\n\n".join(differences)
-    models = registry.connect(settings.load("local", place.folder / "settings.ini"))
+    place = Checkout(tmp_path / "clone")
+    assert {"sh", "python", "cell"} == {step.kind for step in steps(PAGE)}
+    differences = follow(PAGE, place, (DEFINITIONS, "## The contract"))
+    assert not differences, differences
+    models = registry.connect(place.settings())
     assert models.aliases() == {"Staging": 2, "Production": 2, "Previous": 1}
     added = set(registry.inputs_of(models, 2)) - set(registry.inputs_of(models, 1))
     assert added == {"expected_purchases"}
