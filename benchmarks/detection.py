@@ -43,7 +43,7 @@ from churn_lib.monitoring import (
     integrity,
     metrics,
     quality,
-    rules,
+    verdict,
     windows,
 )
 from churn_lib.monitoring.metrics import (
@@ -188,11 +188,11 @@ def flags(
     profiles["window_date"] = start
     totals = profiles[profiles.column_name == ":table"]
     found = [
-        rules.broken_signal(check_rows(seen, baseline, drift).assign(window_date=start)),
-        rules.drift_signal(drift, config),
-        rules.drift_signal(drift, config, "label_drift"),
-        rules.quality_signal(totals, "estimated_quality"),
-        rules.quality_signal(totals, "quality"),
+        verdict.broken_signal(check_rows(seen, baseline, drift).assign(window_date=start)),
+        verdict.drift_signal(drift, config),
+        verdict.drift_signal(drift, config, "label_drift"),
+        verdict.quality_signal(totals, "estimated_quality"),
+        verdict.quality_signal(totals, "quality"),
     ]
     return {each.cause: bool(each.violations[-1]) for each in found}, len(rows)
 
@@ -212,7 +212,7 @@ def signals_at(
             known[max(0, week + 1 - LATE) :] = [None] * min(LATE, week + 1)
         found.append(alerts.Signal(cause, tuple(known), days, cause))
     counts = pd.DataFrame({"window_date": days, "count": [rows for _, rows in history[: week + 1]]})
-    return [*found, rules.volume_signal(counts, config)]
+    return [*found, verdict.volume_signal(counts, config)]
 
 
 def live(
@@ -249,7 +249,7 @@ def weeks_of(name: str) -> int:
 
 def measured_code(config: settings.Settings) -> str:
     """Changes with the worlds, with the code that watches them and with the settings."""
-    modules = (alerts, drift, windows, integrity, quality, rules, metrics)
+    modules = (alerts, drift, windows, integrity, quality, verdict, metrics)
     modules += (features.definitions, features.snapshots, simulated_worlds, simulation)
     parts = [Path(__file__).read_text(), *map(inspect.getsource, modules), str(config)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]

@@ -31,7 +31,7 @@ from churn_lib import features, gate, maintenance, registry, scoring, settings, 
 from churn_lib.data import simulation
 from churn_lib.features import feature_dates, newest_snapshot, read_holdout, snapshots
 from churn_lib.gate import probe
-from churn_lib.monitoring.rules import monitor
+from churn_lib.monitoring.verdict import monitor
 from churn_lib.registry import promotion
 from churn_lib.serving.local.request_log import SCHEMA
 from churn_lib.settings import Settings

@@ -14,7 +14,7 @@ import pyarrow as pa
 from churn_lib.data import CUSTOMERS, EVENTS
 from churn_lib.data.simulation import DRIFTS, Population, simulate_customers, simulate_events
 from churn_lib.features import snapshot
-from churn_lib.monitoring.rules import source_signal
+from churn_lib.monitoring.verdict import source_signal
 from churn_lib.settings import Settings
 
 CUSTOMERS_IN_ALL, BEFORE = 6_000, datetime.timedelta(days=3 * 365)

@@ -14,7 +14,7 @@ import pytest
 from churn_lib import features, registry, settings, tables
 from churn_lib.data import simulation
 from churn_lib.features import snapshots
-from churn_lib.monitoring.rules import monitor
+from churn_lib.monitoring.verdict import monitor
 from churn_lib.settings import Settings
 from tests.checkouts import ROOT, change_settings
 from tests.shared import run_job, warm_churn

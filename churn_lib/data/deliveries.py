@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .columns import LoadError
+from .column_mapping import LoadError
 from .files import Source
 from ..tables import Tables
 

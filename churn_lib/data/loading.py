@@ -23,7 +23,7 @@ import duckdb
 import ibis
 
 from . import files
-from churn_lib.data.columns import (
+from churn_lib.data.column_mapping import (
     LoadError,
     check_keys,
     check_times,

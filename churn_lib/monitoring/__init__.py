@@ -7,7 +7,7 @@ __all__ = ['Alert', 'Verdict', 'Window', 'acknowledge', 'monitor', 'notify', 'op
 
 # %% ../../nbs/lib/monitoring/index.ipynb #34a1b197
 from .alerts import Alert, acknowledge, notify, open_alerts
-from .rules import Verdict, monitor, read_verdict
+from .verdict import Verdict, monitor, read_verdict
 from .windows import Window
 
 _all_ = [

@@ -40,7 +40,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 
 from ..features import ANSWER, LABEL
 from .metrics import Refresher
-from .rules import Verdict
+from .verdict import Verdict
 from .windows import Window, in_time
 from ..registry import workspace
 from ..settings import ChurnError, Settings

@@ -29,7 +29,7 @@ from .contacts import ContactEffect
 from .drift import Distribution, effects
 from .metrics import ESTIMATED, Observed, read_metrics, whole
 from .quality import Measured
-from .rules import SHOWN, Verdict
+from .verdict import SHOWN, Verdict
 from .uncontacted import measured_on
 from churn_lib.monitoring.windows import (
     COLUMN_CHECKS,

@@ -30,7 +30,7 @@ rehearsal: bool = True  # show what would happen and change nothing official; jo
 
 # %%
 from churn_lib import settings, tables
-from churn_lib.monitoring import databricks, report as monitoring_report, rules
+from churn_lib.monitoring import databricks, report as monitoring_report, verdict
 from churn_lib import registry
 from churn_lib import job_context
 
@@ -47,14 +47,14 @@ models = registry.connect(config)
 # latest ones. A dot is a window: green is quiet, red violates, a ring is not known.
 
 # %%
-found = rules.monitor(store, models, config, job.as_of, job.git_sha, notify=not job.rehearsal)
+found = verdict.monitor(store, models, config, job.as_of, job.git_sha, notify=not job.rehearsal)
 monitoring_report.card(found, config)
 
 # %%
 job_context.task_values.set("verdict", found.verdict)
 job_context.task_values.set("retrain", "true" if found.retrain else "false")
 job_context.task_values.set("sentence", found.sentence)
-job_context.task_values.set("alerts", ", ".join(rules.asking_for_training(found)))
+job_context.task_values.set("alerts", ", ".join(verdict.asking_for_training(found)))
 
 # %% [markdown]
 # ## Then and now

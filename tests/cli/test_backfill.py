@@ -14,7 +14,7 @@ import pytest
 from churn_lib import registry, scoring, settings, tables
 from churn_lib.cli import backfill
 from churn_lib.features import snapshots
-from churn_lib.monitoring import rules
+from churn_lib.monitoring import monitor
 from churn_lib.monitoring.contacts import contact_effects
 from churn_lib.monitoring.metrics import read_metrics, whole
 from churn_lib.monitoring.report import Report
@@ -102,9 +102,9 @@ def test_past_days_are_built_scored_measured_and_known_as_such(shop: Settings) -
 
 def test_the_monitor_does_not_judge_by_days_that_were_scored_later(shop: Settings) -> None:
     store, models = tables.connect(shop), registry.connect(shop)
-    before = rules.monitor(store, models, shop, TODAY, "abc", notify=False)
+    before = monitor(store, models, shop, TODAY, "abc", notify=False)
     days_of(shop, str(FIRST), str(TODAY - datetime.timedelta(days=1)), "--every", "7d")
-    after = rules.monitor(store, models, shop, TODAY, "abc", notify=False)
+    after = monitor(store, models, shop, TODAY, "abc", notify=False)
     assert after.to_dict() == before.to_dict()
     assert [each.violations for each in after.signals] == [
         each.violations for each in before.signals
@@ -124,8 +124,8 @@ def test_only_scores_made_later_are_no_scores_for_the_monitor(shop: Settings) ->
     store.overwrite("gold.predictions", rows.limit(0))
     yesterday = TODAY - datetime.timedelta(days=1)
     days_of(shop, str(yesterday), str(yesterday))
-    verdict = rules.monitor(store, registry.connect(shop), shop, TODAY, "abc", notify=False)
-    assert verdict.verdict == "no_data"
+    found = monitor(store, registry.connect(shop), shop, TODAY, "abc", notify=False)
+    assert found.verdict == "no_data"
 
 
 def test_a_backfill_that_was_killed_goes_on_where_it_was(shop: Settings) -> None:

@@ -12,7 +12,7 @@ from databricks.sdk.errors import BadRequest
 
 from churn_lib import registry
 from churn_lib.features import ANSWER, FEATURES, LABEL
-from churn_lib.monitoring import alerts, rules
+from churn_lib.monitoring import Verdict, alerts, monitor
 from churn_lib.monitoring.report import Report, card
 from churn_lib.monitoring.windows import read_baseline
 from churn_lib.registry import Registry
@@ -62,8 +62,8 @@ class Shop:
         )
         self.tables.overwrite("gold.predictions", ibis.memtable(made))
 
-    def monitor(self, models: Any = None) -> rules.Verdict:
-        return rules.monitor(self.tables, models or self.models, self.settings, TODAY, notify=False)
+    def monitor(self, models: Any = None) -> Verdict:
+        return monitor(self.tables, models or self.models, self.settings, TODAY, notify=False)
 
 
 class Broken:

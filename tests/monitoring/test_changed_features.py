@@ -21,7 +21,7 @@ from churn_lib.features import FEATURES, feature_dates, rows_for
 from churn_lib.features.declaration import Day
 from churn_lib.features.definitions import DECLARED
 from churn_lib.features.snapshots import TABLE, build
-from churn_lib.monitoring import databricks, report, requests, rules
+from churn_lib.monitoring import Verdict, databricks, monitor, report, requests
 from churn_lib.monitoring.drift import distribution
 from churn_lib.monitoring.integrity import check_columns, learn_relations
 from churn_lib.monitoring.metrics import read_metrics, whole
@@ -125,9 +125,9 @@ class Shop:
         tags = self.tables.history(TABLE).tags
         return next(each["fingerprints"] for each in tags if each.get("feature_date") == str(when))
 
-    def monitor(self) -> rules.Verdict:
+    def monitor(self) -> Verdict:
         """What the monitor says today."""
-        return rules.monitor(self.tables, self.models, self.settings, TODAY, "abc")
+        return monitor(self.tables, self.models, self.settings, TODAY, "abc")
 
     def columns(self, version: int, table: str = DRIFT_METRICS) -> set[str]:
         """The features that a version was watched by."""

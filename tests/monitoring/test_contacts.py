@@ -17,7 +17,7 @@ from scipy import stats
 from churn_lib import registry, scoring, settings, tables
 from churn_lib.cli.monitoring import as_markdown
 from churn_lib.features import snapshot
-from churn_lib.monitoring import contacts, rules
+from churn_lib.monitoring import Verdict, contacts, monitor, read_verdict
 from churn_lib.monitoring.contacts import CONTACT_EFFECT, ContactEffect, contact_effects
 from churn_lib.monitoring.report import Report, card
 from churn_lib.monitoring.report import contacts as shown
@@ -88,9 +88,9 @@ class Shop:
         arrow = pa.Table.from_pandas(rows[list(known.columns)], preserve_index=False)
         self.tables.append("bronze.events", ibis.memtable(arrow.cast(known.schema().to_pyarrow())))
 
-    def monitor(self, day: datetime.date) -> rules.Verdict:
+    def monitor(self, day: datetime.date) -> Verdict:
         """What the monitor says on a day."""
-        return rules.monitor(self.tables, self.models, self.settings, day, "abc", notify=False)
+        return monitor(self.tables, self.models, self.settings, day, "abc", notify=False)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_an_effect_is_found_with_each_customer_once(working: Shop) -> None:
     assert "Contacting lowers churn by" in html
     table = shown(Report(verdict))._repr_html_()
     assert f"{effect.control:,}" in table and f"{difference.value:+.1%}" in table
-    again = rules.read_verdict(working.tables, working.models, working.settings, late)
+    again = read_verdict(working.tables, working.models, working.settings, late)
     assert again.effects == verdict.effects
 
 

@@ -12,7 +12,7 @@ import pytest
 from churn_lib import settings
 from churn_lib.data import events
 from churn_lib.features import ANSWER, FEATURES, LABEL, snapshot
-from churn_lib.monitoring import rules
+from churn_lib.monitoring import verdict
 from churn_lib.monitoring.drift import attainable_effect, compare, distribution
 from churn_lib.monitoring.integrity import agreement_limits, check_columns, learn_relations
 from churn_lib.monitoring.metrics import check_rows, drift_rows, observe
@@ -157,7 +157,7 @@ def test_each_break_of_each_column_is_found_and_blamed_on_that_column(
     checks = judged(rows, JUDGED + 90, baseline, config)
     found = checks.set_index("column_name").broken.dropna().to_dict()
     assert found == {column: KINDS[kind]}
-    signal = rules.broken_signal(checks)
+    signal = verdict.broken_signal(checks)
     assert signal.violations == (True,) and signal.message.startswith(column)
 
 

@@ -13,7 +13,7 @@ import pytest
 from churn_lib import settings
 from churn_lib.monitoring import Alert
 from churn_lib.monitoring.alerts import fires
-from churn_lib.monitoring.rules import retraining_is_due, signals, source_signal
+from churn_lib.monitoring.verdict import retraining_is_due, signals, source_signal
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
 

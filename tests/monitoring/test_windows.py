@@ -20,11 +20,12 @@ from churn_lib import features, registry, settings, testing
 from churn_lib import tables as tables_module
 from churn_lib.data import events
 from churn_lib.monitoring import (
+    Verdict,
     alerts,
     databricks,
     metrics,
+    monitor,
     requests,
-    rules,
 )
 from churn_lib.monitoring import (
     windows as monitoring,
@@ -158,9 +159,9 @@ class Shop:
         )
         self.tables.overwrite("gold.predictions", ibis.memtable(made), {"feature_date": when})
 
-    def monitor(self, number: int) -> rules.Verdict:
+    def monitor(self, number: int) -> Verdict:
         """What the monitor says on a day."""
-        return rules.monitor(self.tables, self.models, self.settings, day(number), "abc")
+        return monitor(self.tables, self.models, self.settings, day(number), "abc")
 
     def churn(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command line on this store."""
@@ -330,9 +331,9 @@ class OnlineShop:
         """What there is to monitor on a day."""
         return monitoring.windows(self.tables, self.settings, day(number), 1)
 
-    def monitor(self, number: int) -> rules.Verdict:
+    def monitor(self, number: int) -> Verdict:
         """What the monitor says on a day."""
-        return rules.monitor(self.tables, self.models, self.settings, day(number), "abc")
+        return monitor(self.tables, self.models, self.settings, day(number), "abc")
 
 
 def test_answers_of_an_endpoint_are_enough(trained: Shop, tmp_path: Path) -> None:
@@ -387,7 +388,7 @@ DIES = """
 import datetime, os, signal, sys
 from pathlib import Path
 from churn_lib import settings, tables
-from churn_lib.monitoring import rules as verdict
+from churn_lib.monitoring import monitor
 from churn_lib.registry import models as registry
 
 config = settings.load("local", Path(sys.argv[1]))
@@ -404,7 +405,7 @@ def counted(write):
 
 for name in ("overwrite", "append", "append_if_unchanged"):
     setattr(store, name, counted(getattr(store, name)))
-verdict.monitor(store, registry.connect(config), config, datetime.date.fromisoformat(sys.argv[2]), "abc")
+monitor(store, registry.connect(config), config, datetime.date.fromisoformat(sys.argv[2]), "abc")
 """
 
 
@@ -450,7 +451,7 @@ def test_on_spark_the_monitor_says_what_it_says_here(
         while spark_tables.version(name) < version:  # a model remembers what it was made from
             spark_tables.overwrite(name, ibis.memtable(rows))
     verdict = here.monitor(CHANGE + 100)
-    there = rules.monitor(spark_tables, here.models, here.settings, day(CHANGE + 100), "abc")
+    there = monitor(spark_tables, here.models, here.settings, day(CHANGE + 100), "abc")
     assert there.to_dict() | {"alerts": []} == verdict.to_dict() | {"alerts": []}
     assert [each.alert_id for each in there.alerts] == [each.alert_id for each in verdict.alerts]
     assert verdict.alerts
