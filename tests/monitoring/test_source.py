@@ -1,9 +1,9 @@
 """Events that get lost on the way, or lose a column, are noticed by the week; a shop as ever is not."""
 
 import datetime
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import ibis
 import numpy as np
@@ -14,8 +14,11 @@ from churn_lib import settings
 from churn_lib.monitoring import Alert
 from churn_lib.monitoring.alerts import fires
 from churn_lib.monitoring.verdict import retraining_is_due, signals, source_signal
+from churn_lib.registry import PRODUCTION, Registry, connect
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
+from churn_lib.testing import register_version
+from tests import shared
 
 ROOT = Path(__file__).parents[2]
 UNTIL, WEEKS = datetime.date(2025, 4, 1), 16
@@ -114,20 +117,20 @@ def test_a_source_that_has_run_dry_is_found_by_the_calendar(
 
 
 def alert(cause: str, severity: str, acknowledged: bool = False) -> Alert:
-    moment = datetime.datetime(2025, 4, 1, tzinfo=datetime.UTC)
+    moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
     return Alert(cause, cause, severity, "churn", 1, UNTIL, "", moment, acknowledged=acknowledged)
 
 
-class Registry:
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """One version at Production, made before any alert."""
-
-    model_name = "churn"
-    client = SimpleNamespace(
-        search_model_versions=lambda query: [SimpleNamespace(creation_timestamp=0)]
-    )
-
-    def version_of(self, alias: str) -> int:
-        return 1
+    folder = tmp_path_factory.mktemp("registry")
+    shutil.copy(ROOT / "settings.ini", folder)
+    own = settings.load("local", folder / "settings.ini")
+    shared.empty_mlflow(own)
+    found = connect(own)
+    found.set_alias(PRODUCTION, register_version(found))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -142,24 +145,20 @@ class Registry:
     ],
 )
 def test_an_estimate_starts_no_training_while_the_source_is_in_doubt(
-    still_open: list[Alert], due: bool
+    registry: Registry, still_open: list[Alert], due: bool
 ) -> None:
-    registry: Any = Registry()
     assert retraining_is_due(registry, still_open, settings.load("local")) == due
 
 
-def test_a_training_that_did_not_help_is_tried_again_after_a_while_and_not_every_day() -> None:
-    asking = [alert("quality", "retrain")]
+def test_a_training_that_did_not_help_is_tried_again_after_a_while_and_not_every_day(
+    registry: Registry,
+) -> None:
     config = settings.load("local").updated({"monitoring.retrain_at_most_every": 30})
-    trained = asking[0].raised_at + datetime.timedelta(hours=2)
-    made: Any = Registry()
-    made.client = SimpleNamespace(
-        search_model_versions=lambda _: [
-            SimpleNamespace(creation_timestamp=1e3 * trained.timestamp())
-        ]
-    )
+    made = registry.version(1).creation_timestamp / 1000
+    trained = datetime.datetime.fromtimestamp(made, datetime.UTC)
+    asking = replace(alert("quality", "retrain"), raised_at=trained - datetime.timedelta(hours=2))
     due = [
-        retraining_is_due(made, asking, config, trained + datetime.timedelta(days=days))
+        retraining_is_due(registry, [asking], config, trained + datetime.timedelta(days=days))
         for days in (0, 1, 29, 31)
     ]
     assert due == [False, False, False, True]
