@@ -67,6 +67,16 @@ def run(folder: Path, job: str) -> dict:
     return {key: value for task in tasks for key, value in task["values"].items()}
 
 
+def pipeline(folder: Path) -> dict[str, dict]:
+    """All jobs; the task values of each, by its name."""
+    answer = churn(folder, "pipeline", "--json")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return {
+        job["job"]: {key: value for task in job["tasks"] for key, value in task["values"].items()}
+        for job in json.loads(answer.stdout)["jobs"]
+    }
+
+
 def config_of(folder: Path) -> Settings:
     return settings_module.load("local", folder / "settings.ini")
 
@@ -121,9 +131,9 @@ def test_a_candidate_is_trained_judged_served_scored_watched_made_again_and_roll
         write_module(project)
     asked = {"training.estimator": estimator, "training.estimator_parameters": parameters}
     change(project, asked)
-    number = run(project, "training_job")["model_version"]
-    judged = run(project, "validation_job")
-    assert judged["production_version"] == number, judged
+    done = pipeline(project)
+    number = done["training_job"]["model_version"]
+    assert done["validation_job"]["production_version"] == number, done
 
     config = config_of(project)
     models, store = registry.connect(config), tables.connect(config)
@@ -133,19 +143,18 @@ def test_a_candidate_is_trained_judged_served_scored_watched_made_again_and_roll
     needed = (Path(location) / "requirements.txt").read_text()
     assert f"{library}==" in needed and "churn" not in needed
 
-    assert run(project, "deployment_job")["served_version"] == number
+    assert done["deployment_job"]["served_version"] == number
     rows = holdout_of(config)[list(inputs_of(models, number))].head(20)
     answers = models.load(number).predict(rows)
     assert ask(project, rows) == answers.tolist()
     endpoint, name = config.serving.endpoint_name, f"{config.model_name}-{number}"
     assert served in deploy.connect(config).serving_endpoints.build_logs(endpoint, name).logs
 
-    run(project, "scoring_job")
     predictions = store.read("gold.predictions")
     scored = predictions.filter(predictions.model_version == number).to_pandas()
     assert len(scored) > 3_000
     assert scored.reasons.notna().all() == ("own_models" not in estimator)
-    assert run(project, "monitoring_job")["verdict"] in ("ok", "alert")
+    assert done["monitoring_job"]["verdict"] in ("ok", "alert")
     watched = store.read("gold.profile_metrics")
     assert watched.filter(watched.model_version == number).count().to_pyarrow().as_py() > 0
 
