@@ -405,8 +405,9 @@ def retraining_is_due(
     served = registry.version_of(PRODUCTION)
     if served is not None and served not in {alert.model_version for alert in asking}:
         return False  # it has been replaced; its predictions are yet to come
-    newest = registry.numbers()[-1:]
-    made = [registry.version(number).creation_timestamp / 1000 for number in newest]
+    newest = [registry.version(number) for number in registry.numbers()[-1:]]
+    cut_off = [each for each in newest if "retrained_for" in each.tags and "gate" not in each.tags]
+    made = [each.creation_timestamp / 1000 for each in newest if each not in cut_off]
     every = datetime.timedelta(days=settings.monitoring.retrain_at_most_every)
     lately = (now or datetime.datetime.now(datetime.UTC)) - every
     return not any(moment > max(raised, lately).timestamp() for moment in made)

@@ -162,3 +162,16 @@ def test_a_training_that_did_not_help_is_tried_again_after_a_while_and_not_every
         for days in (0, 1, 29, 31)
     ]
     assert due == [False, False, False, True]
+
+
+def test_a_training_whose_version_never_reached_the_gate_is_done_again(registry: Registry) -> None:
+    asking = [replace(alert("quality", "retrain"), raised_at=datetime.datetime.now(datetime.UTC))]
+    config = settings.load("local")
+    later = asking[0].raised_at + datetime.timedelta(days=1)
+    number = register_version(registry, tags={"retrained_for": "quality"})  # then it was killed
+    assert retraining_is_due(registry, asking, config, later)
+    registry.tag(number, {"gate": "failed"})
+    assert not retraining_is_due(registry, asking, config, later)
+    # what somebody has trained by hand is theirs to judge
+    register_version(registry)
+    assert not retraining_is_due(registry, asking, config, later)
