@@ -2920,6 +2920,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'churn_lib/registry/models.py'),
                                            'churn_lib.registry.models._former_places': ( 'lib/registry/models.html#_former_places',
                                                                                          'churn_lib/registry/models.py'),
+                                           'churn_lib.registry.models._loaded': ( 'lib/registry/models.html#_loaded',
+                                                                                  'churn_lib/registry/models.py'),
                                            'churn_lib.registry.models._make_folder': ( 'lib/registry/models.html#_make_folder',
                                                                                        'churn_lib/registry/models.py'),
                                            'churn_lib.registry.models._no_version': ( 'lib/registry/models.html#_no_version',

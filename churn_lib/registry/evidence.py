@@ -16,6 +16,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from ..features import ANSWER, LABEL
 from ..settings import ChurnError
 from ..tables import TableChanged, Tables
 
-import mlflow  # after models, which sets its environment
 from mlflow.pyfunc import PyFuncModel
 
 # %% ../../nbs/lib/registry/evidence.ipynb #c5c6bd41
@@ -485,9 +485,7 @@ def refuse_changed(
 # %% ../../nbs/lib/registry/evidence.ipynb #763b0d4b
 def load_unchanged(registry: Registry, tables: Tables, version: int) -> PyFuncModel:
     "Fetch a version once, compare it, load it; raises `VersionChanged`, and what loading raises."
-    files = registry.download(version)
-    refuse_changed(registry, tables, version, files)
-    return mlflow.pyfunc.load_model(str(files), suppress_warnings=True)
+    return registry.load(version, partial(refuse_changed, registry, tables, version))
 
 # %% ../../nbs/lib/registry/evidence.ipynb #d430dfb0
 class AnswersChanged(ChurnError):

@@ -17,10 +17,12 @@ import shlex
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -506,6 +508,22 @@ class _AllVersions(_Versions):
         return _search(self.client, self.model_name)
 
 # %% ../../nbs/lib/registry/models.ipynb #e1691ef5
+def _loaded(
+    fetch: Callable[[Path], Path],  # puts files into a folder; where they are
+    check: Callable[[Path], Any] | None,
+) -> PyFuncModel:
+    with ExitStack() as stack:
+        folder = tempfile.TemporaryDirectory(prefix="churn-model-", ignore_cleanup_errors=True)
+        files = fetch(Path(stack.enter_context(folder)))
+        if check:
+            check(files)
+        # looking for other versions of libraries takes MLflow a second; scikit-learn warns by itself
+        model = mlflow.pyfunc.load_model(str(files), suppress_warnings=True)
+        # a model may read its files later, and MLflow would leave its own copy for ever
+        weakref.finalize(model, stack.pop_all().close)
+    return model
+
+
 @contextmanager
 def _files_of(
     registry: _Versions,
@@ -552,17 +570,19 @@ class Registry(_AllVersions):
         address = f"models:/{self.model_name}/{number}"
         return int(self.client.copy_model_version(address, destination.model_name).version)
 
-    def load(self, number: int) -> PyFuncModel:
+    def load(
+        self,
+        number: int,
+        check: Callable[[Path], Any] | None = None,  # of its files, before they are loaded
+    ) -> PyFuncModel:
         "The version `number` as MLflow serves it; raises `RegistryError` when its files are gone."
-        with _files_of(self, number) as address:
-            # looking for other versions of libraries takes MLflow a second; scikit-learn warns by itself
-            return mlflow.pyfunc.load_model(address, suppress_warnings=True)
+        with _files_of(self, number):
+            return _loaded(partial(self.download, number), check)
 
-    def download(self, number: int, folder: Path | None = None) -> Path:
-        "The files of the version `number`: in `folder`, or where MLflow puts them to load them."
+    def download(self, number: int, folder: Path) -> Path:
+        "The files of the version `number`, in `folder`."
         with _files_of(self, number) as address:
-            place = str(folder) if folder else None
-            return Path(mlflow.artifacts.download_artifacts(address, dst_path=place))
+            return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
 
 # %% ../../nbs/lib/registry/models.ipynb #5d46b4ed
 def _quiet_mlflow() -> None:
@@ -606,8 +626,10 @@ def inputs_of(
     number: int,  # version
 ) -> dict[str, str]:  # column to the fingerprint of its feature; empty where that is not known
     "The inputs of a version, in the order of its signature; none when it has no signature."
-    with _files_of(registry, number) as address:
-        info = Model.load(address)  # without its logged model, which may be in another workspace
+    with _files_of(registry, number) as address, tempfile.TemporaryDirectory() as folder:
+        # without its logged model, which may be in another workspace
+        path = mlflow.artifacts.download_artifacts(f"{address}/MLmodel", dst_path=folder)
+        info = Model.load(path)
     known = dict((info.metadata or {}).get("features") or [])
     columns = info.signature.inputs.input_names() if info.signature else []
     return {name: known.get(name, "") for name in columns}

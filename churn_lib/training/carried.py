@@ -111,9 +111,7 @@ class Carried:
         return pd.DataFrame({"customer_id": named, "feature_date": days})
 
 # %% ../../nbs/lib/training/carried.ipynb #7be0cd8b
-def read_carried(
-    files: Path,  # of a version
-) -> Carried | None:  # None: it was made before versions carried anything
+def read_carried(files: Path) -> Carried | None:  # None: made before versions carried anything
     "What a version carries, from its files."
     place = files / FOLDER
     if not (place / "facts.json").exists():
@@ -125,4 +123,5 @@ def read_carried(
 
 def carried_by(registry: Registry, number: int) -> Carried | None:
     "What a registered version carries; raises `RegistryError` when its files are gone."
-    return read_carried(registry.download(number))
+    with tempfile.TemporaryDirectory() as folder:
+        return read_carried(registry.download(number, Path(folder)))

@@ -1,7 +1,9 @@
 """What the gate has judged is kept, linked and compared: on Delta tables and an MLflow store."""
 
+import gc
 import json
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,6 +22,7 @@ from churn_lib.registry import Registry, RegistryError, evidence
 from churn_lib.registry.evidence import REPORTS, VersionChanged
 from churn_lib.settings import Settings
 from churn_lib.tables import DeltaTables
+from churn_lib.training.carried import carried_by
 from tests.serving import serving_store
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +88,26 @@ def test_the_digest_of_a_version_is_the_same_wherever_its_files_are(
     another = Registry("another")
     mlflow.MlflowClient().create_registered_model("another")
     assert evidence.version_digest(another, models.copy(1, another)) == digest
+
+
+def test_the_files_of_a_loaded_version_go_with_it_and_nothing_else_stays(
+    models: Registry, store: DeltaTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(models, store, "first")
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    loaded = [models.load(1), evidence.load_unchanged(models, store, 1)]
+    assert len([*place.iterdir()]) == 2, "a model may read its files later"
+    assert registry.inputs_of(models, 1)
+    carried_by(models, 1)
+    assert len([*place.iterdir()]) == 2
+    for model in loaded:
+        assert len(model.predict(serving_store.feature_rows(3))) == 3
+    del model
+    loaded.clear()
+    gc.collect()
+    assert [*place.iterdir()] == []
 
 
 @pytest.mark.parametrize(
