@@ -569,8 +569,7 @@ def load(
     mode: str = "",  # append or replace; needed where there are events that are no sample
     mapping: list[str] | None = None,  # ours=theirs, besides data.column_mapping
     time_zone: str | None = None,  # of times without an offset; data.time_zone when None
-    time_format: str
-    | None = None,  # of times in text or numbers, iso for ISO 8601; data.time_format when None
+    time_format: str | None = None,  # of times in text or numbers; data.time_format when None
     report: Report = _silent,  # called with what is going on
     customers_time_format: str | None = None,  # of the customers' file; as time_format when None
     correct: bool = False,  # with append: events that are there get the content of the file
